@@ -1,0 +1,98 @@
+"""Pictures: encoded bytes in, a uint8 canvas and the size of its valid region out.
+
+The papers keep the aspect ratio (Pixel-BERT section 3.1: shorter edge 800, longer at most 1333 for ResNet-50; 600 and
+1000 for ResNeXt-152). Compilers want few shapes, so a resized picture lies in the top-left corner of the smallest of a
+few canvases whose sides are multiples of 64, and the rest of the canvas is zero.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from data_pipelines.errors import DataError
+
+Canvas = tuple[int, int]  # (height, width) in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeRule:
+    """Scale a picture so that its shorter edge has `shorter_edge` pixels, unless its longer edge would pass `longer_edge`."""
+
+    shorter_edge: int = 800
+    longer_edge: int = 1333
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shorter_edge <= self.longer_edge:
+            raise ValueError(
+                f"ResizeRule: shorter_edge={self.shorter_edge} must be positive and at most "
+                f"longer_edge={self.longer_edge}; change one of the two."
+            )
+
+
+def resized_size(height: int, width: int, rule: ResizeRule) -> Canvas:
+    """Size in pixels after the rule, aspect ratio kept to rounding; never below 1."""
+    scale = min(rule.shorter_edge / min(height, width), rule.longer_edge / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def default_canvases(rule: ResizeRule, multiple: int = 64) -> tuple[Canvas, ...]:
+    """Canvases that hold every picture under `rule`, smallest area first: square, 4:3 and longest, in both orientations."""
+
+    def up(pixels: float) -> int:
+        return -(-int(np.ceil(pixels)) // multiple) * multiple
+
+    shorter = up(rule.shorter_edge)
+    longer_edges = sorted({shorter, up(min(rule.shorter_edge * 4 / 3, rule.longer_edge)), up(rule.longer_edge)})
+    canvases = {(shorter, edge) for edge in longer_edges} | {(edge, shorter) for edge in longer_edges}
+    return tuple(sorted(canvases, key=lambda canvas: (canvas[0] * canvas[1], canvas)))
+
+
+def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
+    """Index of the canvas with the smallest area that holds a resized picture of `height` x `width` pixels.
+
+    Raises:
+      DataError: no canvas is large enough.
+    """
+    fitting = [(h * w, i) for i, (h, w) in enumerate(canvases) if h >= height and w >= width]
+    if not fitting:
+        raise DataError(
+            f"A picture of {height}x{width} pixels (after resizing) fits none of the canvases {list(canvases)}; "
+            "add a larger one to data.canvases."
+        )
+    return min(fitting)[1]
+
+
+def decode(encoded: bytes, name: str = "image") -> np.ndarray:
+    """Decode JPEG, PNG or another common format into uint8 RGB, HxWx3.
+
+    The orientation tag is ignored, so that the size equals the one in the file's header.
+
+    Raises:
+      DataError: the bytes are not a picture that OpenCV can read.
+    """
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(f"{name}: {len(encoded)} bytes that are not a readable picture; prepare the data set again.")
+    return image
+
+
+def resize(image_HxWx3: np.ndarray, size: Canvas) -> np.ndarray:
+    """Resize uint8 pixels to `size` = (height, width): area average when shrinking, cubic when growing."""
+    height, width = image_HxWx3.shape[:2]
+    if (height, width) == size:
+        return image_HxWx3
+    method = cv2.INTER_AREA if size[0] * size[1] < height * width else cv2.INTER_CUBIC
+    return cv2.resize(image_HxWx3, size[::-1], interpolation=method)
+
+
+def place_on_canvas(image_HxWx3: np.ndarray, canvas: Canvas) -> np.ndarray:
+    """Copy pixels into the top-left corner of a canvas of zeros, canvas_height x canvas_width x 3, uint8."""
+    canvas_HxWx3 = np.zeros((*canvas, 3), np.uint8)
+    canvas_HxWx3[: image_HxWx3.shape[0], : image_HxWx3.shape[1]] = image_HxWx3
+    return canvas_HxWx3

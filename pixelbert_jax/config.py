@@ -1,0 +1,181 @@
+"""The shape of a Pixel-BERT: frozen dataclasses, the papers' presets, and their counts.
+
+Every gap that the paper leaves open is a field here, with its reason in docs/fidelity.md.
+"""
+
+import dataclasses
+from typing import Literal
+
+from pixelbert_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet or ResNeXt in NHWC with torchvision's v1.5 stride placement (stride on the 3x3).
+
+    A "part" is the stem or one stage, counted from the image: part 1 is the stem, part 2 the first stage.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)  # output channels a stage
+    inner_widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolution, a stage
+    strides: tuple[int, ...] = (1, 2, 2, 2)  # of each stage's first block
+    groups: int = 1  # of the 3x3 convolution in a bottleneck
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    stem: Literal["conv7x7_pool", "conv3x3"] = "conv7x7_pool"  # total stride 4, or stem_stride
+    stem_width: int = 64
+    stem_stride: int = 2  # of the stem's convolution
+    norm: Literal["batch", "group"] = "batch"
+    batch_statistics: Literal["frozen", "train"] = "frozen"  # frozen: use the stored ones, never update them
+    batch_momentum: float = 0.9  # share of the old running statistic kept a step (torch's 0.1 is 0.9 here)
+    norm_groups: int = 32  # of GroupNorm
+    norm_epsilon: float = 1e-5
+    frozen_parts: int = 2  # leading parts that get no gradient and no weight decay
+    remat: bool = True  # recompute each block in the backward pass
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.depths), len(self.widths), len(self.inner_widths), len(self.strides)}
+        if len(lengths) != 1:
+            raise ConfigError(
+                "model.backbone: depths, widths, inner_widths and strides must have one entry a stage; "
+                f"they have {len(self.depths)}, {len(self.widths)}, {len(self.inner_widths)} and {len(self.strides)}."
+            )
+        if not 0 <= self.frozen_parts <= len(self.depths) + 1:
+            raise ConfigError(
+                f"model.backbone.frozen_parts={self.frozen_parts}: choose 0 (nothing) to {len(self.depths) + 1} (all)."
+            )
+        for width in self.inner_widths:
+            if self.block == "bottleneck" and width % self.groups:
+                raise ConfigError(
+                    f"model.backbone.groups={self.groups} does not divide the inner width {width}; choose a divisor."
+                )
+        channels = (self.stem_width, *self.inner_widths, *self.widths)
+        if self.norm == "group" and any(c % self.norm_groups for c in channels):
+            raise ConfigError(
+                f"model.backbone.norm_groups={self.norm_groups} does not divide all of the widths {channels}; "
+                "choose a divisor."
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image a cell of the last feature map, along one side."""
+        stride = self.stem_stride * (2 if self.stem == "conv7x7_pool" else 1)
+        for stage_stride in self.strides:
+            stride *= stage_stride
+        return stride
+
+    @classmethod
+    def resnet(cls, depths: tuple[int, ...], groups: int = 1, group_width: int = 64, **kwargs) -> "ResNetConfig":
+        """torchvision's family: ResNet-50/101/152 and ResNeXt-DEPTH groups x group_width d."""
+        inner = tuple(planes * group_width * groups // 64 for planes in (64, 128, 256, 512))
+        return cls(depths=depths, inner_widths=inner, groups=groups, **kwargs)
+
+
+RESNET50 = ResNetConfig.resnet((3, 4, 6, 3))
+RESNET101 = ResNetConfig.resnet((3, 4, 23, 3))
+RESNET152 = ResNetConfig.resnet((3, 8, 36, 3))
+RESNEXT101_32X8D = ResNetConfig.resnet((3, 4, 23, 3), groups=32, group_width=8)
+RESNEXT152_32X4D = ResNetConfig.resnet((3, 8, 36, 3), groups=32, group_width=4)
+RESNEXT152_32X8D = ResNetConfig.resnet((3, 8, 36, 3), groups=32, group_width=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelsConfig:
+    """How the last feature map becomes pixel embeddings (paper section 3.1)."""
+
+    pool: bool = True  # 2x2 max pool after the backbone: total stride 64
+    grid_rounding: Literal["ceil", "floor"] = "ceil"  # what the pool does with an odd last row or column
+    projection: Literal["pool_then_linear", "conv3x3_then_pool"] = "pool_then_linear"
+    layer_norm: bool = False
+    position: Literal["none", "sine2d", "rowcol"] = "none"
+    max_grid: int = 32  # rows and columns of the learned tables, with position="rowcol"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Word pieces: w + p, LayerNorm, dropout (the paper leaves the text's s_w out, and so do we)."""
+
+    vocabulary_size: int = 30522  # 0: taken from the run's vocabulary
+    max_positions: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """A BERT encoder with post-LayerNorm blocks."""
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: Literal["gelu", "relu"] = "gelu"
+    dropout: float = 0.1  # after the embeddings, the attention's output and the MLP
+    attention_dropout: float = 0.1  # on the attention's probabilities
+    layer_norm_epsilon: float = 1e-12
+    remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass recomputes: nothing, all but products, all
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(
+                f"model.encoder.width={self.width} is not a multiple of model.encoder.heads={self.heads}; change one."
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.encoder.{name}={getattr(self, name)} must lie in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelBertConfig:
+    """A whole Pixel-BERT, without the heads of its tasks."""
+
+    backbone: ResNetConfig = RESNET50
+    pixels: PixelsConfig = PixelsConfig()
+    text: TextConfig = TextConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; parameters and losses are float32
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # RGB in [0, 1], ImageNet's
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image a cell of the grid, along one side (64 in the paper)."""
+        return self.backbone.stride * (2 if self.pixels.pool else 1)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of cells that an image of `height` x `width` pixels (or a canvas) has."""
+        rows, columns = (-(-side // self.backbone.stride) for side in (height, width))
+        if self.pixels.pool:
+            if self.pixels.grid_rounding == "ceil":
+                rows, columns = -(-rows // 2), -(-columns // 2)
+            else:
+                rows, columns = max(1, rows // 2), max(1, columns // 2)
+        return rows, columns
+
+
+def pixelbert_r50() -> PixelBertConfig:
+    """The paper's smaller model: ResNet-50 and BERT-base."""
+    return PixelBertConfig()
+
+
+def pixelbert_x152() -> PixelBertConfig:
+    """The paper's larger model; 32x4d is the width that fits the parameter count others report (docs/fidelity.md)."""
+    return PixelBertConfig(backbone=RESNEXT152_32X4D)
+
+
+def pixelbert_tiny() -> PixelBertConfig:
+    """A few million parameters for a laptop: 12-layer basic-block network with GroupNorm from scratch, stride 32."""
+    return PixelBertConfig(
+        backbone=ResNetConfig(
+            depths=(1, 1, 1, 1),
+            widths=(32, 64, 128, 192),
+            inner_widths=(32, 64, 128, 192),
+            block="basic",
+            stem_width=32,
+            norm="group",
+            norm_groups=8,
+            frozen_parts=0,
+            remat=False,
+        ),
+        pixels=PixelsConfig(pool=False),
+        encoder=EncoderConfig(layers=4, width=192, heads=4, mlp_width=768, remat="none"),
+        dtype="float32",
+    )

@@ -1,0 +1,110 @@
+"""What the encoder reads: word pieces and pixels as vectors of the same width."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.conv import Conv
+from pixelbert_jax.dropout import dropout
+from pixelbert_jax.initializers import bert_normal
+from pixelbert_jax.resnet import ceil_divide, max_pool, valid_mask, zero_outside
+
+
+def make_layer_norm(config: PixelBertConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """BERT's LayerNorm: float32 statistics by the two-pass formula."""
+    return nnx.LayerNorm(
+        config.encoder.width,
+        epsilon=config.encoder.layer_norm_epsilon,
+        dtype=config.dtype,
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+class TextEmbedding(nnx.Module):
+    """LayerNorm(word + position), then dropout (paper section 3.2; s_w is left out as in the authors' implementation)."""
+
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+        width = config.encoder.width
+        self.word = nnx.Param(bert_normal(rngs.params(), (config.text.vocabulary_size, width)))
+        self.position = nnx.Param(bert_normal(rngs.params(), (config.text.max_positions, width)))
+        self.layer_norm = make_layer_norm(config, rngs=rngs)
+        self.dropout, self.dtype = config.encoder.dropout, config.dtype
+
+    def __call__(self, text_NxT: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Token ids to NxTxD."""
+        word_NxTxD = jnp.take(self.word[...], text_NxT, axis=0)
+        embedded_NxTxD = word_NxTxD + self.position[...][None, : text_NxT.shape[1]]
+        return dropout(self.layer_norm(embedded_NxTxD).astype(self.dtype), self.dropout, dropout_key)
+
+
+class PixelEmbedding(nnx.Module):
+    """The last feature map to pixel embeddings: 2x2 max pool, projection, + s_v (paper section 3.1)."""
+
+    def __init__(self, config: PixelBertConfig, *, platform: str, rngs: nnx.Rngs):
+        self.config, self.dtype = config.pixels, config.dtype
+        channels, width = config.backbone.widths[-1], config.encoder.width
+        if config.pixels.projection == "pool_then_linear":
+            self.linear = nnx.Linear(channels, width, kernel_init=bert_normal, dtype=config.dtype, rngs=rngs)
+        else:
+            self.conv = Conv(channels, width, 3, platform=platform, rngs=rngs)
+        self.segment = nnx.Param(bert_normal(rngs.params(), (width,)))  # s_v, one vector for all pixels
+        if config.pixels.position == "rowcol":
+            self.row = nnx.Param(bert_normal(rngs.params(), (config.pixels.max_grid, width)))
+            self.column = nnx.Param(bert_normal(rngs.params(), (config.pixels.max_grid, width)))
+        self.layer_norm = make_layer_norm(config, rngs=rngs) if config.pixels.layer_norm else None
+
+    def __call__(self, features_BxHxWxC: jax.Array, size_Bx2: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Feature maps with their valid sizes in cells to BxPxD and a BxP mask of valid pixels."""
+        x = zero_outside(features_BxHxWxC, valid_mask(size_Bx2, *features_BxHxWxC.shape[1:3]))
+        if self.config.projection == "conv3x3_then_pool":
+            x, size_Bx2 = self._pool(jax.nn.relu(self.conv(x)), size_Bx2)
+        else:
+            x, size_Bx2 = self._pool(x, size_Bx2)
+            x = self.linear(x)
+        x = x + self.segment[...].astype(self.dtype)[None, None, None]
+        batch, rows, columns, width = x.shape
+        if self.config.position == "rowcol":
+            if max(rows, columns) > self.config.max_grid:
+                raise ValueError(
+                    f"The grid of {rows}x{columns} cells is larger than model.pixels.max_grid="
+                    f"{self.config.max_grid}; raise max_grid or use a smaller canvas."
+                )
+            x = x + self.row[...][None, :rows, None].astype(self.dtype)
+            x = x + self.column[...][None, None, :columns].astype(self.dtype)
+        elif self.config.position == "sine2d":
+            x = x + sine_positions(size_Bx2, rows, columns, width).astype(self.dtype)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x).astype(self.dtype)
+        mask_BxP = valid_mask(size_Bx2, rows, columns).reshape(batch, rows * columns)
+        return x.reshape(batch, rows * columns, width), mask_BxP
+
+    def _pool(self, x: jax.Array, size_Bx2: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """2x2 max pool of values that are not negative, and the valid sizes after it."""
+        if not self.config.pool:
+            return x, size_Bx2
+        x = zero_outside(x, valid_mask(size_Bx2, *x.shape[1:3]))
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        size_Bx2 = (
+            ceil_divide(size_Bx2, 2) if self.config.grid_rounding == "ceil" else jnp.maximum(1, size_Bx2 // 2)
+        )
+        return max_pool(x, 2, 2, (0, 0)), size_Bx2
+
+
+def sine_positions(size_Bx2: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
+    """Two-dimensional sine positions, normalised to each image's valid region (Carion et al. 2020): BxHxWxD.
+
+    The first half of the width tells the row, the second half the column.
+    """
+    frequencies = 10000.0 ** (-2 * (jnp.arange(width // 2) // 2) / (width // 2))
+
+    def axis(index: int, length: int) -> jax.Array:
+        place_BxL = (jnp.arange(length)[None] + 1) / size_Bx2[:, index, None] * 2 * jnp.pi
+        angle = place_BxL[..., None] * frequencies[None, None]
+        return jnp.where(jnp.arange(width // 2)[None, None] % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+
+    shape = (size_Bx2.shape[0], rows, columns, width // 2)
+    row = jnp.broadcast_to(axis(0, rows)[:, :, None], shape)
+    column = jnp.broadcast_to(axis(1, columns)[:, None], shape)
+    return jnp.concatenate([row, column], axis=-1)

@@ -1,0 +1,77 @@
+"""BERT's encoder (Devlin et al. 2019): one post-LayerNorm block, scanned over the layers."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.dropout import dropout
+from pixelbert_jax.embeddings import make_layer_norm
+from pixelbert_jax.initializers import bert_normal
+
+_ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and MLP, each followed by a residual sum and LayerNorm."""
+
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int) -> nnx.Linear:
+            return nnx.Linear(inputs, outputs, kernel_init=bert_normal, dtype=config.dtype, rngs=rngs)
+
+        encoder = config.encoder
+        self.config = encoder
+        self.query_key_value = linear(encoder.width, 3 * encoder.width)
+        self.attention_output = linear(encoder.width, encoder.width)
+        self.attention_norm = make_layer_norm(config, rngs=rngs)
+        self.mlp_inner = linear(encoder.width, encoder.mlp_width)
+        self.mlp_output = linear(encoder.mlp_width, encoder.width)
+        self.mlp_norm = make_layer_norm(config, rngs=rngs)
+
+    def __call__(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        keys = (None,) * 3 if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        attended = dropout(self._attend(x_NxSxD, mask_NxS, keys[0]), self.config.dropout, keys[1])
+        x_NxSxD = self.attention_norm(x_NxSxD + attended)
+        inner_NxSxM = _ACTIVATIONS[self.config.activation](self.mlp_inner(x_NxSxD))
+        return self.mlp_norm(x_NxSxD + dropout(self.mlp_output(inner_NxSxM), self.config.dropout, keys[2]))
+
+    def _attend(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        batch, length, width = x_NxSxD.shape
+        heads = self.config.heads
+        qkv_NxSx3xHxd = self.query_key_value(x_NxSxD).reshape(batch, length, 3, heads, width // heads)
+        query, key, value = (qkv_NxSx3xHxd[:, :, i] for i in range(3))
+        scores_NxHxQxS = jnp.einsum("nqhd,nshd->nhqs", query, key, preferred_element_type=jnp.float32)
+        scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(width // heads))
+        scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
+        probabilities = jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(x_NxSxD.dtype)
+        probabilities = dropout(probabilities, self.config.attention_dropout, dropout_key)
+        attended_NxSxHxd = jnp.einsum("nhqs,nshd->nqhd", probabilities, value)
+        return self.attention_output(attended_NxSxHxd.reshape(batch, length, width))
+
+
+class Encoder(nnx.Module):
+    """All layers, with their parameters stacked along a leading axis; compile time does not grow with the depth."""
+
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+        self.config = config.encoder
+        self.layers = nnx.vmap(lambda rngs: EncoderLayer(config, rngs=rngs))(rngs.split(config.encoder.layers))
+
+    def __call__(
+        self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states NxSxD of a sequence; positions where `mask_NxS` is False are never attended to."""
+        graphdef, state = nnx.split(self.layers)
+        keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
+
+        def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
+            parameters, key = inputs
+            return nnx.merge(graphdef, parameters)(x, mask_NxS, key), None
+
+        if self.config.remat != "none":
+            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False)
+        hidden_NxSxD, _ = jax.lax.scan(layer, x_NxSxD, (nnx.as_pure(state), keys))
+        return hidden_NxSxD

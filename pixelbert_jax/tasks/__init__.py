@@ -1,0 +1,1 @@
+"""One file a task: its heads, the batch it takes, its losses, its figures."""

@@ -1,0 +1,161 @@
+"""Pixel-BERT's pre-training: masked language modelling and image-text matching (paper section 3.4)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.embeddings import make_layer_norm
+from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.initializers import bert_normal
+from pixelbert_jax.pixelbert import PixelBert
+from pixelbert_jax.sampling import gather_pixels, sample_pixels
+from pixelbert_jax.tasks.task import Batch, Field, Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """The losses of pre-training."""
+
+    sampled_pixels: int = 100  # pixels an image-text pair sees in training; 0: all of them. Evaluation sees all
+    mlm_weight: float = 1.0
+    itm_weight: float = 1.0
+    mlm_on_negatives: bool = True  # masked words of mismatched pairs count too (docs/fidelity.md)
+
+    def __post_init__(self) -> None:
+        if self.sampled_pixels < 0:
+            raise ConfigError(f"task.sampled_pixels={self.sampled_pixels} must be 0 (all pixels) or positive.")
+        if min(self.mlm_weight, self.itm_weight) < 0 or self.mlm_weight + self.itm_weight == 0:
+            raise ConfigError("task.mlm_weight and task.itm_weight must not be negative, and one must be positive.")
+
+
+class MaskedLanguageHead(nnx.Module):
+    """BERT's: dense, GELU, LayerNorm, then the word embeddings again, plus a bias."""
+
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+        width = config.encoder.width
+        self.transform = nnx.Linear(width, width, kernel_init=bert_normal, dtype=config.dtype, rngs=rngs)
+        self.layer_norm = make_layer_norm(config, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(config.text.vocabulary_size))
+
+    def __call__(self, hidden_NxMxD: jax.Array, word_VxD: jax.Array) -> jax.Array:
+        """Float32 logits NxMxV."""
+        x = self.layer_norm(jax.nn.gelu(self.transform(hidden_NxMxD), approximate=False))
+        logits = jnp.einsum("nmd,vd->nmv", x, word_VxD.astype(x.dtype), preferred_element_type=jnp.float32)
+        return logits + self.bias[...][None, None]
+
+
+class PixelBertForPretraining(nnx.Module):
+    """Pixel-BERT with both heads."""
+
+    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs):
+        self.model = PixelBert(config, platform=platform, rngs=rngs)
+        self.mlm_head = MaskedLanguageHead(config, rngs=rngs)
+        self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=bert_normal, rngs=rngs)
+
+    def matching_logit(self, hidden_NxSxD: jax.Array) -> jax.Array:
+        """Float32 logit N that text and image belong together, from [CLS]."""
+        return self.itm_head(hidden_NxSxD[:, 0].astype(jnp.float32))[:, 0]
+
+    def word_logits(self, hidden_NxSxD: jax.Array, position_NxM: jax.Array) -> jax.Array:
+        """Float32 logits NxMxV of the word pieces at M positions of each text."""
+        hidden_NxMxD = jnp.take_along_axis(hidden_NxSxD, position_NxM[..., None], axis=1)
+        return self.mlm_head(hidden_NxMxD, self.model.text_embedding.word[...])
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingTask:
+    """A batch is B images with K texts each; every pair sees its own random pixels."""
+
+    model: PixelBertConfig
+    config: PretrainingConfig
+    word_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked word pieces apart
+
+    def fields(self) -> dict[str, Field]:
+        last_word = self.model.text.vocabulary_size - 1
+        return {
+            "images": Field(("B", "H", "W", 3), "uint8", 0, 255, "RGB, each picture in the top-left corner"),
+            "image_size": Field(("B", 2), "int32", 1, None, "valid (height, width) in pixels"),
+            "text": Field(("B", "K", "T"), "int32", 0, last_word, "[CLS] word pieces [SEP] padding, some masked"),
+            "text_mask": Field(("B", "K", "T"), "bool", 0, 1, "True where text is not padding"),
+            "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "places in the text to predict, 0 if unused"),
+            "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the word piece that stood there"),
+            "mlm_mask": Field(("B", "K", "M"), "bool", 0, 1, "True where a place is used"),
+            "itm_label": Field(("B", "K"), "int32", 0, 1, "1 where the text belongs to the image"),
+            "pair_mask": Field(("B", "K"), "bool", 0, 1, "False for rows that only fill up the last batch"),
+        }
+
+    def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBertForPretraining:
+        return PixelBertForPretraining(self.model, platform=platform, rngs=rngs)
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"pairs": batch["pair_mask"].sum(), "words": self._counted_words(batch).sum()}
+
+    def loss(
+        self, module: PixelBertForPretraining, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, Sums]:
+        word_logits, itm_logit_N = self.forward(module, batch, key)
+        pairs = itm_logit_N.shape[0]
+        target_NxM = batch["mlm_target"].reshape(pairs, -1)
+        counted_NxM = self._counted_words(batch).reshape(pairs, -1)
+        word_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(word_logits, target_NxM)
+        mlm_sum = jnp.where(counted_NxM, word_loss_NxM, 0).sum()
+        label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)
+        pair_loss_N = optax.sigmoid_binary_cross_entropy(itm_logit_N, label_N.astype(jnp.float32))
+        itm_sum = jnp.where(pair_mask_N, pair_loss_N, 0).sum()
+        words, all_pairs = jnp.maximum(totals["words"], 1), jnp.maximum(totals["pairs"], 1)
+        loss = self.config.mlm_weight * mlm_sum / words + self.config.itm_weight * itm_sum / all_pairs
+        right_NxM = word_logits.argmax(-1) == target_NxM
+        sums = {
+            "mlm_loss": (mlm_sum, counted_NxM.sum()),
+            "itm_loss": (itm_sum, pair_mask_N.sum()),
+            "mlm_accuracy": ((right_NxM & counted_NxM).sum(), counted_NxM.sum()),
+            "itm_accuracy": ((((itm_logit_N > 0) == label_N) & pair_mask_N).sum(), pair_mask_N.sum()),
+        }
+        if key is None:
+            matched_NxM = counted_NxM & (label_N == 1)[:, None]
+            sums["mlm_accuracy_matched"] = ((right_NxM & matched_NxM).sum(), matched_NxM.sum())
+            if self.word_ids:
+                chosen_NxM = matched_NxM & jnp.isin(target_NxM, jnp.array(self.word_ids))
+                sums["mlm_accuracy_words"] = ((right_NxM & chosen_NxM).sum(), chosen_NxM.sum())
+        return loss, sums
+
+    def forward(
+        self, module: PixelBertForPretraining, batch: Batch, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Word logits NxMxV and matching logits N, N = B*K.
+
+        With a key: training, dropout and sampled pixels. Without: evaluation, all pixels.
+        """
+        text_BxKxT = batch["text"]
+        rows, texts, length = text_BxKxT.shape
+        pixels_BxPxD, mask_BxP = module.model.encode_image(
+            batch["images"], batch["image_size"], train=key is not None
+        )
+        dropout_key = None
+        if key is not None and self.config.sampled_pixels:
+            sample_key, dropout_key = jax.random.split(key)
+            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(sample_key, batch["row"])
+            index_BxKxS, mask_BxKxS = sample_pixels(row_keys, mask_BxP, self.config.sampled_pixels, texts)
+            pixels_BxKxSxD = gather_pixels(pixels_BxPxD, index_BxKxS)
+        else:
+            dropout_key = key
+            pixels_BxKxSxD = jnp.repeat(pixels_BxPxD[:, None], texts, axis=1)
+            mask_BxKxS = jnp.repeat(mask_BxP[:, None], texts, axis=1)
+        hidden_NxSxD = module.model.fuse(
+            text_BxKxT.reshape(rows * texts, length),
+            batch["text_mask"].reshape(rows * texts, length),
+            pixels_BxKxSxD.reshape(rows * texts, *pixels_BxKxSxD.shape[2:]),
+            mask_BxKxS.reshape(rows * texts, -1),
+            dropout_key,
+        )
+        word_logits = module.word_logits(hidden_NxSxD, batch["mlm_position"].reshape(rows * texts, -1))
+        return word_logits, module.matching_logit(hidden_NxSxD)
+
+    def _counted_words(self, batch: Batch) -> jax.Array:
+        """Masked words that take part in the loss, BxKxM."""
+        counted = batch["mlm_mask"] & batch["pair_mask"][..., None]
+        return counted if self.config.mlm_on_negatives else counted & (batch["itm_label"] == 1)[..., None]

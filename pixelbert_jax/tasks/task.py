@@ -1,0 +1,49 @@
+"""What the training step and the loop ask of a task."""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # name of a figure -> (sum, count): adds up over rows, batches, hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One array of a batch: the contract between data_pipelines/batches and this package.
+
+    `shape` holds letters for axes that vary (B rows, H and W canvas, ...) and numbers for those that do not;
+    values lie in [low, high].
+    """
+
+    shape: tuple[str | int, ...]
+    dtype: str
+    low: int
+    high: int | None
+    meaning: str
+
+
+class Task(Protocol):
+    """A task: pure functions over a module that it builds."""
+
+    def fields(self) -> dict[str, Field]:
+        """The arrays that a batch has; their leading axis is always B, the rows."""
+
+    def init(self, *, platform: str | None, rngs: nnx.Rngs) -> nnx.Module:
+        """A fresh module: the model with the task's heads."""
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        """Denominators of the losses over the whole batch, so that micro-batches add up to it exactly."""
+
+    def loss(
+        self, module: nnx.Module, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, Sums]:
+        """This (micro-)batch's part of the loss, and its figures; `key` is None in evaluation."""
+
+
+def figures(sums: Sums) -> dict[str, jax.Array]:
+    """Sums to averages; a figure with nothing counted is 0."""
+    return {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
