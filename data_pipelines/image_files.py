@@ -1,0 +1,124 @@
+"""Encoded pictures: what a header says, and whether the whole file decodes.
+
+The size is read from the header before anything is decoded, so that a file that promises a huge
+picture is refused while it is still small. OpenCV is what training decodes with; Pillow reads the
+headers and notices files that are cut short, which some OpenCV releases fill with grey instead.
+"""
+
+import dataclasses
+import io
+import struct
+
+import cv2
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from data_pipelines.errors import DataError
+
+MAX_MEGAPIXELS = 64.0
+MAX_SIDE = 30_000  # pixels
+MAX_BYTES = 256 << 20
+
+# The readers are called directly: Image.open would apply Pillow's own, process-wide size limit.
+_READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
+    (b"RIFF", "WEBP", WebPImagePlugin.WebPImageFile),
+    (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
+    (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
+)
+
+# What Pillow's readers raise on damaged bytes.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError)
+_DAMAGE += (struct.error, OverflowError, MemoryError, Image.DecompressionBombError, ZeroDivisionError)
+
+
+class BadImage(DataError):
+    """Bytes that are not a usable picture; `reason` is short and the same for the same kind of damage."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What the first bytes of a picture say: its format ("JPEG", "PNG", ...) and its size in pixels."""
+
+    format: str
+    height: int
+    width: int
+
+
+def read_header(
+    encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE
+) -> Header:
+    """Format and size of an encoded picture, without decoding it.
+
+    Raises:
+      BadImage: not a JPEG, PNG, WebP, BMP or GIF; a damaged header; no pixels; over a limit.
+    """
+    return _open(encoded, max_megapixels, max_side)[0]
+
+
+def verify(
+    encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE
+) -> Header:
+    """Decode a picture completely, as training will, and return its header.
+
+    The orientation tag is ignored, so the size is the one in the header.
+
+    Raises:
+      BadImage: as `read_header`, or the file is cut short, or it does not decode to that size.
+    """
+    header, picture = _open(encoded, max_megapixels, max_side)
+    try:
+        picture.draft("RGB", (1, 1))  # a JPEG is then read to its end, but at an eighth of its size
+        picture.load()
+    except _DAMAGE as error:
+        raise BadImage("truncated or damaged file") from error
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels_HxWx3 = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:
+        pixels_HxWx3 = None
+    if pixels_HxWx3 is None:
+        raise BadImage("not decodable by OpenCV")
+    if pixels_HxWx3.shape != (header.height, header.width, 3):
+        raise BadImage("decoded size differs from the header")
+    return header
+
+
+def _open(
+    encoded: bytes, max_megapixels: float, max_side: int
+) -> tuple[Header, ImageFile.ImageFile]:
+    """Header checked against the limits, and the Pillow image that has not been decoded yet."""
+    if not encoded:
+        raise BadImage("empty file")
+    if len(encoded) > MAX_BYTES:
+        raise BadImage(f"file over {MAX_BYTES >> 20} MiB")
+    for magic, name, reader in _READERS:
+        if encoded.startswith(magic):
+            break
+    else:
+        raise BadImage("not a JPEG, PNG, WebP, BMP or GIF")
+    try:
+        picture = reader(io.BytesIO(encoded))
+        width, height = picture.size
+    except _DAMAGE as error:
+        raise BadImage("damaged header") from error
+    if height < 1 or width < 1:
+        raise BadImage("no pixels")
+    if max(height, width) > max_side:
+        raise BadImage(f"a side over {max_side:,} pixels")
+    if height * width > max_megapixels * 1e6:
+        raise BadImage(f"over {max_megapixels:g} megapixels")
+    return Header(name, height, width), picture

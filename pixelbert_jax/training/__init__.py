@@ -1,0 +1,1 @@
+"""Optimizer, sharded step and checkpoints: the same for every task."""

@@ -1,0 +1,142 @@
+"""SGD for the backbone and AdamW for everything else, as one optax transform with labels (paper section 4.1)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import optax
+
+from pixelbert_jax.config import ResNetConfig
+from pixelbert_jax.errors import ConfigError
+
+Schedule = Callable[[jax.Array | int], jax.Array]
+
+_DECAYED = {"kernel", "word", "position", "row", "column"}  # last names of the parameters that are matrices
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """The factor on every learning rate, as a function of the step."""
+
+    kind: Literal["step", "linear", "cosine", "constant"] = "step"
+    unit: Literal["epochs", "steps"] = "epochs"  # of `decay_at`
+    decay_at: tuple[float, ...] = (25, 35)  # kind "step": multiply by decay_factor here
+    decay_factor: float = 0.1
+    warmup_steps: int = 1000  # linear, from warmup_start; 0: none
+    warmup_start: float = 1 / 3
+    final: float = 0.0  # kinds "linear" and "cosine": the factor at the last step
+
+
+@dataclasses.dataclass(frozen=True)
+class SgdConfig:
+    """The backbone's optimizer."""
+
+    learning_rate: float = 1e-2
+    momentum: float = 0.9  # not stated in the paper
+    weight_decay: float = 5e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+    """The transformer's optimizer, heads and embeddings included."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Both optimizers and what they share."""
+
+    backbone: SgdConfig | AdamWConfig = SgdConfig()
+    transformer: AdamWConfig = AdamWConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip_norm: float = 10.0  # of the gradient of all trained parameters; 0: off
+    decay_vectors: bool = True  # weight decay on biases and normalisation parameters too
+    ema_decay: float = 0.0  # exponential moving average of the parameters, used in evaluation; 0: off
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"optimizer.ema_decay={self.ema_decay} must lie in [0, 1); 0 turns it off.")
+
+
+def make_schedule(config: ScheduleConfig, total_steps: int, steps_per_epoch: float) -> Schedule:
+    """The factor on the learning rates at each step, counted from 0."""
+    if config.kind == "step":
+        scale = steps_per_epoch if config.unit == "epochs" else 1
+        boundaries = {int(round(at * scale)): config.decay_factor for at in config.decay_at}
+        body = optax.piecewise_constant_schedule(1.0, boundaries)
+    elif config.kind == "constant":
+        body = optax.constant_schedule(1.0)
+    else:
+        length = max(1, total_steps - config.warmup_steps)
+        if config.kind == "linear":
+            decay = optax.linear_schedule(1.0, config.final, length)
+        else:
+            decay = optax.cosine_decay_schedule(1.0, length, alpha=config.final)
+        return optax.join_schedules([_warmup(config), decay], [config.warmup_steps])
+    if config.warmup_steps == 0:
+        return body
+    warmup = _warmup(config)
+    return lambda step: warmup(step) * body(step)
+
+
+def _warmup(config: ScheduleConfig) -> Schedule:
+    return optax.linear_schedule(config.warmup_start, 1.0, max(1, config.warmup_steps))
+
+
+def parameter_name(path: tuple) -> str:
+    """'model/backbone/stem/conv/kernel' from a key path of a parameter tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def parameter_group(name: str, backbone: ResNetConfig) -> Literal["frozen", "backbone", "transformer"]:
+    """Which optimizer trains the parameter of that name."""
+    parts = name.split("/")
+    if "backbone" not in parts:
+        return "transformer"
+    place = parts[parts.index("backbone") + 1 :]
+    part = 1 if place[0] == "stem" else int(place[1]) + 2
+    return "frozen" if part <= backbone.frozen_parts else "backbone"
+
+
+def make_optimizer(
+    config: OptimizerConfig, backbone: ResNetConfig, schedule: Schedule
+) -> optax.GradientTransformation:
+    """The whole optimizer; frozen parts of the backbone get neither updates nor weight decay."""
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: parameter_group(parameter_name(path), backbone), params
+        )
+
+    def decayed(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: config.decay_vectors or parameter_name(path).split("/")[-1] in _DECAYED, params
+        )
+
+    def group(group_config: SgdConfig | AdamWConfig) -> optax.GradientTransformation:
+        def learning_rate(step: jax.Array) -> jax.Array:
+            return group_config.learning_rate * schedule(step)
+
+        decay = optax.add_decayed_weights(group_config.weight_decay, mask=decayed)
+        if isinstance(group_config, SgdConfig):
+            return optax.chain(decay, optax.sgd(learning_rate, momentum=group_config.momentum or None))
+        adam = optax.scale_by_adam(group_config.beta1, group_config.beta2, group_config.epsilon)
+        return optax.chain(adam, decay, optax.scale_by_learning_rate(learning_rate))
+
+    by_group = optax.partition(
+        {
+            "backbone": group(config.backbone),
+            "transformer": group(config.transformer),
+            "frozen": optax.set_to_zero(),
+        },
+        labels,
+    )
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
+    return by_group

@@ -1,0 +1,58 @@
+"""How arrays lie on the devices: a mesh (data, fsdp) and one rule that looks at shapes only."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pixelbert_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices in a grid; the rows of a batch are split over both axes, parameters over `fsdp` alone."""
+
+    data: int = -1  # -1: all devices that fsdp leaves
+    fsdp: int = 1  # 1: parameters are replicated
+    min_split_size: int = 2**18  # arrays with fewer elements are replicated
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices` (all of them if None).
+
+    Raises:
+      ConfigError: the sizes do not fit the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    data = len(devices) // config.fsdp if config.data == -1 else config.data
+    if data * config.fsdp != len(devices):
+        raise ConfigError(
+            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} does not fit {len(devices)} device(s); "
+            "choose sizes whose product is that number (data=-1 takes the rest)."
+        )
+    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def state_shardings(mesh: Mesh, config: MeshConfig, abstract_state: Any) -> Any:
+    """A sharding for each array of a state: split along its longest axis that `fsdp` divides, if it is large."""
+
+    def rule(array: jax.ShapeDtypeStruct) -> NamedSharding:
+        if config.fsdp > 1 and array.size >= config.min_split_size:
+            axes = sorted(range(array.ndim), key=lambda axis: -array.shape[axis])
+            for axis in axes:
+                if array.shape[axis] % config.fsdp == 0:
+                    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+        return replicated(mesh)
+
+    return jax.tree.map(rule, abstract_state)
