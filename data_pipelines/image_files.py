@@ -37,12 +37,12 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
 )
 
 # What Pillow's readers raise on damaged bytes.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError)
-_DAMAGE += (struct.error, OverflowError, MemoryError, Image.DecompressionBombError, ZeroDivisionError)
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError)
+_DAMAGE += (struct.error, MemoryError, Image.DecompressionBombError)
 
 
-class BadImage(DataError):
-    """Bytes that are not a usable picture; `reason` is short and the same for the same kind of damage."""
+class BadImageError(DataError):
+    """Bytes that are not a usable picture; `reason` is short, and the same for damage of one kind."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -64,7 +64,7 @@ def read_header(
     """Format and size of an encoded picture, without decoding it.
 
     Raises:
-      BadImage: not a JPEG, PNG, WebP, BMP or GIF; a damaged header; no pixels; over a limit.
+      BadImageError: not a JPEG, PNG, WebP, BMP or GIF; a damaged header; no pixels; over a limit.
     """
     return _open(encoded, max_megapixels, max_side)[0]
 
@@ -77,23 +77,23 @@ def verify(
     The orientation tag is ignored, so the size is the one in the header.
 
     Raises:
-      BadImage: as `read_header`, or the file is cut short, or it does not decode to that size.
+      BadImageError: as `read_header`, or the file is cut short, or it does not decode to that size.
     """
     header, picture = _open(encoded, max_megapixels, max_side)
     try:
         picture.draft("RGB", (1, 1))  # a JPEG is then read to its end, but at an eighth of its size
         picture.load()
     except _DAMAGE as error:
-        raise BadImage("truncated or damaged file") from error
+        raise BadImageError("truncated or damaged file") from error
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels_HxWx3 = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error:
         pixels_HxWx3 = None
     if pixels_HxWx3 is None:
-        raise BadImage("not decodable by OpenCV")
+        raise BadImageError("not decodable by OpenCV")
     if pixels_HxWx3.shape != (header.height, header.width, 3):
-        raise BadImage("decoded size differs from the header")
+        raise BadImageError("decoded size differs from the header")
     return header
 
 
@@ -102,23 +102,23 @@ def _open(
 ) -> tuple[Header, ImageFile.ImageFile]:
     """Header checked against the limits, and the Pillow image that has not been decoded yet."""
     if not encoded:
-        raise BadImage("empty file")
+        raise BadImageError("empty file")
     if len(encoded) > MAX_BYTES:
-        raise BadImage(f"file over {MAX_BYTES >> 20} MiB")
+        raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
     for magic, name, reader in _READERS:
         if encoded.startswith(magic):
             break
     else:
-        raise BadImage("not a JPEG, PNG, WebP, BMP or GIF")
+        raise BadImageError("not a JPEG, PNG, WebP, BMP or GIF")
     try:
         picture = reader(io.BytesIO(encoded))
         width, height = picture.size
     except _DAMAGE as error:
-        raise BadImage("damaged header") from error
+        raise BadImageError("damaged header") from error
     if height < 1 or width < 1:
-        raise BadImage("no pixels")
+        raise BadImageError("no pixels")
     if max(height, width) > max_side:
-        raise BadImage(f"a side over {max_side:,} pixels")
+        raise BadImageError(f"a side over {max_side:,} pixels")
     if height * width > max_megapixels * 1e6:
-        raise BadImage(f"over {max_megapixels:g} megapixels")
+        raise BadImageError(f"over {max_megapixels:g} megapixels")
     return Header(name, height, width), picture

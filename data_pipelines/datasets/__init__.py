@@ -1,0 +1,35 @@
+"""The data sets that `prepare` knows, by name; each is imported only when it is asked for."""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from data_pipelines.errors import DataError
+
+if TYPE_CHECKING:
+    from data_pipelines.datasets.base import ImageTextBuilder
+
+# name -> module of this package and class in it
+_BUILDERS = {
+    "coco_captions": ("coco_captions", "CocoCaptions"),
+    "visual_genome": ("visual_genome", "VisualGenome"),
+    "flickr30k": ("flickr", "Flickr30k"),
+    "flickr8k": ("flickr", "Flickr8k"),
+    "image_text": ("image_text", "ImageText"),
+    "shapes": ("shapes", "Shapes"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all data sets."""
+    return tuple(_BUILDERS)
+
+
+def builder_class(name: str) -> "type[ImageTextBuilder]":
+    """The builder of a data set; raises DataError for an unknown name."""
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, _BUILDERS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise DataError(f"No data set is called {name!r}; {hint}There are {', '.join(_BUILDERS)}.")
+    module, class_name = _BUILDERS[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), class_name)

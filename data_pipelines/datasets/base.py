@@ -1,0 +1,152 @@
+"""What all data sets share: a TFDS builder that turns candidates into verified records on disk."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_pipelines.datasets.candidates import Candidates, check_share
+from data_pipelines.datasets.reading import NOT_FOUND, Skipped, verified_examples
+from data_pipelines.datasets.shards import write_split
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to read, whatever the data set.
+
+    Attributes:
+      max_bad_share: of damaged or missing images, 0 to 1; above it nothing is prepared.
+      num_threads: that read and decode.
+      start: called with a split's name and number of candidates (or None) before it is read.
+      progress: called after each candidate.
+    """
+
+    max_bad_share: float = 0.01
+    num_threads: int = 4
+    start: Callable[[str, int | None], None] = lambda split, total: None
+    progress: Callable[[], None] = lambda: None
+
+
+class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of images with texts; a subclass says what its candidates are.
+
+    Class attributes of a subclass:
+      name: of the data set.
+      VERSION: changes with the content of the records.
+      OPTIONS: flags of its own that `prepare` passes on, with their defaults.
+      PATH_OPTIONS: those of them that are paths, which say nothing about the content.
+      NEEDS_SOURCE: whether it reads from source_dir.
+      DESCRIPTION: one line.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, Any]] = {}
+    PATH_OPTIONS: ClassVar[Sequence[str]] = ()
+    NEEDS_SOURCE: ClassVar[bool] = True
+    DESCRIPTION: ClassVar[str] = ""
+    url_infos: ClassVar[Mapping[str, Any]] = {}  # no downloads; spares TFDS the search for a list
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        source_dir: str | Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Args: options: values for some of OPTIONS; the rest keep their defaults."""
+        self.source_dir = Path(source_dir) if source_dir is not None else Path()
+        self.options = {**self.OPTIONS, **(options or {})}
+        self.settings = settings or Settings()
+        self.notes: list[str] = []  # one line each, for the summary
+        self._splits: dict[str, Candidates] | None = None
+        self._skipped: dict[str, Skipped] = {}
+        super().__init__(data_dir=str(data_dir), file_format="array_record")
+
+    def candidates(self) -> dict[str, Candidates]:
+        """All splits. Checks the layout of source_dir; raises DataError before anything long."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Look at the source files without reading images.
+
+        Raises:
+          DataError: the layout is wrong, or too many files are missing.
+        """
+        self._splits = self.candidates()
+        for split in self._splits.values():
+            if split.missing and split.total:
+                count = len(split.missing)
+                reasons = f"{count:,} {NOT_FOUND} (first: {split.missing[0]})"
+                check_share(count, split.total, self.settings.max_bad_share, reasons)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION or (self.__doc__ or "").partition("\n")[0],
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "height": np.int32,
+                    "width": np.int32,
+                    "image_id": tfds.features.Text(),
+                    "texts": tfds.features.Sequence(tfds.features.Text()),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+        del dl_manager  # nothing is downloaded
+        if self._splits is None:
+            self.check()
+        seen: set[int] = set()
+        self._skipped = {split: Skipped() for split in self._splits}
+        return {
+            split: self._generate_examples(split, candidates, seen, self._skipped[split])
+            for split, candidates in self._splits.items()
+        }
+
+    def _generate_examples(
+        self, split: str, candidates: Candidates, seen: set[int], skipped: Skipped
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        self.settings.start(split, candidates.total)
+        examples = verified_examples(
+            candidates,
+            seen=seen,
+            skipped=skipped,
+            num_threads=self.settings.num_threads,
+            max_bad_share=self.settings.max_bad_share,
+            progress=self.settings.progress,
+        )
+        yield from enumerate(examples)
+
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
+        """Replaces TFDS's sorting writer by ours (see `data_pipelines.datasets.shards`)."""
+        del download_config
+        infos = [
+            write_split(
+                (example for _, example in examples),
+                self.info.features,
+                self._get_filename_template(split_name=split),
+            )
+            for split, examples in self._split_generators(dl_manager).items()
+        ]
+        # TFDS saves this beside the records, so it survives until the index is written.
+        self.info.metadata.update(self.about())
+        return infos
+
+    def about(self) -> dict[str, Any]:
+        """What is worth keeping about this preparation; JSON."""
+        return {
+            "name": self.name,
+            "version": str(self.VERSION),
+            "options": {k: v for k, v in self.options.items() if k not in self.PATH_OPTIONS},
+            "notes": self.notes,
+            "skipped": {
+                split: dataclasses.asdict(skipped) for split, skipped in self._skipped.items()
+            },
+        }

@@ -1,0 +1,53 @@
+"""Karpathy and Fei-Fei's split files: `dataset_coco.json`, `dataset_flickr30k.json`, ..."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.datasets.layout import field, load_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One image: its split, the folder (may be empty) and file name, COCO id (or None), sentences."""
+
+    split: str
+    folder: str
+    file_name: str
+    coco_id: int | None
+    texts: tuple[object, ...]
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """All images of a split file, in its order; raises DataError if it is none."""
+    entries = []
+    for image in field(load_json(path), "images", list, path):
+        file_name = field(image, "filename", str, path)
+        coco_id = image.get("cocoid")
+        entries.append(
+            Entry(
+                split=field(image, "split", str, path),
+                folder=str(image.get("filepath") or ""),
+                file_name=Path(file_name).name,
+                coco_id=coco_id if isinstance(coco_id, int) else coco_id_of(file_name),
+                texts=tuple(
+                    sentence.get("raw") for sentence in field(image, "sentences", list, path)
+                ),
+            )
+        )
+    return entries
+
+
+def coco_id_of(file_name: str) -> int | None:
+    """139 from "000000000139.jpg" or "COCO_val2014_000000000139.jpg"; None from other names."""
+    digits = Path(file_name).stem.rpartition("_")[2]
+    return int(digits) if len(digits) == 12 and digits.isascii() and digits.isdigit() else None
+
+
+def coco_ids(path: Path, splits: Sequence[str]) -> frozenset[int]:
+    """COCO ids of the images in some splits of `dataset_coco.json`."""
+    return frozenset(
+        entry.coco_id
+        for entry in read_entries(path)
+        if entry.split in splits and entry.coco_id is not None
+    )

@@ -1,0 +1,63 @@
+"""Looking around in a publisher's folders, with errors that say what was looked for and where."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.datasets.candidates import FileBytes
+from data_pipelines.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
+
+
+def first_existing(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of some names, files or folders, that exists in `folder`; None if there is none."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def require(folder: Path, names: Sequence[str], what: str, remedy: str) -> Path:
+    """As `first_existing`, but raises DataError: `what` was not found; `remedy` says what to do."""
+    found = first_existing(folder, names)
+    if found is None:
+        raise DataError(f"No {what} in {folder}: looked for {', '.join(names)}; {remedy}.")
+    return found
+
+
+def list_images(folders: Sequence[Path]) -> dict[str, Path]:
+    """File name -> path of all images in some folders (not below them); the first folder wins."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                    found.setdefault(entry.name, folder / entry.name)
+    return found
+
+
+def reader(path: Path | None) -> FileBytes | None:
+    """`Candidate.read` for a file that was found, or None."""
+    return None if path is None else FileBytes(path)
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file; raises DataError if it is missing or damaged."""
+    try:
+        with path.open("rb") as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not whole JSON ({error}); download it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
+
+
+def field(entry: Any, key: str, kind: type, path: Path) -> Any:
+    """`entry[key]`, checked to be of type `kind`; raises DataError naming the file otherwise."""
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DataError(
+            f"{path} is not in the expected format: an entry has no {key!r} of type "
+            f"{kind.__name__}; download it again from its publisher."
+        )
+    return value

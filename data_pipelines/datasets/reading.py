@@ -1,0 +1,143 @@
+"""Candidates in, verified examples out, in order: files are read and decoded ahead, in threads."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any, TypeVar
+
+from data_pipelines.datasets.candidates import Candidate, Candidates, check_share, clean_texts
+from data_pipelines.image_files import BadImageError, Header, verify
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+MAX_LISTED = 1000  # places of bad images that are kept
+_ENOUGH = 10_000  # images after which a share says something, where the total is not known
+
+NOT_FOUND = "image file not found"
+REPEATED = "image occurs twice"
+NO_TEXT = "no text"
+
+
+@dataclasses.dataclass
+class Skipped:
+    """Counts of what one split leaves out.
+
+    Attributes:
+      images: reason -> number of images.
+      bad: how many of them count as bad (damaged or missing, as against repeated or without text).
+      empty_texts: number of texts.
+      listed: "place: reason" of the first bad images.
+    """
+
+    images: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    bad: int = 0
+    empty_texts: int = 0
+    listed: list[str] = dataclasses.field(default_factory=list)
+
+    def add_bad(self, place: str, reason: str) -> None:
+        """Count one bad image."""
+        self.images[reason] += 1
+        self.bad += 1
+        if len(self.listed) < MAX_LISTED:
+            self.listed.append(f"{place}: {reason}")
+
+    def reasons(self) -> str:
+        """Such as "3 empty file, 1 image file not found (first: images/a.jpg: empty file)"."""
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in self.images.most_common())
+        return f"{counts} (first: {self.listed[0]})" if self.listed else counts
+
+
+def map_in_order(
+    function: Callable[[In], Out], items: Iterable[In], num_threads: int, look_ahead: int
+) -> Iterator[Out]:
+    """`map` in threads: results in order, at most `look_ahead` items taken but not yet yielded."""
+    pending: collections.deque[futures.Future[Out]] = collections.deque()
+    with futures.ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= look_ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def verified_examples(
+    candidates: Candidates,
+    *,
+    seen: set[int],
+    skipped: Skipped,
+    num_threads: int,
+    max_bad_share: float,
+    progress: Callable[[], None],
+) -> Iterator[dict[str, Any]]:
+    """Examples with the fields of `data_pipelines.records.Record`, in order.
+
+    Args:
+      candidates: of one split.
+      seen: hashes of the image ids so far, in all splits; grows. A repeated id is skipped.
+      skipped: is filled as a side effect.
+      num_threads: that read and decode; four times as many images are held in memory.
+      max_bad_share: of damaged or missing images, 0 to 1.
+      progress: called after each candidate.
+
+    Raises:
+      DataError: too many bad images; as soon as that is certain, where the total is known.
+    """
+    count = 0
+    for loaded in map_in_order(_load, candidates.items, num_threads, look_ahead=4 * num_threads):
+        count += 1
+        progress()
+        candidate = loaded.candidate
+        if loaded.header is None:
+            skipped.add_bad(candidate.place, loaded.problem)
+            total = candidates.total or max(count, _ENOUGH)
+            check_share(skipped.bad, total, max_bad_share, skipped.reasons())
+            continue
+        texts, empty = clean_texts(candidate.texts)
+        skipped.empty_texts += empty
+        key = hash(candidate.image_id)
+        if key in seen:
+            skipped.images[REPEATED] += 1
+        elif not texts:
+            skipped.images[NO_TEXT] += 1
+        else:
+            seen.add(key)
+            yield {
+                "image": loaded.image,
+                "height": loaded.header.height,
+                "width": loaded.header.width,
+                "image_id": candidate.image_id,
+                "texts": list(texts),
+            }
+    check_share(skipped.bad, max(count, 1), max_bad_share, skipped.reasons())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """A candidate with its bytes and header, or with a problem and neither."""
+
+    candidate: Candidate
+    image: bytes = b""
+    header: Header | None = None
+    problem: str = ""
+
+
+def _load(candidate: Candidate) -> _Loaded:
+    """Read and decode one image; a problem is returned, because one bad image is no reason to stop."""
+    if candidate.read is None:
+        return _Loaded(candidate, problem=NOT_FOUND)
+    try:
+        image = candidate.read()
+        return _Loaded(candidate, image, verify(image))
+    except BadImageError as error:
+        return _Loaded(candidate, problem=error.reason)
+    except FileNotFoundError:
+        return _Loaded(candidate, problem=NOT_FOUND)
+    except OSError as error:
+        return _Loaded(candidate, problem=error.strerror or type(error).__name__)

@@ -1,0 +1,124 @@
+"""Write the index of a prepared folder: the last thing that `prepare` does.
+
+Every record is read back once, so an index also says that the files on disk are whole.
+"""
+
+import collections
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from data_pipelines.errors import DataError
+from data_pipelines.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse
+
+Shards = Sequence[tuple[str, int]]  # file name and number of records
+_CHUNK = 32  # records read at a time
+
+
+def write_index(
+    folder: str | Path,
+    shards: Mapping[str, Shards],
+    about: Mapping[str, Any],
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Read all records in `folder` and write `index-<split>.npz` and, last of all, `index.json`.
+
+    Args:
+      folder: of a data set that TFDS has finished.
+      shards: split -> its files in order, with the number of records of each.
+      about: goes into the JSON as it is (name, version, options, what was skipped).
+      progress: called after each record.
+
+    Raises:
+      DataError: a file is missing, damaged, or holds another number of records.
+    """
+    folder = Path(folder)
+    splits = {}
+    for split, files in shards.items():
+        arrays, splits[split] = _index_split(folder, files, progress)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(folder / index_file(split), buffer.getvalue())
+    summary = {"format": INDEX_FORMAT, **about, "splits": splits}
+    write_atomically(folder / INDEX_FILE, json.dumps(summary, indent=1).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or none: a temporary file in the same folder, then a rename."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o664)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def _index_split(
+    folder: Path, files: Shards, progress: Callable[[], None]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of the index, and the split's entry in the JSON."""
+    sizes: list[tuple[int, int, int]] = []
+    words: collections.Counter[int] = collections.Counter()
+    digest = hashlib.blake2b(digest_size=16)
+    for file, length in files:
+        for record in _read_all(folder / file, length):
+            sizes.append((record.height, record.width, len(record.texts)))
+            words.update(len(text.split()) for text in record.texts)
+            image = hashlib.blake2b(record.image, digest_size=16).hexdigest()
+            fields = [record.image_id, record.height, record.width, record.texts, image]
+            digest.update(json.dumps(fields).encode() + b"\n")
+            progress()
+    heights, widths, num_texts = np.array(sizes, np.int32).reshape(-1, 3).T
+    entry = {
+        "shards": [list(file) for file in files],
+        "fingerprint": digest.hexdigest(),
+        "images": len(sizes),
+        "texts": int(num_texts.sum()),
+        "words": _word_statistics(words),
+    }
+    return {"heights": heights, "widths": widths, "num_texts": num_texts}, entry
+
+
+def _read_all(path: Path, length: int) -> Iterator[Record]:
+    remedy = f"remove {path.parent} and prepare the data set again."
+    try:
+        reader = ArrayRecordReader(str(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+    try:
+        if reader.num_records() != length:
+            raise DataError(f"{path} holds {reader.num_records()} records, not {length}; {remedy}")
+        for start in range(0, length, _CHUNK):
+            for serialized in reader.read(list(range(start, min(start + _CHUNK, length)))):
+                yield parse(serialized)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged ({error}); {remedy}") from error
+    finally:
+        reader.close()
+
+
+def _word_statistics(words: Mapping[int, int]) -> dict[str, float]:
+    """Mean, 95th percentile and maximum of the number of words a text; `words` is a histogram."""
+    total, seen, percentile = sum(words.values()), 0, 0
+    for length in sorted(words):
+        percentile = length
+        seen += words[length]
+        if seen >= 0.95 * total:
+            break
+    mean = sum(length * count for length, count in words.items()) / max(total, 1)
+    return {"mean": mean, "p95": percentile, "max": max(words, default=0)}

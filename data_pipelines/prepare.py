@@ -1,0 +1,102 @@
+"""Prepare a data set for training.
+
+    python -m data_pipelines.prepare NAME --source_dir=... --data_dir=...
+
+reads the publisher's files in source_dir and writes ArrayRecord files and an index into data_dir.
+A second run finds the data set finished and prints its summary. See docs/data.md.
+"""
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from data_pipelines import datasets
+from data_pipelines.errors import DataError
+from data_pipelines.images import ResizeRule
+from data_pipelines.preparing import prepare
+from data_pipelines.progress import Progress
+from data_pipelines.records import read_summary
+from data_pipelines.summary import describe
+
+_SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder with the publisher's files.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
+_MAX_BAD_SHARE = flags.DEFINE_float(
+    "max_bad_share", 0.01, "Share of damaged or missing images above which nothing is prepared."
+)
+_NUM_THREADS = flags.DEFINE_integer(
+    "num_threads", min(8, os.cpu_count() or 1), "Threads that read and decode images."
+)
+_SHORTER = flags.DEFINE_integer("shorter_edge", 800, "Resize rule of the summary, pixels.")
+_LONGER = flags.DEFINE_integer("longer_edge", 1333, "Resize rule of the summary, pixels.")
+
+# Flags of single data sets; a data set names those that it takes in its OPTIONS.
+_OPTIONS = {
+    "year": flags.DEFINE_enum(
+        "year", "", ["", "2014", "2017"], "coco_captions: 2014 or 2017; default: the one found."
+    ),
+    "karpathy_json": flags.DEFINE_string(
+        "karpathy_json", "", "coco_captions, visual_genome: path of dataset_coco.json."
+    ),
+    "official_splits": flags.DEFINE_bool(
+        "official_splits", False, "coco_captions: not Karpathy's splits, even if found."
+    ),
+    "keep_coco_test": flags.DEFINE_bool(
+        "keep_coco_test", False, "visual_genome: keep COCO's val and test images."
+    ),
+    "num_train": flags.DEFINE_integer("num_train", 20_000, "shapes: number of images."),
+    "num_validation": flags.DEFINE_integer("num_validation", 1_000, "shapes: number of images."),
+    "num_test": flags.DEFINE_integer("num_test", 1_000, "shapes: number of images."),
+    "seed": flags.DEFINE_integer("seed", 0, "shapes: seed."),
+    "image_size": flags.DEFINE_integer("image_size", 48, "shapes: side in pixels."),
+}
+
+
+def run(arguments: list[str]) -> str:
+    """Prepare what the flags ask for and return the summary; raises DataError."""
+    if len(arguments) != 1:
+        raise DataError(
+            f"Give the name of one data set, not {len(arguments)}: {', '.join(datasets.names())}."
+        )
+    if _DATA_DIR.value is None:
+        raise DataError("Give --data_dir, the folder for prepared data sets.")
+    try:
+        rule = ResizeRule(_SHORTER.value, _LONGER.value)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    progress = Progress()
+    try:
+        folder = prepare(
+            arguments[0],
+            _DATA_DIR.value,
+            _SOURCE_DIR.value,
+            options={name: flag.value for name, flag in _OPTIONS.items() if flag.present},
+            max_bad_share=_MAX_BAD_SHARE.value,
+            num_threads=_NUM_THREADS.value,
+            progress=progress,
+        )
+    finally:
+        progress.close()
+    return describe(folder, read_summary(folder), rule)
+
+
+def main(argv: list[str]) -> None:
+    """Entry point; exit code 1 and one line on stderr for bad input."""
+    logging.set_verbosity(logging.WARNING)
+    signal.signal(signal.SIGTERM, _stop)  # so that a stopped run removes what it wrote
+    try:
+        print(run(argv[1:]))
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; nothing was kept, run the same command again.")
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,153 @@
+"""Prepare a data set: the publisher's files in, ArrayRecord and an index out."""
+
+import contextlib
+import fcntl
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_pipelines.datasets import builder_class
+from data_pipelines.datasets.base import ImageTextBuilder, Settings
+from data_pipelines.errors import DataError
+from data_pipelines.indexing import write_index
+from data_pipelines.progress import Progress
+from data_pipelines.records import read_summary
+
+
+def prepare(
+    name: str,
+    data_dir: str | Path,
+    source_dir: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    max_bad_share: float = 0.01,
+    num_threads: int = 4,
+    progress: Progress | None = None,
+) -> Path:
+    """Prepare a data set, or finish it, or find it finished.
+
+    Args:
+      name: of the data set.
+      data_dir: where prepared data sets live; made if needed.
+      source_dir: the publisher's files; None only for a data set that needs none.
+      options: of this data set, such as {"num_train": 100}; those that are not given keep their
+        defaults, or whatever they were if the data set is there already.
+      max_bad_share: of damaged or missing images, 0 to 1; above it nothing is prepared.
+      num_threads: that read and decode images.
+      progress: where to show it; None: nowhere.
+
+    Returns:
+      The folder of the data set.
+
+    Raises:
+      DataError: anything wrong with the arguments, the source files or the disk.
+    """
+    builder_type = builder_class(name)
+    options = dict(options or {})
+    if unknown := sorted(set(options) - set(builder_type.OPTIONS)):
+        takes = ", ".join(f"--{option}" for option in builder_type.OPTIONS) or "no flags of its own"
+        raise DataError(f"{name} does not take --{unknown[0]}; it takes {takes}.")
+    if not 0 <= max_bad_share <= 1:
+        raise DataError(f"--max_bad_share={max_bad_share:g} is not between 0 and 1.")
+    if num_threads < 1:
+        raise DataError(f"--num_threads={num_threads} is not positive.")
+    settings = Settings(max_bad_share=max_bad_share, num_threads=num_threads)
+    if progress is not None:
+        settings = Settings(max_bad_share, num_threads, progress.start, progress.step)
+    builder = builder_type(
+        data_dir=data_dir, source_dir=source_dir, options=options, settings=settings
+    )
+    folder = Path(builder.data_dir)
+    if not _is_finished(folder):
+        if not folder.exists():
+            _check_source(builder, source_dir)
+        with _only_one(Path(data_dir) / name):
+            if not folder.exists():
+                _generate(builder)
+            if not _is_finished(folder):
+                _index(builder_type, folder, progress)
+    _check_same_options(builder_type, folder, options)
+    return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    return folder.exists() and read_summary(folder) is not None
+
+
+def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> None:
+    """Errors before any long work, and before anything is written."""
+    if builder.NEEDS_SOURCE:
+        if source_dir is None:
+            raise DataError(f"{builder.name} needs --source_dir, the folder of its files.")
+        if not Path(source_dir).is_dir():
+            raise DataError(f"--source_dir={source_dir} is not a folder; give {builder.name}'s.")
+    builder.check()
+
+
+def _generate(builder: ImageTextBuilder) -> None:
+    """Write the records; TFDS works in another folder and renames it at the end."""
+    for leftover in Path(builder.data_dir).parent.glob("incomplete.*"):
+        shutil.rmtree(leftover)  # of a run that was killed: we hold the lock, so none is running
+    tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    # TFDS announces downloads and makes folders for them, though there are none.
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
+        builder.download_and_prepare(download_config=config, download_dir=downloads)
+
+
+def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progress | None) -> None:
+    try:
+        info = tfds.builder_from_directory(folder).info
+        about = dict(info.metadata or {})
+        shards = {
+            split.name: [
+                (Path(path).name, length)
+                for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
+            ]
+            for split in info.splits.values()
+        }
+        if not shards or about["name"] != builder_type.name:
+            raise ValueError("no splits")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{folder} is damaged ({error}); remove it and prepare the data set again."
+        ) from error
+    if progress is not None:
+        progress.start("index", sum(length for files in shards.values() for _, length in files))
+    write_index(folder, shards, about, progress.step if progress is not None else lambda: None)
+
+
+def _check_same_options(
+    builder_type: type[ImageTextBuilder], folder: Path, options: Mapping[str, Any]
+) -> None:
+    """A finished data set is not made again, so it must be the one that was asked for."""
+    prepared = read_summary(folder)["options"]
+    for option, value in options.items():
+        if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
+            raise DataError(
+                f"{folder} was prepared with --{option}={prepared.get(option)}, not {value}; "
+                "remove that folder or give another --data_dir."
+            )
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold a lock, so that two runs do not prepare the same data set at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(f"Cannot write to {folder} ({error}); give another --data_dir.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"Another run is preparing {folder}; wait for it, or give another --data_dir."
+            ) from error
+        yield

@@ -1,0 +1,56 @@
+"""Progress of a long loop: a bar on a terminal, a plain line now and then anywhere else."""
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+_LINE_EVERY = 10.0  # seconds
+
+
+class Progress:
+    """Shows how far consecutive stages are; a stage ends when the next starts or at `close`."""
+
+    def __init__(self, unit: str = "images", stream: TextIO | None = None) -> None:
+        """Args: unit: what is counted; stream: where to show it, stderr by default."""
+        self._stream = stream or sys.stderr
+        self._unit = unit
+        self._bar: tqdm | None = None
+        self._stage = ""
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        """Begin a stage of `total` steps (None: unknown)."""
+        self.close()
+        self._stage, self._total, self._count = stage, total, 0
+        self._began = self._shown = time.monotonic()
+        if self._stream.isatty():
+            unit = f" {self._unit}"
+            self._bar = tqdm(total=total, desc=stage, unit=unit, file=self._stream, leave=False)
+
+    def step(self) -> None:
+        """Count one."""
+        self._count += 1
+        if self._bar is not None:
+            self._bar.update()
+        elif time.monotonic() - self._shown >= _LINE_EVERY:
+            self._shown = time.monotonic()
+            self._line()
+
+    def close(self) -> None:
+        """End the stage."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._stage:
+            self._line()
+        self._stage = ""
+
+    def _line(self) -> None:
+        of = f" of {self._total:,}" if self._total else ""
+        speed = self._count / max(time.monotonic() - self._began, 1e-9)
+        print(
+            f"{self._stage}: {self._count:,}{of} {self._unit}, {speed:,.0f} a second",
+            file=self._stream,
+            flush=True,
+        )

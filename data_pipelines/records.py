@@ -1,0 +1,221 @@
+"""Prepared data sets: random access to records, and what is known about all of them at once.
+
+A prepared split is a few ArrayRecord files, one record an image, each a tf.train.Example with the
+fields of `Record`; beside them lies an index that `prepare` writes last
+(`data_pipelines.indexing`). A folder without an index is unfinished.
+"""
+
+import dataclasses
+import json
+import re
+import threading
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from etils import epath
+from tensorflow_datasets.proto import tf_example_pb2
+
+from data_pipelines.errors import DataError
+
+INDEX_FORMAT = 1
+INDEX_FILE = "index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with all of its texts.
+
+    Attributes:
+      image: encoded bytes (JPEG, PNG, WebP, BMP or GIF), as the publisher made them.
+      height, width: in pixels, before any resize; the orientation tag is ignored.
+      image_id: `coco/139` say: COCO photographs in any data
+        set have ids like that, the others `<data set>/<id>`.
+      texts: at least one, whitespace collapsed, in the publisher's order.
+    """
+
+    image: bytes
+    height: int
+    width: int
+    image_id: str
+    texts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What is known of every record of a split without reading it; arrays are in record order.
+
+    Attributes:
+      heights, widths: int32, pixels.
+      num_texts: int32, at least 1.
+      fingerprint: hex digest of every record's fields; equal data sets have equal fingerprints.
+    """
+
+    heights: np.ndarray
+    widths: np.ndarray
+    num_texts: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.heights)
+
+
+class Records:
+    """Random access to the records of one split.
+
+    Cheap to pickle: each process opens the files when it first reads. Safe to read from threads.
+    """
+
+    def __init__(self, shards: tuple[tuple[str, int], ...], index: Index) -> None:
+        """Args: shards: path and number of records of each file; index: of all records."""
+        self.index = index
+        self._shards = shards
+        self._open_files()
+
+    def _open_files(self) -> None:
+        self._source: ArrayRecordDataSource | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "_shards": self._shards}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open_files()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        folder = Path(self._shards[0][0]).parent
+        return f"Records({len(self)} images in {folder}, fingerprint {self.index.fingerprint[:8]})"
+
+    def __getitem__(self, i: int) -> Record:
+        """Record number `i`, from 0; raises IndexError outside, DataError if it is damaged."""
+        i = i.__index__()
+        if not 0 <= i < len(self):
+            raise IndexError(f"record {i} of {len(self)}")
+        try:
+            return parse(self._files()[i])
+        except (ValueError, RuntimeError, OSError, IndexError) as error:
+            raise DataError(
+                f"Record {i} of {self!r} cannot be read ({error}); remove that folder and prepare "
+                "the data set again."
+            ) from error
+
+    def _files(self) -> ArrayRecordDataSource:
+        with self._lock:
+            if self._source is None:
+                # The numbers of records are given, so that no file is opened before it is needed.
+                self._source = ArrayRecordDataSource([f"{path}[0:{n}]" for path, n in self._shards])
+            return self._source
+
+
+def parse(serialized: bytes) -> Record:
+    """A Record from a serialized tf.train.Example; ValueError if it is none."""
+    try:
+        feature = tf_example_pb2.Example.FromString(serialized).features.feature
+        return Record(
+            image=feature["image"].bytes_list.value[0],
+            height=feature["height"].int64_list.value[0],
+            width=feature["width"].int64_list.value[0],
+            image_id=feature["image_id"].bytes_list.value[0].decode(),
+            texts=tuple(text.decode() for text in feature["texts"].bytes_list.value),
+        )
+    except Exception as error:  # protobuf's own exception class depends on its implementation
+        raise ValueError("not a record of an image with texts") from error
+
+
+def find_folder(data_dir: str | Path, name: str) -> Path | None:
+    """Folder of the newest version of a data set, `data_dir/name/1.2.3`; None if there is none."""
+    versions = [
+        (tuple(map(int, folder.name.split("."))), folder)
+        for folder in (epath.Path(data_dir) / name).glob("*")
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and folder.is_dir()
+    ]
+    return Path(max(versions)[1]) if versions else None
+
+
+def read_summary(folder: str | Path) -> dict[str, Any] | None:
+    """The JSON part of the index of a prepared folder; None if the folder is unfinished.
+
+    Raises:
+      DataError: damaged, or written by another release.
+    """
+    path = epath.Path(folder) / INDEX_FILE
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+        if summary["format"] == INDEX_FORMAT and isinstance(summary["splits"], Mapping):
+            return summary
+    except (ValueError, KeyError, TypeError) as error:
+        raise _corrupt(path, "is damaged") from error
+    raise _corrupt(path, f"has format {summary['format']}, not {INDEX_FORMAT}")
+
+
+def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> Index:
+    """Index of a split; `summary` is from `read_summary`. Raises DataError if it is damaged."""
+    path = epath.Path(folder) / index_file(split)
+    entry = summary["splits"][split]
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            index = Index(
+                *(arrays[key].astype(np.int32) for key in ("heights", "widths", "num_texts")),
+                fingerprint=str(entry["fingerprint"]),
+            )
+        total = sum(int(length) for _, length in entry["shards"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise _corrupt(path, "is missing or damaged") from error
+    if {index.heights.shape, index.widths.shape, index.num_texts.shape} != {(total,)}:
+        raise _corrupt(path, f"does not hold {total} entries, the number of records")
+    return index
+
+
+def index_file(split: str) -> str:
+    """Name of the file with the index arrays of a split."""
+    return f"index-{split}.npz"
+
+
+def open_records(data_dir: str | Path, name: str, split: str) -> Records:
+    """Open one split of a prepared data set.
+
+    Args:
+      data_dir: the folder that was given to `prepare`.
+      name: of the data set, such as "coco_captions".
+      split: such as "train".
+
+    Raises:
+      DataError: not prepared, unfinished, no such split, or a damaged index.
+    """
+    command = f"python -m data_pipelines.prepare {name} --data_dir={data_dir}"
+    folder = find_folder(data_dir, name)
+    if folder is None:
+        raise DataError(
+            f"No prepared data set {name!r} in {data_dir}: run `{command}`, with its --source_dir."
+        )
+    summary = read_summary(folder)
+    if summary is None:
+        raise DataError(f"The data set in {folder} is unfinished: run `{command}` again.")
+    if split not in summary["splits"]:
+        raise DataError(
+            f"The data set in {folder} has no split {split!r}; it has "
+            f"{', '.join(summary['splits'])}."
+        )
+    index = read_index(folder, split, summary)
+    shards = tuple(
+        (str(folder / file), int(length)) for file, length in summary["splits"][split]["shards"]
+    )
+    for path, _ in shards:
+        if not epath.Path(path).exists():
+            raise DataError(f"{path} is missing; remove {folder} and run `{command}`.")
+    return Records(shards, index)
+
+
+def _corrupt(path: epath.Path, what: str) -> DataError:
+    return DataError(
+        f"{path} {what}; delete {path.parent / INDEX_FILE} and run `prepare` again, which rewrites it."
+    )

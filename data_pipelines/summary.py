@@ -1,0 +1,77 @@
+"""The text that `prepare` prints about a prepared data set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.images import ResizeRule, choose_canvas, default_canvases, resized_size
+from data_pipelines.records import Index, read_index
+
+_LISTED = 5
+
+
+def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
+    """Several lines: what each split holds, what was left out and why, canvases and padding.
+
+    Args:
+      folder: of the prepared data set.
+      summary: what `records.read_summary` gave for it.
+      rule: for the canvases.
+    """
+    lines = [f"{summary['name']} {summary['version']} in {folder}", *summary["notes"]]
+    lines.append(
+        f"{'split':<12}{'images':>10}{'texts':>12}  {'words a text: mean':>18}{'95%':>5}{'max':>5}"
+        f"  {'padding':>7}"
+    )
+    used: dict[tuple[int, int], int] = {}
+    for split, entry in summary["splits"].items():
+        counts, padding = canvases_and_padding(read_index(folder, split, summary), rule)
+        for canvas, count in counts.items():
+            used[canvas] = used.get(canvas, 0) + count
+        words = entry["words"]
+        lines.append(
+            f"{split:<12}{entry['images']:>10,}{entry['texts']:>12,}  {words['mean']:>18.1f}"
+            f"{words['p95']:>5}{words['max']:>5}  {padding:>7.1%}"
+        )
+    total = sum(used.values())
+    shares = ", ".join(f"{h}x{w} {count / total:.0%}" for (h, w), count in used.items())
+    lines.append(
+        f"canvases (height x width) for shorter edge {rule.shorter_edge}, longer at most "
+        f"{rule.longer_edge}: {shares}"
+    )
+    for split, skipped in summary["skipped"].items():
+        lines += _skipped_lines(split, skipped)
+    return "\n".join(lines)
+
+
+def canvases_and_padding(
+    index: Index, rule: ResizeRule
+) -> tuple[dict[tuple[int, int], int], float]:
+    """Images on each canvas that is used, and the share of all canvas pixels that is padding."""
+    canvases = default_canvases(rule)
+    counts = np.zeros(len(canvases), np.int64)
+    inside = 0
+    sizes, images = np.unique(
+        np.stack([index.heights, index.widths], 1), axis=0, return_counts=True
+    )
+    for (height, width), number in zip(sizes.tolist(), images.tolist(), strict=True):
+        size = resized_size(height, width, rule)
+        counts[choose_canvas(*size, canvases)] += number
+        inside += size[0] * size[1] * number
+    outside = sum(h * w * int(count) for (h, w), count in zip(canvases, counts, strict=True))
+    used = {canvas: int(n) for canvas, n in zip(canvases, counts, strict=True) if n}
+    return used, 1 - inside / outside
+
+
+def _skipped_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:
+    reasons = [f"{count:,} {reason}" for reason, count in skipped["images"].items()]
+    if skipped["empty_texts"]:
+        reasons.append(f"{skipped['empty_texts']:,} empty texts")
+    if not reasons:
+        return []
+    listed = skipped["listed"]
+    more = [f"  ... and {skipped['bad'] - _LISTED:,} more"] if skipped["bad"] > _LISTED else []
+    lines = [f"skipped in {split}: {', '.join(reasons)}"]
+    return lines + [f"  {line}" for line in listed[:_LISTED]] + more

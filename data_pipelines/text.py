@@ -1,0 +1,170 @@
+"""Words: vocabularies, WordPiece, and masking for masked language modelling."""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import BertWordPieceTokenizer
+
+from data_pipelines.errors import DataError
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Tokenizer:
+    """BERT's WordPiece over a vocabulary; light to pickle, so that workers can have their own."""
+
+    def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True):
+        """Take the word pieces, in the order of their ids.
+
+        Raises:
+          DataError: a special token is missing, or a word piece stands twice.
+        """
+        missing = [token for token in SPECIAL if token not in set(vocabulary)]
+        if missing:
+            raise DataError(
+                f"The vocabulary of {len(vocabulary)} word pieces has no {', '.join(missing)}; "
+                "use a BERT vocabulary (vocab.txt)."
+            )
+        if len(set(vocabulary)) != len(vocabulary):
+            raise DataError("The vocabulary has word pieces that stand twice; remove the second ones.")
+        self.vocabulary, self.lowercase = tuple(vocabulary), lowercase
+        ids = {token: i for i, token in enumerate(vocabulary)}
+        self.pad, self.unknown, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
+
+    def __getstate__(self) -> dict:
+        return {"vocabulary": self.vocabulary, "lowercase": self.lowercase}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["vocabulary"], state["lowercase"])
+
+    @functools.cached_property
+    def _backend(self) -> BertWordPieceTokenizer:
+        ids = {token: i for i, token in enumerate(self.vocabulary)}
+        return BertWordPieceTokenizer(vocab=ids, lowercase=self.lowercase)
+
+    @functools.cached_property
+    def ids(self) -> dict[str, int]:
+        """Word piece to id."""
+        return {token: i for i, token in enumerate(self.vocabulary)}
+
+    @functools.cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """Ids of the word pieces that are words or parts of words, in order."""
+        return np.array(
+            [i for i, token in enumerate(self.vocabulary) if not (token.startswith("[") and token.endswith("]"))],
+            np.int32,
+        )
+
+    @functools.cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+        return tuple(self.ids[token] for token in SPECIAL)
+
+    @functools.cached_property
+    def continues_word(self) -> np.ndarray:
+        """True for ids of pieces that continue a word (##)."""
+        return np.array([token.startswith("##") for token in self.vocabulary])
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of the word pieces of a text, without [CLS] and [SEP]."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode(self, text: str, max_length: int) -> np.ndarray:
+        """[CLS] word pieces [SEP], int32, cut to `max_length`, not padded."""
+        return np.array([self.cls, *self.pieces(text)[: max_length - 2], self.sep], np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words of ids, pieces joined; [PAD], [CLS] and [SEP] left out."""
+        words: list[str] = []
+        for i in ids:
+            token = self.vocabulary[int(i)]
+            if i in (self.pad, self.cls, self.sep):
+                continue
+            if token.startswith("##") and words:
+                words[-1] += token[2:]
+            else:
+                words.append(token)
+        return " ".join(words)
+
+
+def read_vocabulary(name: str) -> tuple[str, ...]:
+    """Word pieces from a vocab.txt, a folder that has one, or a Hugging Face name.
+
+    Raises:
+      DataError: nothing readable is there.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = path / "vocab.txt"
+        if not path.exists():
+            raise DataError(f"{path}: no such file; data.vocabulary must be a vocab.txt, a folder with one, or a name.")
+    if path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line.") from None
+        return tuple(line.rstrip("\r") for line in lines if line.strip())
+    if name.endswith(".txt") or path.is_absolute():
+        raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
+    from transformers import AutoTokenizer
+
+    try:
+        ids = AutoTokenizer.from_pretrained(name).get_vocab()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data.vocabulary={name!r} is neither a file or folder here nor a Hugging Face tokenizer that can be "
+            f"loaded ({str(error).splitlines()[0]}); give a path to a vocab.txt."
+        ) from None
+    return tuple(sorted(ids, key=ids.get))
+
+
+def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) -> tuple[str, ...]:
+    """A WordPiece vocabulary of at most `size` pieces from texts: special tokens first, the rest sorted."""
+    tokenizer = BertWordPieceTokenizer(lowercase=lowercase)
+    tokenizer.train_from_iterator(
+        texts, vocab_size=size, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+    )
+    return (*SPECIAL, *sorted(set(tokenizer.get_vocab()) - set(SPECIAL)))
+
+
+def mask_words(
+    ids_T: np.ndarray,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    *,
+    rate: float,
+    slots: int,
+    whole_words: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hide words of an encoded text as BERT does: of the chosen ones 80% [MASK], 10% another word, 10% unchanged.
+
+    Args:
+      ids_T: [CLS] word pieces [SEP].
+      tokenizer: names the special tokens, which are never chosen.
+      rng: the only source of chance.
+      rate: share of the word pieces to choose, in the mean exactly; at least one is chosen if there is one.
+      slots: M, places at most.
+      whole_words: choose words with all of their pieces.
+
+    Returns:
+      masked_T: the text with words hidden; position and target, int32 arrays of the chosen places, ascending.
+    """
+    candidates = np.flatnonzero(~np.isin(ids_T, tokenizer.special_ids))
+    masked_T = ids_T.copy()
+    if not len(candidates):
+        return masked_T, np.zeros(0, np.int32), np.zeros(0, np.int32)
+    count = min(slots, max(1, int(rate * len(candidates) + rng.random())))
+    if whole_words:
+        starts = np.cumsum(~tokenizer.continues_word[ids_T[candidates]])
+        order = rng.permutation(np.unique(starts))
+        position = np.concatenate([candidates[starts == word] for word in order])[:count]
+    else:
+        position = rng.permutation(candidates)[:count]
+    position = np.sort(position)
+    target = ids_T[position]
+    action = rng.random(len(position))
+    others = rng.choice(tokenizer.ordinary_ids, len(position))
+    masked_T[position] = np.where(action < 0.8, tokenizer.mask, np.where(action < 0.9, others, target))
+    return masked_T, position.astype(np.int32), target.astype(np.int32)

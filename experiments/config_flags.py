@@ -1,0 +1,207 @@
+"""`--config=FILE[:ARGUMENT]` and typed overrides `--config.some.field=value` on frozen dataclasses."""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from data_pipelines.errors import DataError
+from pixelbert_jax.errors import ConfigError
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str | None, dict[str, str]]:
+    """Take a command line apart: other arguments, the config file, overrides by dotted name."""
+    rest, file, overrides = [], None, {}
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not (name == "config" or name.startswith("config.")):
+            rest.append(argument)
+            continue
+        if not equals:
+            if not pending:
+                raise ConfigError(f"{argument}: no value follows; write {argument}=VALUE.")
+            value = pending.pop(0)
+        if name == "config":
+            file = value
+        else:
+            overrides[name.removeprefix("config.")] = value
+    return rest, file, overrides
+
+
+def load_config(file: str | None, overrides: dict[str, str]) -> Any:
+    """The configuration that a file's `get_config()` returns, with overrides.
+
+    Raises:
+      ConfigError: no such file, no get_config, an unknown field (the nearest known one is named), a value of another
+        type, or values that a dataclass refuses.
+    """
+    if not file:
+        raise ConfigError("No --config=FILE; see experiments/configs for files to start from.")
+    path, _, argument = file.partition(":")
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(path, [str(p) for p in Path("experiments/configs").glob("*.py")], 1, 0.3)
+        hint = f"did you mean {near[0]}?" if near else "give the path of a Python file with get_config()."
+        raise ConfigError(f"--config={path}: no such file; {hint}")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={path}: it has no function get_config(); add one that returns a RunConfig.")
+    takes_argument = bool(inspect.signature(module.get_config).parameters)
+    if argument and not takes_argument:
+        raise ConfigError(f"--config={file}: its get_config() takes no argument; leave out ':{argument}'.")
+    config = module.get_config(argument) if argument else module.get_config()
+    return override(config, overrides)
+
+
+def override(config: Any, overrides: dict[str, str]) -> Any:
+    """A copy of a tree of frozen dataclasses with fields, named by dotted paths, set from strings."""
+    tree: dict = {}
+    for path, text in overrides.items():
+        node, names = tree, path.split(".")
+        for name in names[:-1]:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--config.{path}: a field above it is set too; give one of the two.")
+        node[names[-1]] = text
+    return _apply(config, tree, "", config)
+
+
+def _apply(value: Any, tree: dict, prefix: str, root: Any) -> Any:
+    """`value` with the overrides of `tree` below it, in one step, so that fields that belong together may change."""
+    if isinstance(value, tuple):
+        items = list(value)
+        for name, below in tree.items():
+            if not name.isdigit() or int(name) >= len(items):
+                raise ConfigError(
+                    f"Unknown field config.{prefix}{name}: {prefix[:-1]} has entries 0 to {len(items) - 1}."
+                )
+            items[int(name)] = _set(items[int(name)], type(items[int(name)]), below, f"{prefix}{name}", root)
+        return tuple(items)
+    if not dataclasses.is_dataclass(value):
+        raise ConfigError(f"config.{prefix[:-1]} is a single value and has no fields; remove what follows its name.")
+    hints = typing.get_type_hints(type(value))
+    changes = {}
+    for name, below in tree.items():
+        if name not in hints:
+            near = difflib.get_close_matches(f"{prefix}{name}", field_names(root), 1, 0.0)
+            raise ConfigError(f"Unknown field config.{prefix}{name}; did you mean config.{near[0]}?")
+        changes[name] = _set(getattr(value, name), hints[name], below, f"{prefix}{name}", root)
+    try:
+        return dataclasses.replace(value, **changes)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def _set(old: Any, hint: Any, below: dict | str, name: str, root: Any) -> Any:
+    if isinstance(below, dict):
+        return _apply(old, below, f"{name}.", root)
+    return parse(below, hint, f"config.{name}")
+
+
+def field_names(value: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all fields below a tree of dataclasses."""
+    names = []
+    for field in dataclasses.fields(value):
+        names.append(f"{prefix}{field.name}")
+        if dataclasses.is_dataclass(getattr(value, field.name)):
+            names += field_names(getattr(value, field.name), f"{prefix}{field.name}.")
+    return names
+
+
+def parse(text: str, hint: Any, name: str) -> Any:
+    """A string from a command line as a value of the annotated type."""
+    if hint is str:
+        return text
+    if typing.get_origin(hint) is typing.Literal and all(isinstance(c, str) for c in typing.get_args(hint)):
+        return build(text, hint, name)
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = json.loads(text)
+    except ValueError:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+    return build(value, hint, name)
+
+
+def build(value: Any, hint: Any, name: str = "config") -> Any:
+    """A plain value (from JSON or a literal) as the annotated type, dataclasses included.
+
+    Raises:
+      ConfigError: it does not fit the type.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, arguments))}.")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return build(value, option, name)
+            except ConfigError:
+                continue
+    elif origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is Ellipsis:
+            return tuple(build(item, arguments[0], f"{name}.{i}") for i, item in enumerate(value))
+        if len(value) == len(arguments):
+            return tuple(build(item, arguments[i], f"{name}.{i}") for i, item in enumerate(value))
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise ConfigError(f"{name}: unknown fields {sorted(unknown)}; {hint.__name__} has {sorted(hints)}.")
+        fields = {key: build(item, hints[key], f"{name}.{key}") for key, item in value.items()}
+        try:
+            return hint(**fields)
+        except TypeError as error:
+            raise ConfigError(f"{name}: {error}.") from None
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (int, str) and type(value) is hint or hint is bool and isinstance(value, bool):
+        return value
+    readable = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise ConfigError(f"{name}={value!r} is not a value of type {readable}.")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A tree of dataclasses as JSON has it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def run_main(main: Any) -> None:
+    """Run `main(config)` of a program with absl flags; bad input ends it with one sentence and exit code 1."""
+    parsed: dict[str, Any] = {}
+
+    def parse_flags(arguments: Sequence[str]) -> list[str]:
+        try:
+            rest, file, overrides = split_arguments(arguments)
+            left = flags.FLAGS(rest)
+            if len(left) > 1:
+                raise ConfigError(f"Unknown argument {left[1]!r}; flags start with --.")
+            parsed["config"] = load_config(file, overrides)
+        except (ConfigError, DataError, flags.Error) as error:
+            raise SystemExit(f"error: {error}") from None
+        return left
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main(parsed["config"])
+        except (ConfigError, DataError) as error:
+            raise SystemExit(f"error: {error}") from None
+
+    app.run(guarded, flags_parser=parse_flags)

@@ -1,0 +1,68 @@
+"""Pixel-BERT in miniature on drawn scenes, from nothing, in minutes on two CPU cores.
+
+    make quickstart
+
+does what these two commands do:
+
+    python -m data_pipelines.prepare shapes --data_dir=data
+    python -m experiments.pretrain --config=experiments/configs/pretrain_quickstart.py --workdir=runs/quickstart
+"""
+
+from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.images import ResizeRule
+from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from pixelbert_jax.config import EncoderConfig, PixelBertConfig, PixelsConfig, ResNetConfig, TextConfig
+from pixelbert_jax.tasks.pretraining import PretrainingConfig
+from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
+
+
+def get_config() -> RunConfig:
+    """48x48 pictures, 36 pixels of which 24 are sampled, 2 layers of width 128."""
+    return RunConfig(
+        model=PixelBertConfig(
+            backbone=ResNetConfig(
+                depths=(1, 1, 1),
+                widths=(32, 64, 128),
+                inner_widths=(32, 64, 128),
+                strides=(1, 2, 2),
+                block="basic",
+                stem="conv3x3",
+                stem_width=32,
+                stem_stride=2,
+                norm="group",
+                norm_groups=8,
+                frozen_parts=0,
+                remat=False,
+            ),
+            pixels=PixelsConfig(pool=False, position="rowcol", max_grid=6, layer_norm=True),
+            text=TextConfig(vocabulary_size=0, max_positions=32),
+            encoder=EncoderConfig(
+                layers=2, width=128, heads=4, mlp_width=512, dropout=0.0, attention_dropout=0.0, remat="none"
+            ),
+            dtype="float32",
+        ),
+        data=DataConfig(
+            train=(SourceConfig("shapes", "train"),),
+            eval=(SourceConfig("shapes", "validation"),),
+            vocabulary="",
+            resize=ResizeRule(48, 48),
+            canvases=((48, 48),),
+            batch_images=64,
+            texts_per_image=2,
+            max_text_length=24,
+            mask_rate=0.3,
+            threads=1,
+            prefetch=4,
+        ),
+        task=PretrainingConfig(sampled_pixels=0, mlm_on_negatives=False),
+        optimizer=OptimizerConfig(
+            backbone=AdamWConfig(learning_rate=1e-3),
+            transformer=AdamWConfig(learning_rate=1e-3),
+            schedule=ScheduleConfig(kind="cosine", warmup_steps=100, warmup_start=0.01),
+            clip_norm=1.0,
+        ),
+        train=TrainConfig(steps=1500, log_every=10),
+        evaluation=EvaluationConfig(every=250, images=500),
+        checkpoint=CheckpointConfig(every=500),
+        report=False,
+    )

@@ -1,0 +1,57 @@
+"""Pre-train Pixel-BERT: `python -m experiments.pretrain --config=FILE --workdir=FOLDER [--config.field=value ...]`.
+
+A workdir that holds a run resumes it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import pretraining
+from experiments.config import RunConfig, validate
+from experiments.config_flags import run_main
+from experiments.loop import train
+from experiments.progress import say
+from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.training.checkpoint import Checkpoints, parameter_count
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics.jsonl, config, vocabulary.")
+
+
+def pretrain(config: RunConfig, workdir: Path) -> None:
+    """Train, or go on training, the run in `workdir`."""
+    validate(config)
+    pretraining.start_compilation_cache(config.train.compilation_cache)
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
+    )
+    try:
+        run = pretraining.assemble(config, workdir, checkpoints)
+        trainer, latest = run.trainer, checkpoints.latest
+        state = trainer.init() if latest is None else checkpoints.restore(latest, trainer.abstract_state)
+        say(f"{parameter_count(state.params) / 1e6:.1f} M parameters on {trainer.mesh.devices.size} device(s)")
+        if latest is not None:
+            say(f"resuming {workdir} at step {latest}")
+        pretraining.write_run_files(workdir, run)
+        state = train(
+            trainer, run.train, run.evaluation, run.config, workdir, checkpoints, state, run.description
+        )
+    finally:
+        checkpoints.close()
+    say(f"done: {workdir} holds checkpoints/, metrics.jsonl, config.json, vocab.txt")
+    if config.report:
+        from experiments.report import report  # draws with matplotlib, which takes a second to import
+
+        report(run, state, workdir)
+
+
+def main(config: RunConfig) -> None:
+    """Entry point behind the flags."""
+    if not _WORKDIR.value:
+        raise ConfigError("No --workdir=FOLDER; name the folder that shall hold the run.")
+    pretrain(config, Path(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    run_main(main)

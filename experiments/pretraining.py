@@ -1,0 +1,207 @@
+"""Assembles pre-training: data sets, vocabulary, plan, task, trainer."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.batches.pretraining import PretrainingBatches
+from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.errors import DataError
+from data_pipelines.evaluation_plan import EvaluationPlan
+from data_pipelines.images import choose_canvas, resized_size
+from data_pipelines.plan import Plan, PlannedSource, visits_of
+from data_pipelines.records import Records, open_records
+from data_pipelines.text import Tokenizer, read_vocabulary, train_vocabulary
+from experiments.config import RunConfig, differences, evaluation_rows
+from experiments.config_flags import to_dict
+from experiments.loop import Stream
+from experiments.progress import say
+from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.tasks.pretraining import PretrainingTask
+from pixelbert_jax.training.checkpoint import Checkpoints, describe
+from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
+from pixelbert_jax.training.sharding import batch_sharding, make_mesh
+from pixelbert_jax.training.step import Trainer, make_trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """All that a run needs."""
+
+    config: RunConfig  # with the vocabulary's size filled in
+    task: PretrainingTask
+    trainer: Trainer
+    train: Stream
+    evaluation: dict[str, Stream]
+    tokenizer: Tokenizer
+    description: dict[str, Any]
+
+
+def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints) -> Pretraining:
+    """Build a run, new or resumed.
+
+    Raises:
+      DataError: a data set or vocabulary that is missing or damaged.
+      ConfigError: the workdir holds a run of another configuration, or the configuration does not fit the data.
+    """
+    saved = None if checkpoints.latest is None else checkpoints.description(checkpoints.latest)
+    train_records = open_sources(config.data, config.data.train)
+    eval_records = open_sources(config.data, config.data.eval) if config.evaluation.every else []
+    vocabulary = tuple(saved["vocabulary"]) if saved else find_vocabulary(config.data, train_records)
+    config = with_vocabulary_size(config, len(vocabulary))
+    data = [{"source": repr(r), "fingerprint": r.index.fingerprint} for _, r in train_records]
+    description = describe(to_dict(config), vocabulary, lowercase=config.data.lowercase, data=data)
+    if saved:
+        check_resumable(saved, description, workdir)
+    tokenizer = Tokenizer(vocabulary, config.data.lowercase)
+
+    canvases = config.data.all_canvases
+    plan = Plan(
+        [
+            PlannedSource(
+                canvas_of(records, config.data),
+                visits_of(records.index.num_texts, config.data.texts_per_image, config.data.epoch),
+                source.weight,
+            )
+            for source, records in train_records
+        ],
+        canvases,
+        rows=config.data.batch_images,
+        seed=config.seed,
+        steps=config.train.steps,
+        epochs=config.train.epochs,
+    )
+    if not plan.steps:
+        raise ConfigError(
+            f"train.epochs={config.train.epochs} is less than one step: an epoch has {plan.steps_per_epoch:.2f} steps "
+            f"of data.batch_images={config.data.batch_images}; raise epochs or lower batch_images."
+        )
+    missing = [word for word in config.evaluation.words if len(tokenizer.pieces(word)) != 1]
+    if missing:
+        raise ConfigError(f"evaluation.words: {missing} are not single word pieces of the vocabulary; leave them out.")
+    word_ids = tuple(tokenizer.pieces(word)[0] for word in config.evaluation.words)
+    task = PretrainingTask(config.model, config.task, word_ids)
+    schedule = make_schedule(config.optimizer.schedule, plan.steps, plan.steps_per_epoch)
+    mesh = make_mesh(config.mesh)
+    trainer = make_trainer(
+        task,
+        make_optimizer(config.optimizer, config.model.backbone, schedule),
+        schedule,
+        mesh,
+        config.mesh,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        ema_decay=config.optimizer.ema_decay,
+    )
+
+    def maker(records: list[tuple[SourceConfig, Records]], seed: int, rows: int) -> PretrainingBatches:
+        sources = tuple(r for _, r in records)
+        return PretrainingBatches(sources, tokenizer, config.data, seed, rows=host_rows(trainer, rows))
+
+    train = Stream(plan, maker(train_records, config.seed, config.data.batch_images))
+    evaluation = {}
+    if eval_records:
+        rows = evaluation_rows(config)
+        eval_plan = EvaluationPlan(
+            [canvas_of(records, config.data) for _, records in eval_records], rows=rows, limit=config.evaluation.images
+        )
+        # Masks and mismatches of the held-out pairs are the same in every run, whatever its seed.
+        evaluation["eval"] = Stream(eval_plan, maker(eval_records, 0, rows))
+    images = sum(len(records) for _, records in train_records)
+    used = ", ".join("x".join(map(str, canvases[c])) for c in plan.used_canvases)
+    say(f"{images} images, {plan.steps_per_epoch:.1f} steps an epoch, {plan.steps} steps; canvases {used}")
+    return Pretraining(config, task, trainer, train, evaluation, tokenizer, description)
+
+
+def open_sources(data: DataConfig, sources: tuple[SourceConfig, ...]) -> list[tuple[SourceConfig, Records]]:
+    """The records of each split; "a+b" gives two."""
+    return [
+        (source, open_records(data.data_dir, source.name, split))
+        for source in sources
+        for split in source.split.split("+")
+    ]
+
+
+def find_vocabulary(data: DataConfig, sources: list[tuple[SourceConfig, Records]]) -> tuple[str, ...]:
+    """The vocabulary that the config names, or one trained on the texts of the training data."""
+    if data.vocabulary:
+        return read_vocabulary(data.vocabulary)
+    say("training a vocabulary on the texts of data.train")
+    texts = (text for _, records in sources for i in range(len(records)) for text in records[i].texts)
+    return train_vocabulary(texts, data.vocabulary_size, data.lowercase)
+
+
+def with_vocabulary_size(config: RunConfig, size: int) -> RunConfig:
+    """The config with model.text.vocabulary_size set to the vocabulary's.
+
+    Raises:
+      ConfigError: it was given, and is another.
+    """
+    given = config.model.text.vocabulary_size
+    if given not in (0, size):
+        raise ConfigError(
+            f"model.text.vocabulary_size={given}, but the vocabulary has {size} word pieces; set it to 0 (taken from "
+            "the vocabulary) or change data.vocabulary."
+        )
+    text = dataclasses.replace(config.model.text, vocabulary_size=size)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+
+
+def check_resumable(saved: dict[str, Any], description: dict[str, Any], workdir: Path) -> None:
+    """Refuse to go on with a run under a configuration, or on data, that would make it another run."""
+    differing = differences(saved["config"], description["config"])
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run of another configuration: {'; '.join(differing)}. "
+            "Use the old values, or another --workdir."
+        )
+    if [d["fingerprint"] for d in saved["data"]] != [d["fingerprint"] for d in description["data"]]:
+        raise DataError(
+            f"{workdir} holds a run on other data: {[d['source'] for d in saved['data']]} then, "
+            f"{[d['source'] for d in description['data']]} now. Use the same data, or another --workdir."
+        )
+
+
+def canvas_of(records: Records, data: DataConfig) -> np.ndarray:
+    """Index of the canvas of each record.
+
+    Raises:
+      DataError: a picture fits none of the canvases.
+    """
+    sizes, inverse = np.unique(np.stack([records.index.heights, records.index.widths], 1), axis=0, return_inverse=True)
+    canvases = data.all_canvases
+    chosen = [choose_canvas(*resized_size(int(h), int(w), data.resize), canvases) for h, w in sizes]
+    return np.array(chosen, np.int32)[inverse.reshape(-1)]
+
+
+def host_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
+    """First and last + 1 of the rows of a global batch that lie on this process's devices."""
+    slices = batch_sharding(trainer.mesh).addressable_devices_indices_map((rows,)).values()
+    bounds = [place[0].indices(rows)[:2] for place in slices]
+    first, last = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    if len({b for b in bounds}) * (bounds[0][1] - bounds[0][0]) != last - first:
+        raise ConfigError("The devices of this process hold rows that are not neighbours; use mesh.fsdp=1.")
+    return first, last
+
+
+def write_run_files(workdir: Path, run: Pretraining) -> None:
+    """Leave config.json and vocab.txt beside the checkpoints, for people and other programs."""
+    files = {
+        "config.json": json.dumps(run.description["config"], indent=2) + "\n",
+        "vocab.txt": "\n".join(run.tokenizer.vocabulary) + "\n",
+    }
+    for name, text in files.items():
+        temporary = workdir / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(workdir / name)
+
+
+def start_compilation_cache(path: str) -> None:
+    """Keep compiled programs on the disk, so that the next start is quick."""
+    if path:
+        jax.config.update("jax_compilation_cache_dir", str(Path(path).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

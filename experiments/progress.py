@@ -1,0 +1,47 @@
+"""What a person sees while a run works: a bar on a terminal, plain lines otherwise."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows steps done, a few figures, and the time left."""
+
+    def __init__(self, total: int, start: int, *, seconds_between_lines: float = 10.0):
+        self._total, self._begun, self._start = total, time.monotonic(), start
+        self._last_line, self._interval = 0.0, seconds_between_lines
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+
+    def update(self, step: int, figures: str) -> None:
+        """Say that `step` steps are done."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= self._interval or step == self._total:
+            self._last_line = now
+            left = (now - self._begun) / max(1, step - self._start) * (self._total - step)
+            say(f"step {step}/{self._total}  {figures}  left {duration(left)}")
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(line: str) -> None:
+    """Print a line at once, above a bar if there is one."""
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(line, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
