@@ -25,6 +25,7 @@ setup(
         "etils[epath]>=1.9",
         "flax>=0.12.8",
         "grain>=0.2.18",
+        "ijson>=3.3",
         "jax>=0.10.2",
         "matplotlib>=3.8",
         "numpy>=2.0",

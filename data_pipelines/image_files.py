@@ -42,7 +42,7 @@ _DAMAGE += (struct.error, MemoryError, Image.DecompressionBombError)
 
 
 class BadImageError(DataError):
-    """Bytes that are not a usable picture; `reason` is short, and the same for damage of one kind."""
+    """Bytes that are not a usable picture; `reason` is short, the same for damage of one kind."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -51,7 +51,7 @@ class BadImageError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first bytes of a picture say: its format ("JPEG", "PNG", ...) and its size in pixels."""
+    """What the first bytes of a picture say: format ("JPEG", "PNG", ...) and size in pixels."""
 
     format: str
     height: int
@@ -105,11 +105,10 @@ def _open(
         raise BadImageError("empty file")
     if len(encoded) > MAX_BYTES:
         raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
-    for magic, name, reader in _READERS:
-        if encoded.startswith(magic):
-            break
-    else:
+    match = next((entry for entry in _READERS if encoded.startswith(entry[0])), None)
+    if match is None:
         raise BadImageError("not a JPEG, PNG, WebP, BMP or GIF")
+    _, name, reader = match
     try:
         picture = reader(io.BytesIO(encoded))
         width, height = picture.size

@@ -21,7 +21,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse
 
 Shards = Sequence[tuple[str, int]]  # file name and number of records
-_CHUNK = 32  # records read at a time
+_CHUNK_BYTES = 8 << 20  # about as much is read at a time
 
 
 def write_index(
@@ -103,13 +103,15 @@ def _read_all(path: Path, length: int) -> Iterator[Record]:
     try:
         if reader.num_records() != length:
             raise DataError(f"{path} holds {reader.num_records()} records, not {length}; {remedy}")
-        for start in range(0, length, _CHUNK):
-            for serialized in reader.read(list(range(start, min(start + _CHUNK, length)))):
+        chunk = max(1, length * _CHUNK_BYTES // max(path.stat().st_size, 1))
+        for start in range(0, length, chunk):
+            for serialized in reader.read(list(range(start, min(start + chunk, length)))):
                 yield parse(serialized)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path} is damaged ({error}); {remedy}") from error
     finally:
-        reader.close()
+        with contextlib.suppress(RuntimeError):  # closing a damaged file raises once more
+            reader.close()
 
 
 def _word_statistics(words: Mapping[int, int]) -> dict[str, float]:

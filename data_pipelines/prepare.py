@@ -87,11 +87,12 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)  # so that a stopped run removes what it wrote
     try:
-        print(run(argv[1:]))
+        summary = run(argv[1:])
     except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit("error: interrupted; nothing was kept, run the same command again.")
+        sys.exit("error: interrupted; run the same command again.")
+    print(summary)
 
 
 def _stop(*_: object) -> NoReturn:

@@ -217,5 +217,6 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
 
 def _corrupt(path: epath.Path, what: str) -> DataError:
     return DataError(
-        f"{path} {what}; delete {path.parent / INDEX_FILE} and run `prepare` again, which rewrites it."
+        f"{path} {what}; delete {path.parent / INDEX_FILE} and run `prepare` again, which writes "
+        "the index anew."
     )

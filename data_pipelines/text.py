@@ -96,17 +96,19 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
       DataError: nothing readable is there.
     """
     path = Path(name)
-    if path.is_dir():
+    if (path / "vocab.txt").exists():
         path = path / "vocab.txt"
-        if not path.exists():
-            raise DataError(f"{path}: no such file; data.vocabulary must be a vocab.txt, a folder with one, or a name.")
+    elif path.is_dir() and not (path / "tokenizer.json").exists():
+        raise DataError(
+            f"{path}: a folder without vocab.txt or tokenizer.json; give data.vocabulary a folder that has one."
+        )
     if path.is_file():
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line.") from None
         return tuple(line.rstrip("\r") for line in lines if line.strip())
-    if name.endswith(".txt") or path.is_absolute():
+    if not path.is_dir() and (name.endswith(".txt") or path.is_absolute()):
         raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
     from transformers import AutoTokenizer
 
@@ -157,9 +159,13 @@ def mask_words(
         return masked_T, np.zeros(0, np.int32), np.zeros(0, np.int32)
     count = min(slots, max(1, int(rate * len(candidates) + rng.random())))
     if whole_words:
-        starts = np.cumsum(~tokenizer.continues_word[ids_T[candidates]])
-        order = rng.permutation(np.unique(starts))
-        position = np.concatenate([candidates[starts == word] for word in order])[:count]
+        word = np.cumsum(~tokenizer.continues_word[ids_T[candidates]])
+        chosen: list[int] = []
+        for number in rng.permutation(np.unique(word)):
+            pieces = candidates[word == number]
+            if not chosen or len(chosen) + len(pieces) <= count:
+                chosen += pieces.tolist()
+        position = np.array(chosen[:slots])
     else:
         position = rng.permutation(candidates)[:count]
     position = np.sort(position)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from data_pipelines.errors import DataError
 from pixelbert_jax.errors import ConfigError
@@ -199,6 +199,8 @@ def run_main(main: Any) -> None:
         return left
 
     def guarded(_: Sequence[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
         try:
             main(parsed["config"])
         except (ConfigError, DataError) as error:

@@ -73,5 +73,7 @@ class Encoder(nnx.Module):
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        hidden_NxSxD, _ = jax.lax.scan(layer, x_NxSxD, (nnx.as_pure(state), keys))
+        hidden_NxSxD, _ = jax.lax.scan(
+            layer, x_NxSxD, (nnx.as_pure(state), keys), unroll=self.config.scan_unroll
+        )
         return hidden_NxSxD

@@ -28,8 +28,9 @@ def names() -> tuple[str, ...]:
 def builder_class(name: str) -> "type[ImageTextBuilder]":
     """The builder of a data set; raises DataError for an unknown name."""
     if name not in _BUILDERS:
-        near = difflib.get_close_matches(name, _BUILDERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise DataError(f"No data set is called {name!r}; {hint}There are {', '.join(_BUILDERS)}.")
+        near = [known for known in _BUILDERS if name and known.startswith(name)]
+        near += difflib.get_close_matches(name, _BUILDERS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        raise DataError(f"No data set is called {name!r}; {hint} are {', '.join(_BUILDERS)}.")
     module, class_name = _BUILDERS[name]
     return getattr(importlib.import_module(f"{__name__}.{module}"), class_name)

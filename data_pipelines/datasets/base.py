@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.datasets.candidates import Candidates, check_share
 from data_pipelines.datasets.reading import NOT_FOUND, Skipped, verified_examples
 from data_pipelines.datasets.shards import write_split
+from data_pipelines.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           DataError: the layout is wrong, or too many files are missing.
         """
         self._splits = self.candidates()
+        if not self._splits:
+            raise DataError(f"The files in {self.source_dir} list no image; download them again.")
         for split in self._splits.values():
             if split.missing and split.total:
                 count = len(split.missing)
@@ -146,7 +149,5 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "version": str(self.VERSION),
             "options": {k: v for k, v in self.options.items() if k not in self.PATH_OPTIONS},
             "notes": self.notes,
-            "skipped": {
-                split: dataclasses.asdict(skipped) for split, skipped in self._skipped.items()
-            },
+            "skipped": {split: skipped.to_json() for split, skipped in self._skipped.items()},
         }

@@ -1,4 +1,4 @@
-"""What a data set's reader hands to the builder: images that may become records, with their texts."""
+"""What a data set's reader hands to the builder: images that may become records."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ class Candidate:
     Attributes:
       image_id: global identity, `coco/<id>` or `<data set>/<id>`.
       texts: as published, not cleaned yet.
-      read: gives the encoded bytes; may raise BadImageError or OSError. None: the file was not found.
+      read: gives the encoded bytes; may raise BadImageError or OSError. None: not found.
       place: where the image is, for messages.
     """
 

@@ -37,8 +37,8 @@ class CocoCaptions(ImageTextBuilder):
         if not folders:
             looked_for = ", ".join(f"{split}{year}" for year in years for split in ("train", "val"))
             raise DataError(
-                f"No COCO images in {self.source_dir}: looked for folders {looked_for}; unpack them "
-                f"there, from {_PAGE}."
+                f"No COCO images in {self.source_dir}: looked for folders {looked_for}; "
+                f"unpack them there, from {_PAGE}."
             )
         paths = {karpathy.coco_id_of(name): path for name, path in list_images(folders).items()}
         split_file = find_karpathy(self.source_dir, self.options["karpathy_json"])
@@ -77,8 +77,8 @@ class CocoCaptions(ImageTextBuilder):
             )
         if len({year for year, _ in found}) > 1:
             raise DataError(
-                f"{self.source_dir} has captions of 2014 and 2017, which are the same photographs in "
-                "different splits; give --year=2017, --year=2014 or --karpathy_json."
+                f"{self.source_dir} has captions of 2014 and 2017, which are the same photographs "
+                "in different splits; give --year=2017, --year=2014 or --karpathy_json."
             )
         return {
             _OFFICIAL_SPLITS[split]: Candidates.of(_read_official(path, f"{split}{year}", paths))

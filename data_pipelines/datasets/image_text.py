@@ -79,7 +79,7 @@ def _parse_line(line: bytes, place: str) -> tuple[str, list[Any]]:
     if not isinstance(image, str) or not isinstance(texts, list) or not image or "\0" in image:
         raise DataError(f"{place}: image must be a path and texts a list; correct that line.")
     relative = os.path.normpath(image)
-    if Path(relative).is_absolute() or relative.split(os.sep)[0] == "..":
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise DataError(
             f"{place}: image {image!r} is outside of the folder of the .jsonl file; give a path "
             "relative to it."

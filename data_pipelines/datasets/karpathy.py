@@ -9,7 +9,7 @@ from data_pipelines.datasets.layout import field, load_json
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One image: its split, the folder (may be empty) and file name, COCO id (or None), sentences."""
+    """One image: split, folder (may be empty) and file name, COCO id (or None), sentences."""
 
     split: str
     folder: str

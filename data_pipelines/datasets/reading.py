@@ -43,6 +43,10 @@ class Skipped:
         if len(self.listed) < MAX_LISTED:
             self.listed.append(f"{place}: {reason}")
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as JSON holds them."""
+        return {**vars(self), "images": dict(self.images)}
+
     def reasons(self) -> str:
         """Such as "3 empty file, 1 image file not found (first: images/a.jpg: empty file)"."""
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.images.most_common())
@@ -129,7 +133,7 @@ class _Loaded:
 
 
 def _load(candidate: Candidate) -> _Loaded:
-    """Read and decode one image; a problem is returned, because one bad image is no reason to stop."""
+    """Read and decode one image; problems are returned: one bad image is no reason to stop."""
     if candidate.read is None:
         return _Loaded(candidate, problem=NOT_FOUND)
     try:

@@ -1,7 +1,7 @@
 """Visual Genome: photographs with about fifty short descriptions of regions each.
 
-Half of its photographs are also in COCO. Those of COCO's validation and test splits (Karpathy's) are
-left out, or a model would be pre-trained on the images that it is tested on.
+Half of its photographs are also in COCO. Those of COCO's validation and test splits (Karpathy's)
+are left out, or a model would be pre-trained on the images that it is tested on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -88,8 +88,8 @@ def _read_regions(
                 number = field(regions[0], "image_id", int, path)
             if number not in identities:
                 raise DataError(
-                    f"{path} describes image {number}, which image_data.json does not list; download "
-                    "both again, of one version."
+                    f"{path} describes image {number}, which image_data.json does not list; "
+                    "download both again, of one version."
                 )
             identity = identities[number]
             if identity is not None:
@@ -102,4 +102,5 @@ def _stream(file: Any, path: Path) -> Iterator[Any]:
     try:
         yield from ijson.items(file, "item", use_float=True)
     except ijson.JSONError as error:
-        raise DataError(f"{path} is not whole JSON ({error}); download it again.") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path} is not whole JSON ({reason}); download it again.") from error

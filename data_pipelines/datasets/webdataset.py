@@ -42,7 +42,7 @@ def read_shards(split: str, paths: Sequence[Path]) -> Iterator[Candidate]:
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes | None]]]:
-    """Key and members (suffix -> content, None if too large) of each run of members with one key."""
+    """Key and members (suffix -> content, None if too large) of each run with one key."""
     current, members = "", {}
     for member in tar:
         tar.members = []  # tarfile would remember all of them

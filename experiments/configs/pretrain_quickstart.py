@@ -9,6 +9,7 @@ does what these two commands do:
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.datasets.shapes_scene import COLOURS, SHAPES
 from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig, PixelsConfig, ResNetConfig, TextConfig
@@ -21,13 +22,13 @@ def get_config() -> RunConfig:
     return RunConfig(
         model=PixelBertConfig(
             backbone=ResNetConfig(
-                depths=(1, 1, 1),
-                widths=(32, 64, 128),
-                inner_widths=(32, 64, 128),
-                strides=(1, 2, 2),
+                depths=(1, 1),
+                widths=(64, 128),
+                inner_widths=(64, 128),
+                strides=(2, 2),
                 block="basic",
                 stem="conv3x3",
-                stem_width=32,
+                stem_width=24,
                 stem_stride=2,
                 norm="group",
                 norm_groups=8,
@@ -37,7 +38,7 @@ def get_config() -> RunConfig:
             pixels=PixelsConfig(pool=False, position="rowcol", max_grid=6, layer_norm=True),
             text=TextConfig(vocabulary_size=0, max_positions=32),
             encoder=EncoderConfig(
-                layers=2, width=128, heads=4, mlp_width=512, dropout=0.0, attention_dropout=0.0, remat="none"
+                layers=2, width=128, heads=4, mlp_width=512, scan_unroll=2, dropout=0.0, attention_dropout=0.0, remat="none"
             ),
             dtype="float32",
         ),
@@ -47,14 +48,14 @@ def get_config() -> RunConfig:
             vocabulary="",
             resize=ResizeRule(48, 48),
             canvases=((48, 48),),
-            batch_images=64,
-            texts_per_image=2,
+            batch_images=32,
+            texts_per_image=4,
             max_text_length=24,
             mask_rate=0.3,
             threads=1,
             prefetch=4,
         ),
-        task=PretrainingConfig(sampled_pixels=0, mlm_on_negatives=False),
+        task=PretrainingConfig(sampled_pixels=28, mlm_on_negatives=False),
         optimizer=OptimizerConfig(
             backbone=AdamWConfig(learning_rate=1e-3),
             transformer=AdamWConfig(learning_rate=1e-3),
@@ -62,7 +63,7 @@ def get_config() -> RunConfig:
             clip_norm=1.0,
         ),
         train=TrainConfig(steps=1500, log_every=10),
-        evaluation=EvaluationConfig(every=250, images=500),
+        evaluation=EvaluationConfig(every=250, images=500, words=(*COLOURS, *SHAPES)),
         checkpoint=CheckpointConfig(every=500),
-        report=False,
+        report=True,
     )

@@ -1,0 +1,45 @@
+"""A small Pixel-BERT on real photographs, from nothing, on a laptop: to see that everything works on your data.
+
+    python -m data_pipelines.prepare coco_captions --source_dir=/path/to/coco --data_dir=data
+    python -m experiments.pretrain --config=experiments/configs/pretrain_coco_tiny.py --workdir=runs/coco \\
+        --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt
+
+Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.py:coco_captions,flickr8k. It is far too
+small to reach the paper's numbers; docs/results.md has a run.
+"""
+
+from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.images import ResizeRule
+from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from pixelbert_jax.config import pixelbert_tiny
+from pixelbert_jax.tasks.pretraining import PretrainingConfig
+from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
+
+_TRAIN_SPLITS = {"coco_captions": "train+restval"}
+
+
+def get_config(datasets: str = "coco_captions") -> RunConfig:
+    """8.7 M parameters, pictures of 160 x at most 256 pixels, 16 images with 2 texts each a step."""
+    names = [name.strip() for name in datasets.split(",")]
+    return RunConfig(
+        model=pixelbert_tiny(),
+        data=DataConfig(
+            train=tuple(SourceConfig(name, _TRAIN_SPLITS.get(name, "train")) for name in names),
+            eval=tuple(SourceConfig(name, "val") for name in names),
+            resize=ResizeRule(160, 256),
+            batch_images=16,
+            texts_per_image=2,
+            max_text_length=32,
+            threads=2,
+        ),
+        task=PretrainingConfig(sampled_pixels=24, mlm_on_negatives=False),
+        optimizer=OptimizerConfig(
+            backbone=AdamWConfig(learning_rate=5e-4),
+            transformer=AdamWConfig(learning_rate=5e-4),
+            schedule=ScheduleConfig(kind="constant", warmup_steps=100, warmup_start=0.01),
+            clip_norm=1.0,
+        ),
+        train=TrainConfig(steps=1000),
+        evaluation=EvaluationConfig(every=100, images=200),
+        checkpoint=CheckpointConfig(every=100),
+    )

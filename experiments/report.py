@@ -1,0 +1,154 @@
+"""What a pre-training run learned: a table against baselines that must lose, and report.png."""
+
+import collections
+import dataclasses
+import textwrap
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+
+from data_pipelines.batches.pretraining import PretrainingBatches
+from experiments.loop import Stream, batches, evaluate
+from experiments.metric_writer import read_metrics
+from experiments.pretraining import Pretraining
+from experiments.progress import say
+from pixelbert_jax.training.step import TrainState
+
+_PICTURES = 6
+_COUNTED_RECORDS = 20_000  # of the training data, for the guess from the text alone
+
+
+def report(run: Pretraining, state: TrainState, workdir: Path) -> dict[str, dict[str, float]]:
+    """Print the table, draw workdir/report.png, and return the table's figures by column."""
+    stream = run.evaluation["eval"]
+    shuffled = Stream(stream.plan, dataclasses.replace(stream.make_batch, shuffle_images=True))
+    columns = {
+        "true pictures": evaluate(run.trainer, state, stream, run.config),
+        "shuffled pictures": evaluate(run.trainer, state, shuffled, run.config),
+    }
+    words = "mlm_accuracy_words" if run.task.word_ids else "mlm_accuracy_matched"
+    guess = neighbour_guess(run.train.make_batch, stream, run.task.word_ids)
+    columns["text alone"] = {"itm_accuracy": 0.5, words: guess}
+    label = "masked colour and shape words" if run.config.data.train[0].name == "shapes" else "masked words"
+    say(f"\nheld-out accuracy        {'':8}" + "".join(f"{name:>20}" for name in columns))
+    for name, key in (("image-text matching", "itm_accuracy"), (label, words)):
+        say(f"{name:32} " + "".join(f"{column[key]:20.3f}" for column in columns.values()))
+    say("(text alone: matching cannot be guessed; words are guessed from their two neighbours in the training texts)")
+    draw(run, state, workdir, columns, words)
+    say(f"\n{workdir / 'report.png'} shows the curves and what the model says of held-out pictures")
+    return columns
+
+
+def neighbour_guess(train: PretrainingBatches, stream: Stream, word_ids: tuple[int, ...]) -> float:
+    """Accuracy on held-out masked words of the word most often seen between the same two neighbours.
+
+    It reads the true neighbours, which the model may find masked: a stronger text-only guess than the model's own.
+    """
+    encode, length = train.tokenizer.encode, train.config.max_text_length
+    chosen = set(word_ids)
+    counts: dict[tuple[int, int], collections.Counter] = collections.defaultdict(collections.Counter)
+    for records in train.sources:
+        for i in range(min(len(records), _COUNTED_RECORDS)):
+            for text in records[i].texts:
+                ids = encode(text, length).tolist()
+                for before, word, after in zip(ids, ids[1:], ids[2:], strict=False):
+                    if not chosen or word in chosen:
+                        counts[before, after][word] += 1
+    right = total = 0
+    for plan in stream.plan:
+        batch = stream.make_batch(plan)
+        text_BxKxT = unmasked(batch)
+        used = batch["mlm_mask"] & (batch["itm_label"] == 1)[..., None] & batch["pair_mask"][..., None]
+        for row, k, slot in np.argwhere(used):
+            place, word = batch["mlm_position"][row, k, slot], int(batch["mlm_target"][row, k, slot])
+            if chosen and word not in chosen:
+                continue
+            neighbours = int(text_BxKxT[row, k, place - 1]), int(text_BxKxT[row, k, place + 1])
+            best = counts[neighbours].most_common(1)
+            right += bool(best) and best[0][0] == word
+            total += 1
+    return right / max(1, total)
+
+
+def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """The texts of a batch, BxKxT, with the hidden words put back."""
+    text_BxKxT = batch["text"].copy()
+    row, k, slot = np.nonzero(batch["mlm_mask"])
+    text_BxKxT[row, k, batch["mlm_position"][row, k, slot]] = batch["mlm_target"][row, k, slot]
+    return text_BxKxT
+
+
+def draw(
+    run: Pretraining, state: TrainState, workdir: Path, columns: dict[str, dict[str, float]], words: str
+) -> None:
+    """Curves above, held-out pictures with the model's answers below."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(15, 11), layout="constrained")
+    curves, pictures = figure.subfigures(2, 1, height_ratios=(1, 2.1))
+    _draw_curves(curves, read_metrics(workdir / "metrics.jsonl"), columns, words)
+    _draw_pictures(pictures, run, state)
+    temporary = workdir / "report.tmp.png"
+    figure.savefig(temporary, dpi=80)
+    temporary.replace(workdir / "report.png")
+    pyplot.close(figure)
+
+
+def _draw_curves(figure, records: list[dict], columns: dict[str, dict[str, float]], words: str) -> None:  # noqa: ANN001
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    training = [r for r in records if "loss" in r]
+    for name in ("mlm_loss", "itm_loss"):
+        steps, values = [r["step"] for r in training], np.array([r[name] for r in training], float)
+        width = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        line = loss_axes.plot(steps, values, alpha=0.25)[0]
+        loss_axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=name)
+    loss_axes.set(title="training loss", xlabel="step", ylim=(0, None))
+    loss_axes.legend()
+    held_out = [r for r in records if "eval/itm_accuracy" in r]
+    for name, label in (("itm_accuracy", "matching"), (words, "masked words")):
+        points = [(r["step"], r[f"eval/{name}"]) for r in held_out]
+        line = accuracy_axes.plot(*zip(*points, strict=True), marker="o", label=label)[0]
+        control = columns["shuffled pictures"][name]
+        accuracy_axes.axhline(
+            control, ls="--", color=line.get_color(), lw=1, label=f"{label}, shuffled pictures"
+        )
+    accuracy_axes.set(title="held-out accuracy", xlabel="step", ylim=(0, 1))
+    accuracy_axes.legend()
+
+
+def _draw_pictures(figure, run: Pretraining, state: TrainState) -> None:  # noqa: ANN001
+    stream, tokenizer = run.evaluation["eval"], run.tokenizer
+    batch = stream.make_batch(stream.plan[0])
+    module = run.trainer.module
+    loaded = batches(stream, run.trainer, run.config)
+    try:
+        outputs = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None))(state, next(loaded))
+    finally:
+        loaded.close()
+    rows, texts = batch["itm_label"].shape
+    word_logits, itm_logits = (np.asarray(x, np.float32) for x in outputs)
+    probability = np.asarray(jax.nn.softmax(word_logits, axis=-1)).reshape(rows, texts, -1, word_logits.shape[-1])
+    score_BxK = (1 / (1 + np.exp(-itm_logits))).reshape(rows, texts)
+    text_BxKxT = unmasked(batch)
+    both = [row for row in range(rows) if {0, 1} <= set(batch["itm_label"][row][batch["pair_mask"][row]])]
+    for axes, row in zip(figure.subplots(2, 3).flat, both[:_PICTURES], strict=False):
+        height, width = batch["image_size"][row]
+        axes.imshow(batch["images"][row, :height, :width])
+        true_k, false_k = (int(np.argmax(batch["itm_label"][row] == label)) for label in (1, 0))
+        lines = [f"“{tokenizer.decode(batch['text'][row, true_k])}”"]
+        for slot in np.flatnonzero(batch["mlm_mask"][row, true_k]):
+            best = int(probability[row, true_k, slot].argmax())
+            truth = tokenizer.vocabulary[batch["mlm_target"][row, true_k, slot]]
+            guess = tokenizer.vocabulary[best]
+            mark = "right" if guess == truth else f"wrong, {truth}"
+            lines.append(f"   {guess} {probability[row, true_k, slot, best]:.2f} ({mark})")
+        lines.append(f"matches {score_BxK[row, true_k]:.2f}: its own caption")
+        lines.append(f"matches {score_BxK[row, false_k]:.2f}: “{tokenizer.decode(text_BxKxT[row, false_k])}”")
+        wrapped = "\n".join(textwrap.fill(line, 58, subsequent_indent="   ") for line in lines)
+        axes.set_title(wrapped, fontsize=8, loc="left", family="monospace")
+        axes.axis("off")
+

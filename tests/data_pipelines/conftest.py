@@ -1,0 +1,31 @@
+"""What several tests of the data pipelines share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.preparing import prepare
+from data_pipelines.records import Record, open_records
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir with a small data set of drawn scenes; not to be changed."""
+    data_dir = tmp_path_factory.mktemp("data")
+    options = {"num_train": 40, "num_validation": 5, "num_test": 0}
+    prepare("shapes", data_dir, options=options, num_threads=2)
+    return data_dir
+
+
+@pytest.fixture
+def read_all(tmp_path: Path) -> Callable[..., dict[str, list[Record]]]:
+    """Prepare a data set into a temporary folder and read all of its splits."""
+
+    def prepare_and_read(name: str, source_dir: Path, **options) -> dict[str, list[Record]]:
+        data_dir = tmp_path / "data"
+        folder = prepare(name, data_dir, source_dir, options=options, num_threads=2)
+        splits = [path.stem.removeprefix("index-") for path in folder.glob("index-*.npz")]
+        return {split: list(open_records(data_dir, name, split)) for split in splits}
+
+    return prepare_and_read

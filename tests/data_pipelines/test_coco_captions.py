@@ -1,0 +1,184 @@
+"""COCO Captions in its official layout and in Karpathy's splits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.datasets import karpathy
+from data_pipelines.errors import DataError
+from data_pipelines.preparing import prepare
+from data_pipelines.records import open_records, read_summary
+from tests.data_pipelines.publishers import coco, karpathy_coco, write_json
+from tests.real_data import real_data
+
+SPLITS = {1: "train", 2: "restval", 3: "val", 4: "test", 5: "train"}
+
+
+def ids(records: list) -> list[str]:
+    return [record.image_id for record in records]
+
+
+@pytest.mark.parametrize("year", ["2014", "2017"])
+def test_official_splits(tmp_path: Path, read_all, year: str) -> None:
+    splits = read_all("coco_captions", coco(tmp_path / "coco", year=year))
+    assert {split: ids(records) for split, records in splits.items()} == {
+        "train": ["coco/1", "coco/2", "coco/3"],
+        "validation": ["coco/4", "coco/5"],
+    }
+    record = splits["train"][1]
+    assert record.texts == ("caption 0 of 2", "caption 1 of 2")
+    assert (record.height, record.width) == (12, 18)
+    assert record.image == next((tmp_path / "coco").glob(f"train{year}/*2.jpg")).read_bytes()
+
+
+def test_karpathy_splits_of_2014_with_images_of_2017(tmp_path: Path, read_all) -> None:
+    source = coco(tmp_path / "coco")
+    karpathy_coco(source / "annotations" / "dataset_coco.json", SPLITS)
+    splits = read_all("coco_captions", source)
+    assert {split: ids(records) for split, records in splits.items()} == {
+        "train": ["coco/1", "coco/5"],
+        "restval": ["coco/2"],
+        "val": ["coco/3"],
+        "test": ["coco/4"],
+    }
+    assert splits["test"][0].texts == ("karpathy 4", "another 4")
+
+
+def test_karpathy_file_given_and_not_wanted(tmp_path: Path) -> None:
+    source = coco(tmp_path / "coco")
+    path = karpathy_coco(tmp_path / "elsewhere.json", SPLITS)
+    given = prepare("coco_captions", tmp_path / "a", source, options={"karpathy_json": str(path)})
+    assert read_summary(given)["notes"] == ["Karpathy's splits"]
+    karpathy_coco(source / "dataset_coco.json", SPLITS)
+    official = prepare("coco_captions", tmp_path / "b", source, options={"official_splits": True})
+    assert read_summary(official)["notes"] == ["official splits"]
+
+
+def test_one_split_is_enough(tmp_path: Path, read_all) -> None:
+    source = coco(tmp_path / "coco")
+    (source / "annotations" / "captions_train2017.json").unlink()
+    assert list(read_all("coco_captions", source)) == ["validation"]
+
+
+def test_year(tmp_path: Path, read_all) -> None:
+    source = coco(tmp_path / "coco", year="2014", train=(1,), val=(2,))
+    coco(source, year="2017", train=(1, 2), val=(3,))
+    with pytest.raises(DataError, match=r"captions of 2014 and 2017.* give --year=2017"):
+        read_all("coco_captions", source)
+    splits = read_all("coco_captions", source, year="2014")
+    assert ids(splits["train"] + splits["validation"]) == ["coco/1", "coco/2"]
+
+
+def test_no_images(tmp_path: Path, read_all) -> None:
+    with pytest.raises(
+        DataError, match="looked for folders train2014, val2014, train2017, val2017"
+    ):
+        read_all("coco_captions", tmp_path)
+    with pytest.raises(DataError, match="looked for folders train2014, val2014; unpack them there"):
+        read_all("coco_captions", coco(tmp_path / "coco"), year="2014")
+
+
+def test_no_annotations(tmp_path: Path, read_all) -> None:
+    (tmp_path / "val2017").mkdir()
+    with pytest.raises(
+        DataError, match=r"annotations/captions_val2017.json and annotations/dataset_"
+    ):
+        read_all("coco_captions", tmp_path)
+
+
+def test_karpathy_file_that_is_not_there(tmp_path: Path, read_all) -> None:
+    with pytest.raises(DataError, match=r"--karpathy_json=/nowhere.json is not a file"):
+        read_all("coco_captions", coco(tmp_path / "coco"), karpathy_json="/nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not whole JSON .* download it again"),
+        ("[]", "an entry has no 'annotations' of type list"),
+        ('{"annotations": [{"image_id": "4"}]}', "an entry has no 'image_id' of type int"),
+        ('{"annotations": [], "images": [{"id": 4}]}', "an entry has no 'file_name' of type str"),
+        ('{"annotations": [], "images": [{}]}', "an entry has no 'id' of type int"),
+    ],
+)
+def test_damaged_annotations(tmp_path: Path, read_all, content: str, message: str) -> None:
+    source = coco(tmp_path / "coco")
+    (source / "annotations" / "captions_val2017.json").write_text(content)
+    with pytest.raises(DataError, match=f"captions_val2017.json {message}|format: {message}"):
+        read_all("coco_captions", source)
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_karpathy_file(tmp_path: Path, read_all) -> None:
+    source = coco(tmp_path / "coco")
+    karpathy_coco(source / "dataset_coco.json", {1: "dev"})
+    with pytest.raises(DataError, match=r"is not Karpathy's dataset_coco.json: .* in split 'dev'"):
+        read_all("coco_captions", source)
+    images = [{"filename": "100_abc.jpg", "split": "train", "sentences": []}]
+    write_json(source / "dataset_coco.json", {"images": images})
+    with pytest.raises(
+        DataError, match=r"is not Karpathy's dataset_coco.json: image '100_abc.jpg'"
+    ):
+        read_all("coco_captions", source)
+
+
+def test_missing_images_are_noticed_before_anything_is_read(tmp_path: Path, read_all) -> None:
+    source = coco(tmp_path / "coco")
+    karpathy_coco(source / "dataset_coco.json", {**SPLITS, 77: "train", 78: "train"})
+    with pytest.raises(DataError) as error:
+        read_all("coco_captions", source)
+    assert str(error.value).startswith(
+        "2 of 4 images (50.0%) cannot be used, more than --max_bad_share=0.01: 2 image file not "
+        "found (first: val2014/COCO_val2014_000000000077.jpg)"
+    )
+    assert not (tmp_path / "data").exists()
+    folder = prepare("coco_captions", tmp_path / "data", source, max_bad_share=0.5)
+    skipped = read_summary(folder)["skipped"]["train"]
+    assert skipped["images"] == {"image file not found": 2}
+    assert len(open_records(tmp_path / "data", "coco_captions", "train")) == 2
+
+
+def test_damaged_image(tmp_path: Path, read_all) -> None:
+    source = coco(tmp_path / "coco", train=range(1, 201), val=(500,))
+    path = source / "train2017" / f"{7:012d}.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+    splits = read_all("coco_captions", source)
+    assert ids(splits["train"]) == [f"coco/{i}" for i in range(1, 201) if i != 7]
+    summary = read_summary(tmp_path / "data" / "coco_captions" / "1.0.0")
+    assert summary["skipped"]["train"]["listed"] == [f"{path}: truncated or damaged file"]
+
+
+def test_an_image_in_two_splits_is_kept_once(tmp_path: Path, read_all) -> None:
+    splits = read_all("coco_captions", coco(tmp_path / "coco", train=(1, 2), val=(2, 3)))
+    assert ids(splits["validation"]) == ["coco/3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("000000000139.jpg", 139),
+        ("COCO_val2014_000000000139.jpg", 139),
+        ("139.jpg", None),
+        ("1000268201_693b08cb0e.jpg", None),
+    ],
+)
+def test_coco_id_of(name: str, number: int | None) -> None:
+    assert karpathy.coco_id_of(name) == number
+
+
+def test_real_coco(read_all) -> None:
+    source = real_data("coco")
+    splits = read_all("coco_captions", source)
+    counts = {split: len(records) for split, records in splits.items()}
+    assert counts == {"train": 124, "restval": 50, "val": 20, "test": 40}
+    published = json.loads((source / "annotations" / "captions_val2017.json").read_text())
+    captions: dict[int, list[str]] = {}
+    for annotation in published["annotations"]:
+        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    record = splits["test"][0]
+    number = int(record.image_id.removeprefix("coco/"))
+    clean = {" ".join(caption.split()) for caption in captions[number]}
+    assert set(record.texts) == clean
+    assert record.image == (source / "val2017" / f"{number:012d}.jpg").read_bytes()
+    assert sum(len(record.texts) for records in splits.values() for record in records) == 1171

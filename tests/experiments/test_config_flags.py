@@ -1,0 +1,151 @@
+"""Configs from files and command lines: typed, checked, and with errors that help."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.config import DataConfig, SourceConfig
+from experiments.config import RunConfig, TrainConfig, differences, validate
+from experiments.config_flags import build, load_config, override, split_arguments, to_dict
+from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig
+
+CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return load_config(str(CONFIGS / "pretrain_r50.py"), {})
+
+
+def test_arguments_are_split():
+    arguments = ["program", "--workdir=w", "--config=f.py", "--config.a.b=1", "-config.c", "x=y", "--verbosity", "1"]
+    rest, file, overrides = split_arguments(arguments)
+    assert rest == ["program", "--workdir=w", "--verbosity", "1"]
+    assert file == "f.py" and overrides == {"a.b": "1", "c": "x=y"}
+    with pytest.raises(ConfigError, match="no value follows"):
+        split_arguments(["program", "--config.a"])
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "read"),
+    [
+        ("data.data_dir", "elsewhere", lambda c: c.data.data_dir == "elsewhere"),
+        ("train.steps", "200", lambda c: c.train.steps == 200),
+        ("train.epochs", "3", lambda c: c.train.epochs == 3.0 and isinstance(c.train.epochs, float)),
+        ("optimizer.backbone.learning_rate", "1e-3", lambda c: c.optimizer.backbone.learning_rate == 1e-3),
+        ("report", "true", lambda c: c.report is True),
+        ("model.dtype", "float32", lambda c: c.model.dtype == "float32"),
+        ("data.canvases", "((64, 64), (64, 128))", lambda c: c.data.canvases == ((64, 64), (64, 128))),
+        ("data.canvases", "[[64, 64]]", lambda c: c.data.canvases == ((64, 64),)),
+        ("data.train.1.weight", "2", lambda c: c.data.train[1] == SourceConfig("visual_genome", "train", 2.0)),
+        ("data.train", '[{"name": "flickr8k"}]', lambda c: c.data.train == (SourceConfig("flickr8k"),)),
+        ("evaluation.words", '["red"]', lambda c: c.evaluation.words == ("red",)),
+    ],
+)
+def test_overrides_are_typed(config, path, text, read):
+    assert read(override(config, {path: text}))
+    assert not read(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("optimizer.backbone.learning_rat", "1", r"did you mean config\.optimizer\.backbone\.learning_rate\?"),
+        ("train.step", "1", r"did you mean config\.train\.steps\?"),
+        ("data.train.7.weight", "1", "entries 0 to 1"),
+        ("train.steps", "many", "'many' is not a value of type int"),
+        ("train.steps", "1.5", "1.5 is not a value of type int"),
+        ("train.steps", "true", "True is not a value of type int"),
+        ("report", "1", "is not a value of type bool"),
+        ("model.dtype", "float16", "must be one of 'bfloat16', 'float32'"),
+        ("data.canvases", "64", "is not a value of type"),
+        ("data.train", '[{"nam": "x"}]', "unknown fields"),
+        ("train.steps.x", "1", "has no fields"),
+        ("model.encoder.heads", "7", "not a multiple of model.encoder.heads"),
+    ],
+)
+def test_bad_overrides_are_one_clear_error(config, path, text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        override(config, {path: text})
+    assert "\n" not in str(error.value)
+
+
+def test_fields_that_belong_together_change_together(config):
+    changed = override(config, {"model.encoder.width": "96", "model.encoder.heads": "8"})
+    assert (changed.model.encoder.width, changed.model.encoder.heads) == (96, 8)
+    with pytest.raises(ConfigError, match="multiple"):
+        override(config, {"model.encoder.width": "90", "model.encoder.heads": "8"})
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (None, "No --config=FILE"),
+        ("experiments/configs/pretrain_r5.py", "did you mean .*pretrain_r50.py"),
+        (str(CONFIGS / "__init__.py"), r"no function get_config\(\)"),
+        (f"{CONFIGS / 'pretrain_r50.py'}:x", "takes no argument"),
+    ],
+)
+def test_bad_files_are_one_clear_error(file, message, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parents[1])
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, {})
+
+
+def test_a_file_may_take_an_argument():
+    config = load_config(f"{CONFIGS / 'pretrain_coco_tiny.py'}:coco_captions,flickr8k", {})
+    assert [source.name for source in config.data.train] == ["coco_captions", "flickr8k"]
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in CONFIGS.glob("pretrain_*.py")))
+def test_every_config_is_valid_and_comes_back_from_json(file):
+    config = load_config(str(CONFIGS / file), {"mesh.data": "-1", "evaluation.batch_images": "8"})
+    validate(config)
+    assert build(to_dict(config), RunConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.steps": "5"}, "set exactly one of them"),
+        ({"train.epochs": "0"}, "set exactly one of them"),
+        ({"data.max_text_length": "600"}, "longer than model.text.max_positions"),
+        ({"data.canvases": "[[800, 1344]]"}, "not a multiple of the model's stride 64"),
+        ({"model.pixels.position": "rowcol", "model.pixels.max_grid": "8"}, "more than model.pixels.max_grid"),
+        ({"data.batch_images": "1001"}, "not a multiple of the 8 devices"),
+        ({"train.accumulation": "3"}, "does not divide the 128 rows"),
+        ({"evaluation.every": "10", "data.eval": "[]"}, "data.eval names no data set"),
+        ({"checkpoint.every": "0"}, "checkpoint.every=0 must be at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(override(config, overrides))
+
+
+def test_differences_name_what_would_change_the_run(config):
+    saved = to_dict(config)
+    free = override(config, {"data.workers": "0", "checkpoint.every": "7", "train.epochs": "80", "data.data_dir": "x"})
+    assert differences(saved, to_dict(free)) == []
+    other = override(config, {"seed": "1", "model.encoder.dropout": "0.2", "data.train.1.weight": "2"})
+    found = differences(saved, to_dict(other))
+    assert [line.split(":")[0] for line in found] == ["data.train.1.weight", "model.encoder.dropout", "seed"]
+    assert "0.1 in the checkpoint, 0.2 now" in found[1]
+    cosine = override(config, {"optimizer.schedule.kind": "cosine"})
+    longer = override(cosine, {"train.epochs": "80"})
+    assert [d.split(":")[0] for d in differences(to_dict(cosine), to_dict(longer))] == ["train.epochs"]
+
+
+def test_a_config_of_one_dataclass_or_the_other_keeps_its_kind():
+    config = RunConfig(
+        data=DataConfig(train=(SourceConfig("shapes"),)),
+        model=PixelBertConfig(),
+        optimizer=OptimizerConfig(backbone=AdamWConfig(learning_rate=0.5)),
+        train=TrainConfig(steps=1),
+    )
+    changed = override(config, {"optimizer.backbone.beta2": "0.5"})
+    assert changed.optimizer.backbone == dataclasses.replace(config.optimizer.backbone, beta2=0.5)
+    assert build(to_dict(config), RunConfig) == config

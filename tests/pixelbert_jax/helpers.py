@@ -1,0 +1,163 @@
+"""Small models, batches and trainers that several tests share."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixelbert_jax.config import (
+    EncoderConfig,
+    PixelBertConfig,
+    PixelsConfig,
+    ResNetConfig,
+    TextConfig,
+)
+from pixelbert_jax.tasks.pretraining import PretrainingConfig, PretrainingTask
+from pixelbert_jax.training.optimizer import (
+    AdamWConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SgdConfig,
+    make_optimizer,
+    make_schedule,
+)
+from pixelbert_jax.training.sharding import MeshConfig, make_mesh
+from pixelbert_jax.training.step import Trainer, make_trainer
+
+VOCABULARY = 40
+
+SMALL_BACKBONE = ResNetConfig(
+    depths=(1, 1),
+    widths=(16, 32),
+    inner_widths=(8, 16),
+    strides=(1, 2),
+    groups=2,
+    stem_width=8,
+    frozen_parts=1,
+    remat=False,
+)
+SMALL_ENCODER = EncoderConfig(
+    layers=2, width=32, heads=4, mlp_width=64, dropout=0.0, attention_dropout=0.0, remat="none"
+)
+
+
+def small_model(
+    backbone: dict[str, Any] | None = None,
+    encoder: dict[str, Any] | None = None,
+    pixels: dict[str, Any] | None = None,
+    **more: Any,
+) -> PixelBertConfig:
+    """A float32 model of stride 16 that compiles fast; each argument replaces fields of one part."""
+    return PixelBertConfig(
+        backbone=dataclasses.replace(SMALL_BACKBONE, **backbone or {}),
+        encoder=dataclasses.replace(SMALL_ENCODER, **encoder or {}),
+        pixels=PixelsConfig(**pixels or {}),
+        text=TextConfig(vocabulary_size=VOCABULARY, max_positions=16),
+        **{"dtype": "float32"} | more,
+    )
+
+
+def make_batch(
+    rows: int = 8,
+    texts: int = 2,
+    canvas: tuple[int, int] = (48, 64),
+    length: int = 8,
+    masked: int = 2,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """A pre-training batch of random pictures, words, sizes and labels; every row is in use."""
+    rng = np.random.default_rng(seed)
+    pairs = (rows, texts)
+    lengths = rng.integers(masked + 2, length + 1, pairs)
+    position = np.argsort(rng.random((*pairs, masked + 1)), axis=-1)[..., :masked] + 1
+    text = rng.integers(5, VOCABULARY, (*pairs, length))
+    mask = np.arange(length) < lengths[..., None]
+    label = (np.arange(rows * texts).reshape(pairs) % 2).astype(np.int32)
+    return {
+        "images": rng.integers(0, 256, (rows, *canvas, 3), np.uint8),
+        "image_size": np.stack(
+            [rng.integers(canvas[0] // 2, canvas[0] + 1, rows), rng.integers(17, canvas[1] + 1, rows)],
+            axis=-1,
+        ).astype(np.int32),
+        "text": (text * mask).astype(np.int32),
+        "text_mask": mask,
+        "mlm_position": position.astype(np.int32),
+        "mlm_target": rng.integers(5, VOCABULARY, (*pairs, masked)).astype(np.int32),
+        "mlm_mask": rng.random((*pairs, masked)) < 0.8,
+        "itm_label": label,
+        "pair_mask": np.ones(pairs, bool),
+    }
+
+
+def make_small_trainer(
+    model: PixelBertConfig | None = None,
+    task: PretrainingConfig | None = None,
+    optimizer: OptimizerConfig | None = None,
+    mesh: MeshConfig | None = None,
+    devices: int = 1,
+    **more: Any,
+) -> Trainer:
+    """A trainer of a small model on the first `devices` CPU devices."""
+    task = PretrainingTask(model or small_model(), task or PretrainingConfig(sampled_pixels=4))
+    optimizer = optimizer or OptimizerConfig(
+        backbone=SgdConfig(learning_rate=0.05),
+        transformer=AdamWConfig(learning_rate=5e-3),
+        schedule=ScheduleConfig(kind="constant", warmup_steps=0),
+    )
+    schedule = make_schedule(optimizer.schedule, 100, 10)
+    mesh_config = mesh or MeshConfig()
+    return make_trainer(
+        task,
+        make_optimizer(optimizer, task.model.backbone, schedule),
+        schedule,
+        make_mesh(mesh_config, jax.devices()[:devices]),
+        mesh_config,
+        **{"seed": 0} | more,
+    )
+
+
+def randomize(module: nnx.Module, seed: int = 0) -> None:
+    """Give every parameter and statistic a random value, so that no zero or one hides an error."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(path: tuple, array: jax.Array) -> jax.Array:
+        name = str(path[-2] if path[-1] == "value" else path[-1])
+        if name in ("scale", "variance"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, array.shape), array.dtype)
+        if name in ("bias", "mean"):
+            return jnp.asarray(rng.normal(0, 0.3, array.shape), array.dtype)
+        return array
+
+    nnx.update(
+        module,
+        nnx.from_flat_state(
+            [(path, leaf.replace(drawn(path, leaf[...]))) for path, leaf in nnx.to_flat_state(nnx.state(module))]
+        ),
+    )
+
+
+def named(tree: Any) -> dict[str, np.ndarray]:
+    """Leaves of a tree as numpy arrays, by their path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def assert_trees_equal(actual: Any, expected: Any) -> None:
+    """Same names, same bits."""
+    actual, expected = named(actual), named(expected)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+def assert_trees_close(actual: Any, expected: Any, atol: float, rtol: float = 0.0) -> None:
+    """Same names, values within the tolerance."""
+    actual, expected = named(actual), named(expected)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, atol=atol, rtol=rtol, err_msg=name)
