@@ -32,6 +32,7 @@ class EvaluationConfig:
     every: int = 1000  # steps; 0: never
     images: int = 1000  # evenly spaced over data.eval; 0: all
     batch_images: int = 0  # rows of an evaluation batch; 0: as in training
+    mask_rate: float = 0.15
     words: tuple[str, ...] = ()  # report accuracy on these masked words apart
 
 

@@ -53,8 +53,8 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints) -> Pret
     eval_records = open_sources(config.data, config.data.eval) if config.evaluation.every else []
     vocabulary = tuple(saved["vocabulary"]) if saved else find_vocabulary(config.data, train_records)
     config = with_vocabulary_size(config, len(vocabulary))
-    data = [{"source": repr(r), "fingerprint": r.index.fingerprint} for _, r in train_records]
-    description = describe(to_dict(config), vocabulary, lowercase=config.data.lowercase, data=data)
+    contents = [{"source": repr(r), "fingerprint": r.index.fingerprint} for _, r in train_records]
+    description = describe(to_dict(config), vocabulary, data=contents)
     if saved:
         check_resumable(saved, description, workdir)
     tokenizer = Tokenizer(vocabulary, config.data.lowercase)
@@ -98,11 +98,13 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints) -> Pret
         ema_decay=config.optimizer.ema_decay,
     )
 
-    def maker(records: list[tuple[SourceConfig, Records]], seed: int, rows: int) -> PretrainingBatches:
+    def maker(
+        records: list[tuple[SourceConfig, Records]], data: DataConfig, seed: int, rows: int
+    ) -> PretrainingBatches:
         sources = tuple(r for _, r in records)
-        return PretrainingBatches(sources, tokenizer, config.data, seed, rows=host_rows(trainer, rows))
+        return PretrainingBatches(sources, tokenizer, data, seed, rows=host_rows(trainer, rows))
 
-    train = Stream(plan, maker(train_records, config.seed, config.data.batch_images))
+    train = Stream(plan, maker(train_records, config.data, config.seed, config.data.batch_images))
     evaluation = {}
     if eval_records:
         rows = evaluation_rows(config)
@@ -110,7 +112,8 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints) -> Pret
             [canvas_of(records, config.data) for _, records in eval_records], rows=rows, limit=config.evaluation.images
         )
         # Masks and mismatches of the held-out pairs are the same in every run, whatever its seed.
-        evaluation["eval"] = Stream(eval_plan, maker(eval_records, 0, rows))
+        data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
+        evaluation["eval"] = Stream(eval_plan, maker(eval_records, data, 0, rows))
     images = sum(len(records) for _, records in train_records)
     used = ", ".join("x".join(map(str, canvases[c])) for c in plan.used_canvases)
     say(f"{images} images, {plan.steps_per_epoch:.1f} steps an epoch, {plan.steps} steps; canvases {used}")

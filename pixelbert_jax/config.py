@@ -111,6 +111,7 @@ class EncoderConfig:
     dropout: float = 0.1  # after the embeddings, the attention's output and the MLP
     attention_dropout: float = 0.1  # on the attention's probabilities
     layer_norm_epsilon: float = 1e-12
+    initializer_std: float = 0.02  # BERT's, for a width of 768; narrow models from scratch want more
     scan_unroll: int = 1  # layers a turn of the scan: more compile time, less overhead for small models
     remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass recomputes: nothing, all but products, all
 

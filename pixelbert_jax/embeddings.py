@@ -7,7 +7,7 @@ from flax import nnx
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.conv import Conv
 from pixelbert_jax.dropout import dropout
-from pixelbert_jax.initializers import bert_normal
+from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.resnet import ceil_divide, max_pool, valid_mask, zero_outside
 
 
@@ -27,8 +27,8 @@ class TextEmbedding(nnx.Module):
 
     def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
         width = config.encoder.width
-        self.word = nnx.Param(bert_normal(rngs.params(), (config.text.vocabulary_size, width)))
-        self.position = nnx.Param(bert_normal(rngs.params(), (config.text.max_positions, width)))
+        self.word = nnx.Param(transformer_normal(config)(rngs.params(), (config.text.vocabulary_size, width)))
+        self.position = nnx.Param(transformer_normal(config)(rngs.params(), (config.text.max_positions, width)))
         self.layer_norm = make_layer_norm(config, rngs=rngs)
         self.dropout, self.dtype = config.encoder.dropout, config.dtype
 
@@ -46,13 +46,13 @@ class PixelEmbedding(nnx.Module):
         self.config, self.dtype = config.pixels, config.dtype
         channels, width = config.backbone.widths[-1], config.encoder.width
         if config.pixels.projection == "pool_then_linear":
-            self.linear = nnx.Linear(channels, width, kernel_init=bert_normal, dtype=config.dtype, rngs=rngs)
+            self.linear = nnx.Linear(channels, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
         else:
             self.conv = Conv(channels, width, 3, platform=platform, rngs=rngs)
-        self.segment = nnx.Param(bert_normal(rngs.params(), (width,)))  # s_v, one vector for all pixels
+        self.segment = nnx.Param(transformer_normal(config)(rngs.params(), (width,)))  # s_v, one vector for all pixels
         if config.pixels.position == "rowcol":
-            self.row = nnx.Param(bert_normal(rngs.params(), (config.pixels.max_grid, width)))
-            self.column = nnx.Param(bert_normal(rngs.params(), (config.pixels.max_grid, width)))
+            self.row = nnx.Param(transformer_normal(config)(rngs.params(), (config.pixels.max_grid, width)))
+            self.column = nnx.Param(transformer_normal(config)(rngs.params(), (config.pixels.max_grid, width)))
         self.layer_norm = make_layer_norm(config, rngs=rngs) if config.pixels.layer_norm else None
 
     def __call__(self, features_BxHxWxC: jax.Array, size_Bx2: jax.Array) -> tuple[jax.Array, jax.Array]:

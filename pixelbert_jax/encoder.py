@@ -7,7 +7,7 @@ from flax import nnx
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.embeddings import make_layer_norm
-from pixelbert_jax.initializers import bert_normal
+from pixelbert_jax.initializers import transformer_normal
 
 _ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
 _REMAT_POLICIES = {
@@ -21,7 +21,7 @@ class EncoderLayer(nnx.Module):
 
     def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, kernel_init=bert_normal, dtype=config.dtype, rngs=rngs)
+            return nnx.Linear(inputs, outputs, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
 
         encoder = config.encoder
         self.config = encoder

@@ -38,7 +38,7 @@ def get_config() -> RunConfig:
             pixels=PixelsConfig(pool=False, position="rowcol", max_grid=6, layer_norm=True),
             text=TextConfig(vocabulary_size=0, max_positions=32),
             encoder=EncoderConfig(
-                layers=2, width=128, heads=4, mlp_width=512, scan_unroll=2, dropout=0.0, attention_dropout=0.0, remat="none"
+                layers=2, width=128, heads=4, mlp_width=256, initializer_std=0.08, scan_unroll=2, dropout=0.0, attention_dropout=0.0, remat="none"
             ),
             dtype="float32",
         ),
@@ -62,7 +62,7 @@ def get_config() -> RunConfig:
             schedule=ScheduleConfig(kind="cosine", warmup_steps=100, warmup_start=0.01),
             clip_norm=1.0,
         ),
-        train=TrainConfig(steps=1500, log_every=10),
+        train=TrainConfig(steps=1300),
         evaluation=EvaluationConfig(every=250, images=500, words=(*COLOURS, *SHAPES)),
         checkpoint=CheckpointConfig(every=500),
         report=True,

@@ -10,7 +10,7 @@ from flax import nnx
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.initializers import bert_normal
+from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.pixelbert import PixelBert
 from pixelbert_jax.sampling import gather_pixels, sample_pixels
 from pixelbert_jax.tasks.task import Batch, Field, Sums
@@ -37,7 +37,7 @@ class MaskedLanguageHead(nnx.Module):
 
     def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
         width = config.encoder.width
-        self.transform = nnx.Linear(width, width, kernel_init=bert_normal, dtype=config.dtype, rngs=rngs)
+        self.transform = nnx.Linear(width, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(config.text.vocabulary_size))
 
@@ -54,7 +54,7 @@ class PixelBertForPretraining(nnx.Module):
     def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs):
         self.model = PixelBert(config, platform=platform, rngs=rngs)
         self.mlm_head = MaskedLanguageHead(config, rngs=rngs)
-        self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=bert_normal, rngs=rngs)
+        self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=transformer_normal(config), rngs=rngs)
 
     def matching_logit(self, hidden_NxSxD: jax.Array) -> jax.Array:
         """Float32 logit N that text and image belong together, from [CLS]."""
@@ -135,14 +135,15 @@ class PretrainingTask:
         pixels_BxPxD, mask_BxP = module.model.encode_image(
             batch["images"], batch["image_size"], train=key is not None
         )
-        dropout_key = None
-        if key is not None and self.config.sampled_pixels:
+        sample_key = dropout_key = None
+        if key is not None:
             sample_key, dropout_key = jax.random.split(key)
+            dropout_key = jax.random.fold_in(dropout_key, batch["row"][0])  # differs by micro-batch
+        if sample_key is not None and self.config.sampled_pixels:
             row_keys = jax.vmap(jax.random.fold_in, (None, 0))(sample_key, batch["row"])
             index_BxKxS, mask_BxKxS = sample_pixels(row_keys, mask_BxP, self.config.sampled_pixels, texts)
             pixels_BxKxSxD = gather_pixels(pixels_BxPxD, index_BxKxS)
         else:
-            dropout_key = key
             pixels_BxKxSxD = jnp.repeat(pixels_BxPxD[:, None], texts, axis=1)
             mask_BxKxS = jnp.repeat(mask_BxP[:, None], texts, axis=1)
         hidden_NxSxD = module.model.fuse(

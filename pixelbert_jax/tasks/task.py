@@ -41,7 +41,11 @@ class Task(Protocol):
     def loss(
         self, module: nnx.Module, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
     ) -> tuple[jax.Array, Sums]:
-        """This (micro-)batch's part of the loss, and its figures; `key` is None in evaluation."""
+        """This (micro-)batch's part of the loss, and its figures.
+
+        `key` is None in evaluation. In training all micro-batches of a step get the same key, and
+        `batch` has one more array: `row` (B,), the rows' places in the whole batch.
+        """
 
 
 def figures(sums: Sums) -> dict[str, jax.Array]:

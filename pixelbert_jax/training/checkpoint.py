@@ -85,8 +85,9 @@ class Checkpoints:
             items = self._checkpointer.load_checkpointables(step, _items(abstract_state))
         except (ValueError, KeyError, OSError) as error:
             raise ConfigError(
-                f"{self.directory}/{step}: cannot be restored ({str(error).splitlines()[0][:300]}); "
-                "delete that folder to go on from the checkpoint before it, or use another --workdir."
+                f"{self.directory}/{step}: cannot be restored ({_root_cause(error)}); "
+                "if the configuration has changed use another --workdir, if a file is damaged delete that folder "
+                "to go on from the checkpoint before it."
             ) from error
         return TrainState(**items["model"], **items["training"])
 
@@ -100,6 +101,13 @@ def describe(config: dict[str, Any], vocabulary: tuple[str, ...], **more: Any) -
     """A checkpoint's description."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"layout": LAYOUT, "config": config, "vocabulary": list(vocabulary), "versions": versions, **more}
+
+
+def _root_cause(error: BaseException) -> str:
+    """What the first error of the chain says, on one line; Orbax wraps it in pages about its handlers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -107,10 +107,9 @@ def make_trainer(
         def micro_batches(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]), 1, 0)
 
-        def body(carry: tuple, inputs: tuple) -> tuple:
-            index, micro_batch = inputs
+        def body(carry: tuple, micro_batch: Batch) -> tuple:
             loss, sums, grads, rest = gradients(
-                state._replace(rest=carry[3]), micro_batch, totals, jax.random.fold_in(key, index)
+                state._replace(rest=carry[3]), micro_batch, totals, key
             )
             return (*jax.tree.map(jnp.add, carry[:3], (loss, sums, grads)), rest), None
 
@@ -119,7 +118,7 @@ def make_trainer(
             lambda array: jnp.zeros(array.shape, array.dtype),
             jax.eval_shape(gradients, state, jax.tree.map(lambda x: x[0], micro), totals, key)[:3],
         )
-        carry, _ = jax.lax.scan(body, (*zeros, state.rest), (jnp.arange(accumulation), micro))
+        carry, _ = jax.lax.scan(body, (*zeros, state.rest), micro)
         return carry
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,0 +1,187 @@
+"""The encoder: parity with PyTorch's BERT, masks, dropout, memory-saving variants."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pixelbert_jax.dropout import dropout
+from pixelbert_jax.encoder import Encoder
+from tests.pixelbert_jax.helpers import assert_trees_close, named, randomize, small_model
+
+LAYERS, WIDTH, HEADS, LENGTH = 2, 32, 4, 7
+
+
+def make_encoder(**fields):
+    module = Encoder(small_model(encoder=fields), rngs=nnx.Rngs(params=0))
+    randomize(module)
+    return module
+
+
+def sequence(seed=0, rows=3):
+    """Vectors and a mask with 7, 4 and 2 valid positions, not all at the front."""
+    x = np.random.default_rng(seed).normal(0, 1, (rows, LENGTH, WIDTH)).astype(np.float32)
+    mask = np.ones((rows, LENGTH), bool)
+    mask[1, [2, 3, 6]] = False
+    mask[2, 2:] = False
+    return x, mask
+
+
+def call(module, *arguments):
+    graphdef, state = nnx.split(module)
+    return jax.jit(lambda state, *arguments: nnx.merge(graphdef, state)(*arguments))(
+        nnx.as_pure(state), *arguments
+    )
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_parity_with_torch(activation):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        num_hidden_layers=LAYERS,
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        intermediate_size=64,
+        hidden_act=activation,
+        vocab_size=10,
+        attn_implementation="eager",
+    )
+    reference = transformers.BertModel(config).eval().encoder
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    module = Encoder(small_model(encoder={"activation": activation}), rngs=nnx.Rngs(params=0))
+    copy_bert(module, reference.layer)
+    x, mask = sequence()
+    additive = torch.from_numpy(np.where(mask, 0, -1e30).astype(np.float32))[:, None, None]
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(x), attention_mask=additive).last_hidden_state
+    np.testing.assert_allclose(call(module, x, mask), expected, atol=3e-5)
+
+
+def copy_bert(module, layers):
+    """Weights of BertLayers into the stacked ones; query, key and value become one kernel."""
+
+    def kernels(*linears):
+        return np.concatenate([linear.weight.detach().numpy().T for linear in linears], axis=1)
+
+    def biases(*linears):
+        return np.concatenate([linear.bias.detach().numpy() for linear in linears])
+
+    def fill(variable, arrays):
+        stacked = np.stack(arrays)
+        assert stacked.shape == variable.shape
+        variable.set_value(jnp.asarray(stacked))
+
+    linears = {
+        "query_key_value": lambda layer: [
+            getattr(layer.attention.self, name) for name in ("query", "key", "value")
+        ],
+        "attention_output": lambda layer: [layer.attention.output.dense],
+        "mlp_inner": lambda layer: [layer.intermediate.dense],
+        "mlp_output": lambda layer: [layer.output.dense],
+    }
+    for name, of in linears.items():
+        ours = getattr(module.layers, name)
+        fill(ours.kernel, [kernels(*of(layer)) for layer in layers])
+        fill(ours.bias, [biases(*of(layer)) for layer in layers])
+    norms = {
+        "attention_norm": lambda layer: layer.attention.output.LayerNorm,
+        "mlp_norm": lambda layer: layer.output.LayerNorm,
+    }
+    for name, of in norms.items():
+        ours = getattr(module.layers, name)
+        fill(ours.scale, [of(layer).weight.detach().numpy() for layer in layers])
+        fill(ours.bias, [of(layer).bias.detach().numpy() for layer in layers])
+
+
+def test_masked_positions_have_no_influence():
+    module, (x, mask) = make_encoder(), sequence()
+    expected = call(module, x, mask)
+    garbage = np.where(mask[..., None], x, 1e3 * sequence(1)[0])
+    actual = call(module, garbage, mask)
+    np.testing.assert_array_equal(actual[mask], expected[mask])
+    unmasked = call(module, garbage, np.ones_like(mask))
+    assert np.abs(unmasked[mask] - expected[mask]).max() > 0.1
+
+
+def test_shorter_sequence_is_the_same():
+    module, (x, mask) = make_encoder(), sequence()
+    short = call(module, x[2:, :2], mask[2:, :2])
+    np.testing.assert_allclose(call(module, x, mask)[2:, :2], short, atol=1e-5)
+
+
+def test_layers_start_differently():
+    kernel = Encoder(small_model(), rngs=nnx.Rngs(params=0)).layers.mlp_inner.kernel[...]
+    assert kernel.shape == (LAYERS, WIDTH, 64)
+    assert not np.array_equal(kernel[0], kernel[1])
+    assert np.abs(kernel).max() <= 0.2  # truncated at two deviations
+    assert 0.085 < kernel.std() < 0.09
+
+
+def value_and_gradients(module, x, mask, key):
+    graphdef, state = nnx.split(module)
+
+    @jax.jit
+    def run(state):
+        def loss(state):
+            out = nnx.merge(graphdef, state)(x, mask, key)
+            return jnp.sin(out).sum(), out
+
+        return jax.grad(loss, has_aux=True)(state)
+
+    return run(nnx.as_pure(state))
+
+
+def test_unroll_and_remat_change_nothing():
+    x, mask = sequence()
+    fields = {"dropout": 0.2, "attention_dropout": 0.2}
+    key = jax.random.key(5)
+    expected, out = value_and_gradients(make_encoder(**fields), x, mask, key)
+    assert all(np.abs(gradient).max() > 0 for gradient in named(expected).values())
+    for remat, unroll in (("none", 2), ("dots", 1), ("full", 2)):
+        module = make_encoder(**fields, remat=remat, scan_unroll=unroll)
+        gradients, other = value_and_gradients(module, x, mask, key)
+        np.testing.assert_allclose(other, out, atol=1e-5)
+        assert_trees_close(gradients, expected, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "attention_dropout"])
+def test_dropout_follows_its_key(kind):
+    module, (x, mask) = make_encoder(**{kind: 0.3}), sequence()
+    plain = call(make_encoder(), x, mask)
+    np.testing.assert_array_equal(call(module, x, mask), plain)
+    keys = [jax.random.key(seed) for seed in (1, 1, 2)]
+    first, again, other = (call(module, x, mask, key) for key in keys)
+    np.testing.assert_array_equal(first, again)
+    for one, two in itertools.combinations((np.asarray(first), np.asarray(other), plain), 2):
+        assert np.abs(one - two).max() > 0.01
+
+
+def test_every_layer_drops_its_own_places():
+    """Two layers with equal parameters: the second does not repeat the first one's draw."""
+    module, (x, mask) = make_encoder(dropout=0.5), sequence()
+    graphdef, state = nnx.split(module.layers)
+    first = jax.tree.map(lambda array: array[0], nnx.as_pure(state))
+    nnx.update(module.layers, jax.tree.map(lambda array: jnp.stack([array] * LAYERS), first))
+    layer = nnx.merge(graphdef, first)
+    key = jax.random.key(0)
+    out = call(module, x, mask, key)
+    keys = jax.random.split(key, LAYERS)
+    apart, together = (call(layer, call(layer, x, mask, keys[0]), mask, keys[i]) for i in (1, 0))
+    np.testing.assert_allclose(out, apart, atol=1e-5)
+    assert np.abs(out - together).max() > 0.1
+
+
+def test_dropout_by_hand():
+    x = jnp.full((200, 500), 3.0)
+    dropped = np.asarray(dropout(x, 0.25, jax.random.key(0)))
+    assert set(np.unique(dropped)) == {0.0, 4.0}
+    assert abs((dropped == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / dropped.size)
+    assert dropout(x, 0.25, None) is x
+    assert dropout(x, 0.0, jax.random.key(0)) is x
