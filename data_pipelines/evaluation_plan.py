@@ -10,7 +10,7 @@ from data_pipelines.plan import BatchPlan
 class EvaluationPlan:
     """A sequence of BatchPlans over all records; record -1 marks rows that only fill a batch."""
 
-    def __init__(self, canvas_of_source: Sequence[np.ndarray], *, rows: int, limit: int = 0):
+    def __init__(self, canvas_of_source: Sequence[np.ndarray], *, rows: int, limit: int = 0) -> None:
         """Plan batches of `rows` rows over the sources; `limit` > 0 takes evenly spaced records only."""
         source_N = np.concatenate([np.full(len(canvas), i) for i, canvas in enumerate(canvas_of_source)])
         record_N = np.concatenate([np.arange(len(canvas)) for canvas in canvas_of_source])

@@ -58,9 +58,7 @@ class Header:
     width: int
 
 
-def read_header(
-    encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE
-) -> Header:
+def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
     """Format and size of an encoded picture, without decoding it.
 
     Raises:
@@ -69,9 +67,7 @@ def read_header(
     return _open(encoded, max_megapixels, max_side)[0]
 
 
-def verify(
-    encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE
-) -> Header:
+def verify(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
     """Decode a picture completely, as training will, and return its header.
 
     The orientation tag is ignored, so the size is the one in the header.
@@ -97,9 +93,7 @@ def verify(
     return header
 
 
-def _open(
-    encoded: bytes, max_megapixels: float, max_side: int
-) -> tuple[Header, ImageFile.ImageFile]:
+def _open(encoded: bytes, max_megapixels: float, max_side: int) -> tuple[Header, ImageFile.ImageFile]:
     """Header checked against the limits, and the Pillow image that has not been decoded yet."""
     if not encoded:
         raise BadImageError("empty file")

@@ -18,7 +18,7 @@ Canvas = tuple[int, int]  # (height, width) in pixels
 
 @dataclasses.dataclass(frozen=True)
 class ResizeRule:
-    """Scale a picture so that its shorter edge has `shorter_edge` pixels, unless its longer edge would pass `longer_edge`."""
+    """Scale so that the shorter edge has `shorter_edge` pixels, unless the longer would pass `longer_edge`."""
 
     shorter_edge: int = 800
     longer_edge: int = 1333
@@ -38,7 +38,7 @@ def resized_size(height: int, width: int, rule: ResizeRule) -> Canvas:
 
 
 def default_canvases(rule: ResizeRule, multiple: int = 64) -> tuple[Canvas, ...]:
-    """Canvases that hold every picture under `rule`, smallest area first: square, 4:3 and longest, in both orientations."""
+    """Canvases that hold every picture under `rule`, smallest area first: square, 4:3 and longest, both ways up."""
 
     def up(pixels: float) -> int:
         return -(-int(np.ceil(pixels)) // multiple) * multiple

@@ -50,7 +50,7 @@ class Plan:
         seed: int,
         steps: int = 0,
         epochs: float = 0.0,
-    ):
+    ) -> None:
         """Plan batches of `rows` rows.
 
         Args:
@@ -72,7 +72,10 @@ class Plan:
             visits = np.bincount(source.canvas_N, source.visits_N, minlength=len(canvases))
             share += visits * source.weight
         merged_C = merge_rare(share, canvases, rows)
-        self.items, self.per_epoch = [], []  # by canvas: list of (source index, records, visits, count an epoch)
+        self.items, self.per_epoch = (
+            [],
+            [],
+        )  # by canvas: list of (source index, records, visits, count an epoch)
         for canvas in range(len(canvases)):
             items = []
             for index, source in enumerate(sources):
@@ -144,7 +147,12 @@ class Plan:
             for number in np.unique(passes):
                 rng = np.random.default_rng([self.seed, 1, canvas, index, int(number)])
                 chosen = rng.permutation(len(records))[offsets[passes == number]]
-                columns = (np.full(len(chosen), index), records[chosen], np.full(len(chosen), number), visits[chosen])
+                columns = (
+                    np.full(len(chosen), index),
+                    records[chosen],
+                    np.full(len(chosen), number),
+                    visits[chosen],
+                )
                 parts.append(np.stack(columns, axis=1))
         return np.random.default_rng([self.seed, 2, canvas, epoch]).permutation(np.concatenate(parts))
 
@@ -156,9 +164,7 @@ def merge_rare(share_C: np.ndarray, canvases: Sequence[Canvas], rows: int) -> np
     for canvas in sorted(range(len(canvases)), key=lambda c: canvases[c][0] * canvases[c][1]):
         height, width = canvases[canvas]
         larger = [
-            (h * w, c)
-            for c, (h, w) in enumerate(canvases)
-            if c != canvas and share_C[c] and h >= height and w >= width
+            (h * w, c) for c, (h, w) in enumerate(canvases) if c != canvas and share_C[c] and h >= height and w >= width
         ]
         if 0 < share_C[canvas] < rows and larger:
             target = min(larger)[1]

@@ -26,26 +26,20 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared data sets
 _MAX_BAD_SHARE = flags.DEFINE_float(
     "max_bad_share", 0.01, "Share of damaged or missing images above which nothing is prepared."
 )
-_NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", min(8, os.cpu_count() or 1), "Threads that read and decode images."
-)
+_NUM_THREADS = flags.DEFINE_integer("num_threads", min(8, os.cpu_count() or 1), "Threads that read and decode images.")
 _SHORTER = flags.DEFINE_integer("shorter_edge", 800, "Resize rule of the summary, pixels.")
 _LONGER = flags.DEFINE_integer("longer_edge", 1333, "Resize rule of the summary, pixels.")
 
 # Flags of single data sets; a data set names those that it takes in its OPTIONS.
 _OPTIONS = {
-    "year": flags.DEFINE_enum(
-        "year", "", ["", "2014", "2017"], "coco_captions: 2014 or 2017; default: the one found."
-    ),
+    "year": flags.DEFINE_enum("year", "", ["", "2014", "2017"], "coco_captions: 2014 or 2017; default: the one found."),
     "karpathy_json": flags.DEFINE_string(
         "karpathy_json", "", "coco_captions, visual_genome: path of dataset_coco.json."
     ),
     "official_splits": flags.DEFINE_bool(
         "official_splits", False, "coco_captions: not Karpathy's splits, even if found."
     ),
-    "keep_coco_test": flags.DEFINE_bool(
-        "keep_coco_test", False, "visual_genome: keep COCO's val and test images."
-    ),
+    "keep_coco_test": flags.DEFINE_bool("keep_coco_test", False, "visual_genome: keep COCO's val and test images."),
     "num_train": flags.DEFINE_integer("num_train", 20_000, "shapes: number of images."),
     "num_validation": flags.DEFINE_integer("num_validation", 1_000, "shapes: number of images."),
     "num_test": flags.DEFINE_integer("num_test", 1_000, "shapes: number of images."),
@@ -57,9 +51,7 @@ _OPTIONS = {
 def run(arguments: list[str]) -> str:
     """Prepare what the flags ask for and return the summary; raises DataError."""
     if len(arguments) != 1:
-        raise DataError(
-            f"Give the name of one data set, not {len(arguments)}: {', '.join(datasets.names())}."
-        )
+        raise DataError(f"Give the name of one data set, not {len(arguments)}: {', '.join(datasets.names())}.")
     if _DATA_DIR.value is None:
         raise DataError("Give --data_dir, the folder for prepared data sets.")
     try:

@@ -59,9 +59,7 @@ def prepare(
     settings = Settings(max_bad_share=max_bad_share, num_threads=num_threads)
     if progress is not None:
         settings = Settings(max_bad_share, num_threads, progress.start, progress.step)
-    builder = builder_type(
-        data_dir=data_dir, source_dir=source_dir, options=options, settings=settings
-    )
+    builder = builder_type(data_dir=data_dir, source_dir=source_dir, options=options, settings=settings)
     folder = Path(builder.data_dir)
     if not _is_finished(folder):
         if not folder.exists():
@@ -106,25 +104,20 @@ def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progres
         about = dict(info.metadata or {})
         shards = {
             split.name: [
-                (Path(path).name, length)
-                for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
+                (Path(path).name, length) for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
             ]
             for split in info.splits.values()
         }
         if not shards or about["name"] != builder_type.name:
             raise ValueError("no splits")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(
-            f"{folder} is damaged ({error}); remove it and prepare the data set again."
-        ) from error
+        raise DataError(f"{folder} is damaged ({error}); remove it and prepare the data set again.") from error
     if progress is not None:
         progress.start("index", sum(length for files in shards.values() for _, length in files))
     write_index(folder, shards, about, progress.step if progress is not None else lambda: None)
 
 
-def _check_same_options(
-    builder_type: type[ImageTextBuilder], folder: Path, options: Mapping[str, Any]
-) -> None:
+def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, options: Mapping[str, Any]) -> None:
     """A finished data set is not made again, so it must be the one that was asked for."""
     prepared = read_summary(folder)["options"]
     for option, value in options.items():
@@ -147,7 +140,5 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(
-                f"Another run is preparing {folder}; wait for it, or give another --data_dir."
-            ) from error
+            raise DataError(f"Another run is preparing {folder}; wait for it, or give another --data_dir.") from error
         yield

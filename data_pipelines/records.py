@@ -102,8 +102,7 @@ class Records:
             return parse(self._files()[i])
         except (ValueError, RuntimeError, OSError, IndexError) as error:
             raise DataError(
-                f"Record {i} of {self!r} cannot be read ({error}); remove that folder and prepare "
-                "the data set again."
+                f"Record {i} of {self!r} cannot be read ({error}); remove that folder and prepare the data set again."
             ) from error
 
     def _files(self) -> ArrayRecordDataSource:
@@ -194,21 +193,14 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     command = f"python -m data_pipelines.prepare {name} --data_dir={data_dir}"
     folder = find_folder(data_dir, name)
     if folder is None:
-        raise DataError(
-            f"No prepared data set {name!r} in {data_dir}: run `{command}`, with its --source_dir."
-        )
+        raise DataError(f"No prepared data set {name!r} in {data_dir}: run `{command}`, with its --source_dir.")
     summary = read_summary(folder)
     if summary is None:
         raise DataError(f"The data set in {folder} is unfinished: run `{command}` again.")
     if split not in summary["splits"]:
-        raise DataError(
-            f"The data set in {folder} has no split {split!r}; it has "
-            f"{', '.join(summary['splits'])}."
-        )
+        raise DataError(f"The data set in {folder} has no split {split!r}; it has {', '.join(summary['splits'])}.")
     index = read_index(folder, split, summary)
-    shards = tuple(
-        (str(folder / file), int(length)) for file, length in summary["splits"][split]["shards"]
-    )
+    shards = tuple((str(folder / file), int(length)) for file, length in summary["splits"][split]["shards"])
     for path, _ in shards:
         if not epath.Path(path).exists():
             raise DataError(f"{path} is missing; remove {folder} and run `{command}`.")
@@ -217,6 +209,5 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
 
 def _corrupt(path: epath.Path, what: str) -> DataError:
     return DataError(
-        f"{path} {what}; delete {path.parent / INDEX_FILE} and run `prepare` again, which writes "
-        "the index anew."
+        f"{path} {what}; delete {path.parent / INDEX_FILE} and run `prepare` again, which writes the index anew."
     )

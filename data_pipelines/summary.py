@@ -22,8 +22,7 @@ def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
     """
     lines = [f"{summary['name']} {summary['version']} in {folder}", *summary["notes"]]
     lines.append(
-        f"{'split':<12}{'images':>10}{'texts':>12}  {'words a text: mean':>18}{'95%':>5}{'max':>5}"
-        f"  {'padding':>7}"
+        f"{'split':<12}{'images':>10}{'texts':>12}  {'words a text: mean':>18}{'95%':>5}{'max':>5}  {'padding':>7}"
     )
     used: dict[tuple[int, int], int] = {}
     for split, entry in summary["splits"].items():
@@ -38,24 +37,19 @@ def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
     total = sum(used.values())
     shares = ", ".join(f"{h}x{w} {count / total:.0%}" for (h, w), count in used.items())
     lines.append(
-        f"canvases (height x width) for shorter edge {rule.shorter_edge}, longer at most "
-        f"{rule.longer_edge}: {shares}"
+        f"canvases (height x width) for shorter edge {rule.shorter_edge}, longer at most {rule.longer_edge}: {shares}"
     )
     for split, skipped in summary["skipped"].items():
         lines += _skipped_lines(split, skipped)
     return "\n".join(lines)
 
 
-def canvases_and_padding(
-    index: Index, rule: ResizeRule
-) -> tuple[dict[tuple[int, int], int], float]:
+def canvases_and_padding(index: Index, rule: ResizeRule) -> tuple[dict[tuple[int, int], int], float]:
     """Images on each canvas that is used, and the share of all canvas pixels that is padding."""
     canvases = default_canvases(rule)
     counts = np.zeros(len(canvases), np.int64)
     inside = 0
-    sizes, images = np.unique(
-        np.stack([index.heights, index.widths], 1), axis=0, return_counts=True
-    )
+    sizes, images = np.unique(np.stack([index.heights, index.widths], 1), axis=0, return_counts=True)
     for (height, width), number in zip(sizes.tolist(), images.tolist(), strict=True):
         size = resized_size(height, width, rule)
         counts[choose_canvas(*size, canvases)] += number

@@ -15,7 +15,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 class Tokenizer:
     """BERT's WordPiece over a vocabulary; light to pickle, so that workers can have their own."""
 
-    def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True):
+    def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True) -> None:
         """Take the word pieces, in the order of their ids.
 
         Raises:
@@ -106,7 +106,9 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line.") from None
+            raise DataError(
+                f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line."
+            ) from None
         return tuple(line.rstrip("\r") for line in lines if line.strip())
     if not path.is_dir() and (name.endswith(".txt") or path.is_absolute()):
         raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")

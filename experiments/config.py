@@ -130,7 +130,9 @@ def validate(config: RunConfig) -> None:
         if value < 1:
             raise ConfigError(f"{name}={value} must be at least 1.")
     if config.evaluation.every and not data.eval:
-        raise ConfigError("evaluation.every is set but data.eval names no data set; set evaluation.every=0 or data.eval.")
+        raise ConfigError(
+            "evaluation.every is set but data.eval names no data set; set evaluation.every=0 or data.eval."
+        )
     if data.batch_images * data.texts_per_image < 2:
         raise ConfigError("A batch of one pair has no mismatched pair; raise data.batch_images.")
 

@@ -172,7 +172,7 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
             raise ConfigError(f"{name}: {error}.") from None
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif hint in (int, str) and type(value) is hint or hint is bool and isinstance(value, bool):
+    elif (hint in (int, str) and type(value) is hint) or (hint is bool and isinstance(value, bool)):
         return value
     readable = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
     raise ConfigError(f"{name}={value!r} is not a value of type {readable}.")
@@ -205,5 +205,7 @@ def run_main(main: Any) -> None:
             main(parsed["config"])
         except (ConfigError, DataError) as error:
             raise SystemExit(f"error: {error}") from None
+        except KeyboardInterrupt:
+            raise SystemExit("stopped; the same command goes on from the last checkpoint") from None
 
     app.run(guarded, flags_parser=parse_flags)

@@ -1,7 +1,7 @@
 """The train loop, the same for every task.
 
-The order within a step is fixed: evaluation, checkpoint, next batch, step, figures of the step before. All figures up to
-a checkpoint are on the disk before it is written, so a run that is resumed from it continues them without gap or repeat.
+The order within a step is fixed: evaluation, checkpoint, next batch, step, figures of the step before. All figures up
+to a checkpoint are on the disk before it is written, so a resumed run continues them without gap or repeat.
 """
 
 import dataclasses
@@ -93,7 +93,10 @@ def train(
         if pending is None:
             return
         done, pending = pending, None
-        step, figures = done[0], {name: value.item() for name, value in jax.device_get(done[1]).items()}
+        step, figures = (
+            done[0],
+            {name: value.item() for name, value in jax.device_get(done[1]).items()},
+        )
         if figures["skipped_in_a_row"] >= config.train.max_skipped_in_a_row:
             checkpoints.wait()
             raise ConfigError(
@@ -171,7 +174,7 @@ class _Clock:
 class _Span:
     """Adds the time of a `with` block to one of a clock's sums."""
 
-    def __init__(self, clock: _Clock, name: str):
+    def __init__(self, clock: _Clock, name: str) -> None:
         self._clock, self._name = clock, name
 
     def __enter__(self) -> None:

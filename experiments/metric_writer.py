@@ -11,7 +11,7 @@ from pixelbert_jax.errors import ConfigError
 class MetricWriter:
     """Appends one JSON object a line, each with `step`; floats are written so that they read back equal."""
 
-    def __init__(self, path: Path, *, resume_step: int = 0, tensorboard: bool = False):
+    def __init__(self, path: Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
         """Open the file; lines after `resume_step` are dropped, so that a resumed run neither repeats nor skips.
 
         Raises:

@@ -24,7 +24,9 @@ def pretrain(config: RunConfig, workdir: Path) -> None:
     pretraining.start_compilation_cache(config.train.compilation_cache)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(
-        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
+        workdir / "checkpoints",
+        keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
     )
     try:
         run = pretraining.assemble(config, workdir, checkpoints)
@@ -35,13 +37,22 @@ def pretrain(config: RunConfig, workdir: Path) -> None:
             say(f"resuming {workdir} at step {latest}")
         pretraining.write_run_files(workdir, run)
         state = train(
-            trainer, run.train, run.evaluation, run.config, workdir, checkpoints, state, run.description
+            trainer,
+            run.train,
+            run.evaluation,
+            run.config,
+            workdir,
+            checkpoints,
+            state,
+            run.description,
         )
     finally:
         checkpoints.close()
     say(f"done: {workdir} holds checkpoints/, metrics.jsonl, config.json, vocab.txt")
     if config.report:
-        from experiments.report import report  # draws with matplotlib, which takes a second to import
+        from experiments.report import (
+            report,
+        )  # draws with matplotlib, which takes a second to import
 
         report(run, state, workdir)
 

@@ -109,7 +109,9 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints) -> Pret
     if eval_records:
         rows = evaluation_rows(config)
         eval_plan = EvaluationPlan(
-            [canvas_of(records, config.data) for _, records in eval_records], rows=rows, limit=config.evaluation.images
+            [canvas_of(records, config.data) for _, records in eval_records],
+            rows=rows,
+            limit=config.evaluation.images,
         )
         # Masks and mismatches of the held-out pairs are the same in every run, whatever its seed.
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)

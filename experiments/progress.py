@@ -9,9 +9,10 @@ from tqdm import tqdm
 class Progress:
     """Shows steps done, a few figures, and the time left."""
 
-    def __init__(self, total: int, start: int, *, seconds_between_lines: float = 10.0):
-        self._total, self._begun, self._start = total, time.monotonic(), start
-        self._last_line, self._interval = 0.0, seconds_between_lines
+    def __init__(self, total: int, start: int, *, seconds_between_lines: float = 10.0) -> None:
+        self._total, self._interval = total, seconds_between_lines
+        self._first: tuple[float, int] | None = None  # time and step of the first update: compiling is no measure
+        self._last_line = 0.0
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
@@ -23,10 +24,12 @@ class Progress:
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
+        self._first = self._first or (now, step)
         if now - self._last_line >= self._interval or step == self._total:
             self._last_line = now
-            left = (now - self._begun) / max(1, step - self._start) * (self._total - step)
-            say(f"step {step}/{self._total}  {figures}  left {duration(left)}")
+            begun, first = self._first
+            left = duration((now - begun) / (step - first) * (self._total - step)) if step > first else "?"
+            say(f"step {step}/{self._total}  {figures}  left {left}")
 
     def close(self) -> None:
         """End the bar."""

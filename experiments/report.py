@@ -62,7 +62,10 @@ def neighbour_guess(train: PretrainingBatches, stream: Stream, word_ids: tuple[i
         text_BxKxT = unmasked(batch)
         used = batch["mlm_mask"] & (batch["itm_label"] == 1)[..., None] & batch["pair_mask"][..., None]
         for row, k, slot in np.argwhere(used):
-            place, word = batch["mlm_position"][row, k, slot], int(batch["mlm_target"][row, k, slot])
+            place, word = (
+                batch["mlm_position"][row, k, slot],
+                int(batch["mlm_target"][row, k, slot]),
+            )
             if chosen and word not in chosen:
                 continue
             neighbours = int(text_BxKxT[row, k, place - 1]), int(text_BxKxT[row, k, place + 1])
@@ -81,7 +84,11 @@ def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def draw(
-    run: Pretraining, state: TrainState, workdir: Path, columns: dict[str, dict[str, float]], words: str
+    run: Pretraining,
+    state: TrainState,
+    workdir: Path,
+    columns: dict[str, dict[str, float]],
+    words: str,
 ) -> None:
     """Curves above, held-out pictures with the model's answers below."""
     matplotlib.use("Agg")
@@ -113,9 +120,7 @@ def _draw_curves(figure, records: list[dict], columns: dict[str, dict[str, float
         points = [(r["step"], r[f"eval/{name}"]) for r in held_out]
         line = accuracy_axes.plot(*zip(*points, strict=True), marker="o", label=label)[0]
         control = columns["shuffled pictures"][name]
-        accuracy_axes.axhline(
-            control, ls="--", color=line.get_color(), lw=1, label=f"{label}, shuffled pictures"
-        )
+        accuracy_axes.axhline(control, ls="--", color=line.get_color(), lw=1, label=f"{label}, shuffled pictures")
     accuracy_axes.set(title="held-out accuracy", xlabel="step", ylim=(0, 1))
     accuracy_axes.legend()
 
@@ -151,4 +156,3 @@ def _draw_pictures(figure, run: Pretraining, state: TrainState) -> None:  # noqa
         wrapped = "\n".join(textwrap.fill(line, 58, subsequent_indent="   ") for line in lines)
         axes.set_title(wrapped, fontsize=8, loc="left", family="monospace")
         axes.axis("off")
-

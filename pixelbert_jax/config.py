@@ -4,7 +4,7 @@ Every gap that the paper leaves open is a field here, with its reason in docs/fi
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from pixelbert_jax.errors import ConfigError
 
@@ -65,7 +65,7 @@ class ResNetConfig:
         return stride
 
     @classmethod
-    def resnet(cls, depths: tuple[int, ...], groups: int = 1, group_width: int = 64, **kwargs) -> "ResNetConfig":
+    def resnet(cls, depths: tuple[int, ...], groups: int = 1, group_width: int = 64, **kwargs: Any) -> "ResNetConfig":
         """torchvision's family: ResNet-50/101/152 and ResNeXt-DEPTH groups x group_width d."""
         inner = tuple(planes * group_width * groups // 64 for planes in (64, 128, 256, 512))
         return cls(depths=depths, inner_widths=inner, groups=groups, **kwargs)

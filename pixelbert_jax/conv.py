@@ -1,8 +1,8 @@
 """Two-dimensional convolution, NHWC x HWIO, with the lowering that is fastest on the platform it is compiled for.
 
-All forms compute the same sums. On the CPU, XLA lowers a 1x1 convolution and, above all, the gradient of a grouped one
-badly (docs/architecture.md has the measurements), so there a 1x1 convolution is a matrix product and neighbouring groups
-are merged into block-diagonal dense kernels. Elsewhere the compiler's own convolution is used.
+All forms compute the same sums. On the CPU, XLA lowers a 1x1 convolution and, above all, the gradient of a grouped
+one badly (docs/architecture.md has the measurements), so there a 1x1 convolution is a matrix product and neighbouring
+groups are merged into block-diagonal dense kernels. Elsewhere the compiler's own convolution is used.
 """
 
 import jax
@@ -15,7 +15,12 @@ _MERGED_CHANNELS = 64  # input channels that a merged dense kernel should have o
 
 
 def convolve(
-    x_BxHxWxC: jax.Array, kernel_hxwxIxO: jax.Array, *, stride: int = 1, groups: int = 1, platform: str
+    x_BxHxWxC: jax.Array,
+    kernel_hxwxIxO: jax.Array,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    platform: str,
 ) -> jax.Array:
     """Convolve with torch's symmetric padding of (size - 1) // 2, in the dtype of `x`.
 
@@ -59,10 +64,7 @@ def _merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) ->
     dense = jnp.einsum("hwismo,mn->hwsnimo", blocks_hxwxIxSxMxo, jnp.eye(merge, dtype=kernel.dtype))
     dense_hxwxSxIxO = dense.reshape(height, width, slices, merge * inputs, outputs // slices)
     return jnp.concatenate(
-        [
-            _native(part, dense_hxwxSxIxO[:, :, i], stride, 1)
-            for i, part in enumerate(jnp.split(x, slices, axis=-1))
-        ],
+        [_native(part, dense_hxwxSxIxO[:, :, i], stride, 1) for i, part in enumerate(jnp.split(x, slices, axis=-1))],
         axis=-1,
     )
 
@@ -80,12 +82,16 @@ class Conv(nnx.Module):
         groups: int = 1,
         platform: str,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         self.stride, self.groups, self.platform = stride, groups, platform
         shape = (size, size, inputs // groups, outputs)
         self.kernel = nnx.Param(he_normal_fan_out(rngs.params(), shape))
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
         return convolve(
-            x_BxHxWxC, self.kernel[...], stride=self.stride, groups=self.groups, platform=self.platform
+            x_BxHxWxC,
+            self.kernel[...],
+            stride=self.stride,
+            groups=self.groups,
+            platform=self.platform,
         )

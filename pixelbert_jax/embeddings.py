@@ -23,9 +23,9 @@ def make_layer_norm(config: PixelBertConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm
 
 
 class TextEmbedding(nnx.Module):
-    """LayerNorm(word + position), then dropout (paper section 3.2; s_w is left out as in the authors' implementation)."""
+    """LayerNorm(word + position), then dropout (paper section 3.2; the authors' implementation leaves s_w out)."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
         width = config.encoder.width
         self.word = nnx.Param(transformer_normal(config)(rngs.params(), (config.text.vocabulary_size, width)))
         self.position = nnx.Param(transformer_normal(config)(rngs.params(), (config.text.max_positions, width)))
@@ -42,11 +42,17 @@ class TextEmbedding(nnx.Module):
 class PixelEmbedding(nnx.Module):
     """The last feature map to pixel embeddings: 2x2 max pool, projection, + s_v (paper section 3.1)."""
 
-    def __init__(self, config: PixelBertConfig, *, platform: str, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, platform: str, rngs: nnx.Rngs) -> None:
         self.config, self.dtype = config.pixels, config.dtype
         channels, width = config.backbone.widths[-1], config.encoder.width
         if config.pixels.projection == "pool_then_linear":
-            self.linear = nnx.Linear(channels, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
+            self.linear = nnx.Linear(
+                channels,
+                width,
+                kernel_init=transformer_normal(config),
+                dtype=config.dtype,
+                rngs=rngs,
+            )
         else:
             self.conv = Conv(channels, width, 3, platform=platform, rngs=rngs)
         self.segment = nnx.Param(transformer_normal(config)(rngs.params(), (width,)))  # s_v, one vector for all pixels
@@ -86,9 +92,7 @@ class PixelEmbedding(nnx.Module):
             return x, size_Bx2
         x = zero_outside(x, valid_mask(size_Bx2, *x.shape[1:3]))
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-        size_Bx2 = (
-            ceil_divide(size_Bx2, 2) if self.config.grid_rounding == "ceil" else jnp.maximum(1, size_Bx2 // 2)
-        )
+        size_Bx2 = ceil_divide(size_Bx2, 2) if self.config.grid_rounding == "ceil" else jnp.maximum(1, size_Bx2 // 2)
         return max_pool(x, 2, 2, (0, 0)), size_Bx2
 
 

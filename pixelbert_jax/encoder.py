@@ -19,9 +19,15 @@ _REMAT_POLICIES = {
 class EncoderLayer(nnx.Module):
     """Self-attention and MLP, each followed by a residual sum and LayerNorm."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
         def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
+            return nnx.Linear(
+                inputs,
+                outputs,
+                kernel_init=transformer_normal(config),
+                dtype=config.dtype,
+                rngs=rngs,
+            )
 
         encoder = config.encoder
         self.config = encoder
@@ -56,13 +62,11 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """All layers, with their parameters stacked along a leading axis; compile time does not grow with the depth."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config.encoder
         self.layers = nnx.vmap(lambda rngs: EncoderLayer(config, rngs=rngs))(rngs.split(config.encoder.layers))
 
-    def __call__(
-        self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Hidden states NxSxD of a sequence; positions where `mask_NxS` is False are never attended to."""
         graphdef, state = nnx.split(self.layers)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
@@ -73,7 +77,5 @@ class Encoder(nnx.Module):
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        hidden_NxSxD, _ = jax.lax.scan(
-            layer, x_NxSxD, (nnx.as_pure(state), keys), unroll=self.config.scan_unroll
-        )
+        hidden_NxSxD, _ = jax.lax.scan(layer, x_NxSxD, (nnx.as_pure(state), keys), unroll=self.config.scan_unroll)
         return hidden_NxSxD

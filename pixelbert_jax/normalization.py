@@ -16,7 +16,7 @@ class BatchNorm(nnx.Module):
     Under `jax.jit` with a sharded batch the statistics are those of the global batch, on every device.
     """
 
-    def __init__(self, channels: int, config: ResNetConfig):
+    def __init__(self, channels: int, config: ResNetConfig) -> None:
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
@@ -44,14 +44,14 @@ class BatchNorm(nnx.Module):
 class GroupNorm(nnx.Module):
     """GroupNorm (Wu and He 2018) over the valid cells of each image: the choice for backbones trained from nothing."""
 
-    def __init__(self, channels: int, config: ResNetConfig):
+    def __init__(self, channels: int, config: ResNetConfig) -> None:
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups, self.epsilon = config.norm_groups, config.norm_epsilon
 
     def __call__(self, x_BxHxWxC: jax.Array, mask_BxHxWx1: jax.Array, train: bool) -> jax.Array:
         del train
-        batch, height, width, channels = x_BxHxWxC.shape
+        batch, channels = x_BxHxWxC.shape[0], x_BxHxWxC.shape[-1]
         x = x_BxHxWxC.astype(jnp.float32)
         weight = mask_BxHxWx1.astype(jnp.float32)
         count = weight.sum((1, 2)) * (channels // self.groups)  # Bx1

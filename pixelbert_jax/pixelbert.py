@@ -14,7 +14,7 @@ from pixelbert_jax.resnet import ResNet
 class PixelBert(nnx.Module):
     """Backbone, embeddings and encoder. Two steps are public: evaluation runs the first once an image."""
 
-    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         """Build with random parameters.
 
         Args:

@@ -45,7 +45,7 @@ def max_pool(x_BxHxWxC: jax.Array, size: int, stride: int, padding: tuple[int, i
 class Stem(nnx.Module):
     """The first convolution, and ImageNet's 3x3 max pool where the config has it."""
 
-    def __init__(self, config: ResNetConfig, *, platform: str, rngs: nnx.Rngs):
+    def __init__(self, config: ResNetConfig, *, platform: str, rngs: nnx.Rngs) -> None:
         self.pool = config.stem == "conv7x7_pool"
         self.stride = config.stem_stride
         size = 7 if self.pool else 3
@@ -75,14 +75,18 @@ class Block(nnx.Module):
         *,
         platform: str,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         self.stride = stride
 
         def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Conv:
             return Conv(inputs, outputs, size, stride=stride, groups=groups, platform=platform, rngs=rngs)
 
         if config.block == "bottleneck":
-            convs = [conv(inputs, inner, 1), conv(inner, inner, 3, stride, config.groups), conv(inner, outputs, 1)]
+            convs = [
+                conv(inputs, inner, 1),
+                conv(inner, inner, 3, stride, config.groups),
+                conv(inner, outputs, 1),
+            ]
         else:
             convs = [conv(inputs, inner, 3, stride), conv(inner, outputs, 3)]
         self.convs = nnx.List(convs)
@@ -108,7 +112,7 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
     """Images to feature maps."""
 
-    def __init__(self, config: ResNetConfig, *, platform: str, rngs: nnx.Rngs):
+    def __init__(self, config: ResNetConfig, *, platform: str, rngs: nnx.Rngs) -> None:
         self.config = config
         self.stem = Stem(config, platform=platform, rngs=rngs)
         stages, inputs = [], config.stem_width
@@ -118,7 +122,15 @@ class ResNet(nnx.Module):
             blocks = []
             for i in range(depth):
                 blocks.append(
-                    Block(inputs, inner, outputs, stride if i == 0 else 1, config, platform=platform, rngs=rngs)
+                    Block(
+                        inputs,
+                        inner,
+                        outputs,
+                        stride if i == 0 else 1,
+                        config,
+                        platform=platform,
+                        rngs=rngs,
+                    )
                 )
                 inputs = outputs
             stages.append(nnx.List(blocks))

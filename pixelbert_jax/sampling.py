@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def sample_pixels(
-    key_B: jax.Array, mask_BxP: jax.Array, samples: int, draws: int
-) -> tuple[jax.Array, jax.Array]:
+def sample_pixels(key_B: jax.Array, mask_BxP: jax.Array, samples: int, draws: int) -> tuple[jax.Array, jax.Array]:
     """Choose valid pixels uniformly, without replacement, afresh for each of the image's texts.
 
     Args:

@@ -35,7 +35,11 @@ class PretrainingBatches:
         Rows with record -1 are fillers: pair_mask is False and the picture is one black pixel.
         """
         first, last = self.rows or (0, len(plan.record_B))
-        texts, length, slots = self.config.texts_per_image, self.config.max_text_length, self.config.mask_slots
+        texts, length, slots = (
+            self.config.texts_per_image,
+            self.config.max_text_length,
+            self.config.mask_slots,
+        )
         canvas = self.config.all_canvases[plan.canvas]
         count = last - first
         batch = {
@@ -131,7 +135,7 @@ def comparable(text: str) -> str:
 class _Reader:
     """The records of one batch, each read once, and only when asked for."""
 
-    def __init__(self, sources: Sequence[Records], plan: BatchPlan):
+    def __init__(self, sources: Sequence[Records], plan: BatchPlan) -> None:
         self._sources, self._plan = sources, plan
         self._read: dict[tuple[int, int], Record] = {}
 

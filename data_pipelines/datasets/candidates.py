@@ -64,10 +64,7 @@ def clean_texts(texts: Sequence[object]) -> tuple[tuple[str, ...], int]:
     Anything that is not a string counts as empty.
     """
     strings = [text if isinstance(text, str) else "" for text in texts]
-    cleaned = [
-        " ".join(text.replace("\0", " ").encode("utf-8", "ignore").decode().split())
-        for text in strings
-    ]
+    cleaned = [" ".join(text.replace("\0", " ").encode("utf-8", "ignore").decode().split()) for text in strings]
     kept = tuple(text for text in cleaned if text)
     return kept, len(cleaned) - len(kept)
 

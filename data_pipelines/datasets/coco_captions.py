@@ -30,9 +30,7 @@ class CocoCaptions(ImageTextBuilder):
     def candidates(self) -> dict[str, Candidates]:
         """Karpathy's train, restval, val, test, or the official train and validation."""
         years = (self.options["year"],) if self.options["year"] else YEARS
-        folders = [
-            self.source_dir / f"{split}{year}" for year in years for split in ("train", "val")
-        ]
+        folders = [self.source_dir / f"{split}{year}" for year in years for split in ("train", "val")]
         folders = [folder for folder in folders if folder.is_dir()]
         if not folders:
             looked_for = ", ".join(f"{split}{year}" for year in years for split in ("train", "val"))
@@ -60,9 +58,7 @@ class CocoCaptions(ImageTextBuilder):
             splits[entry.split].append(_candidate(entry.coco_id, entry.texts, paths, where))
         return {split: Candidates.of(items) for split, items in splits.items() if items}
 
-    def _official(
-        self, years: tuple[str, ...], paths: Mapping[int | None, Path]
-    ) -> dict[str, Candidates]:
+    def _official(self, years: tuple[str, ...], paths: Mapping[int | None, Path]) -> dict[str, Candidates]:
         found = {
             (year, split): self.source_dir / "annotations" / f"captions_{split}{year}.json"
             for year in years
@@ -112,9 +108,7 @@ def _read_official(path: Path, folder: str, paths: Mapping[int | None, Path]) ->
     ]
 
 
-def _candidate(
-    coco_id: int, texts: Any, paths: Mapping[int | None, Path], published_as: str
-) -> Candidate:
+def _candidate(coco_id: int, texts: Any, paths: Mapping[int | None, Path], published_as: str) -> Candidate:
     """A COCO image, in whichever folder it was found: 2014 and 2017 share ids and photographs."""
     path = paths.get(coco_id)
     return Candidate(f"coco/{coco_id}", texts, reader(path), str(path or published_as))

@@ -26,16 +26,13 @@ class _Flickr(ImageTextBuilder, skip_registration=True):
             "split file of Karpathy",
             f"put {json_name} there, from {_SPLIT_FILES_PAGE}",
         )
-        folder = require(
-            self.source_dir, self.IMAGE_FOLDERS, f"images of {self.name}", "unpack them there"
-        )
+        folder = require(self.source_dir, self.IMAGE_FOLDERS, f"images of {self.name}", "unpack them there")
         paths = list_images([folder])
         splits: dict[str, list[Candidate]] = {split: [] for split in _SPLITS}
         for entry in karpathy.read_entries(path):
             if entry.split not in splits:
                 raise DataError(
-                    f"{path} has an unknown split {entry.split!r}; it should be {json_name} from "
-                    f"{_SPLIT_FILES_PAGE}."
+                    f"{path} has an unknown split {entry.split!r}; it should be {json_name} from {_SPLIT_FILES_PAGE}."
                 )
             image_id = f"{self.name}/{entry.file_name.partition('.')[0]}"
             place = str(folder / entry.file_name)

@@ -37,14 +37,11 @@ class ImageText(ImageTextBuilder):
             problem = "both .jsonl and .tar files" if lists else "neither .jsonl nor .tar files"
             raise DataError(f"{self.source_dir} has {problem}; it should hold {_LAYOUTS}.")
         if {path.parent for path in shards.get("train", [])} > {self.source_dir}:
-            raise DataError(
-                f"{self.source_dir} has tar files both directly and in train/; move them to train/."
-            )
+            raise DataError(f"{self.source_dir} has tar files both directly and in train/; move them to train/.")
         for split in (*lists, *shards):
             if not re.fullmatch(r"[A-Za-z]\w*", split) or split.lower() == "all":
                 raise DataError(
-                    f"{split!r} in {self.source_dir} cannot be the name of a split; rename it to a "
-                    "word such as train."
+                    f"{split!r} in {self.source_dir} cannot be the name of a split; rename it to a word such as train."
                 )
         if lists:
             return {split: _read_lines(path) for split, path in lists.items()}
@@ -73,15 +70,12 @@ def _parse_line(line: bytes, place: str) -> tuple[str, list[Any]]:
         entry = json.loads(line.decode("utf-8-sig"))
         image, texts = entry["image"], entry["texts"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f'{place}: not a JSON object {{"image": path, "texts": [...]}}; correct that line.'
-        ) from error
+        raise DataError(f'{place}: not a JSON object {{"image": path, "texts": [...]}}; correct that line.') from error
     if not isinstance(image, str) or not isinstance(texts, list) or not image or "\0" in image:
         raise DataError(f"{place}: image must be a path and texts a list; correct that line.")
     relative = os.path.normpath(image)
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise DataError(
-            f"{place}: image {image!r} is outside of the folder of the .jsonl file; give a path "
-            "relative to it."
+            f"{place}: image {image!r} is outside of the folder of the .jsonl file; give a path relative to it."
         )
     return relative, texts

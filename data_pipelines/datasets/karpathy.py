@@ -30,9 +30,7 @@ def read_entries(path: Path) -> list[Entry]:
                 folder=str(image.get("filepath") or ""),
                 file_name=Path(file_name).name,
                 coco_id=coco_id if isinstance(coco_id, int) else coco_id_of(file_name),
-                texts=tuple(
-                    sentence.get("raw") for sentence in field(image, "sentences", list, path)
-                ),
+                texts=tuple(sentence.get("raw") for sentence in field(image, "sentences", list, path)),
             )
         )
     return entries
@@ -47,7 +45,5 @@ def coco_id_of(file_name: str) -> int | None:
 def coco_ids(path: Path, splits: Sequence[str]) -> frozenset[int]:
     """COCO ids of the images in some splits of `dataset_coco.json`."""
     return frozenset(
-        entry.coco_id
-        for entry in read_entries(path)
-        if entry.split in splits and entry.coco_id is not None
+        entry.coco_id for entry in read_entries(path) if entry.split in splits and entry.coco_id is not None
     )

@@ -36,11 +36,7 @@ class Shapes(ImageTextBuilder):
             raise DataError(f"shapes: --image_size={size} is not between 16 and 4096 pixels.")
         if seed < 0:
             raise DataError(f"shapes: --seed={seed} is negative; give 0 or more.")
-        return {
-            split: Candidates(_scenes(seed, split, count, size), count)
-            for split, count in counts.items()
-            if count
-        }
+        return {split: Candidates(_scenes(seed, split, count, size), count) for split, count in counts.items() if count}
 
 
 def _scenes(seed: int, split: str, count: int, image_size: int) -> Iterator[Candidate]:

@@ -94,9 +94,7 @@ def scene_from_image_id(image_id: str) -> Scene:
     """The scene behind a record of the data set "shapes"; raises DataError for another id."""
     match = re.fullmatch(rf"shapes/(\d+)/({'|'.join(SPLITS)})/(\d+)", image_id)
     if match is None:
-        raise DataError(
-            f"{image_id!r} is not the id of a drawn scene; give shapes/<seed>/<split>/<index>."
-        )
+        raise DataError(f"{image_id!r} is not the id of a drawn scene; give shapes/<seed>/<split>/<index>.")
     return scene(int(match[1]), match[2], int(match[3]))
 
 
@@ -163,10 +161,7 @@ def _generator(seed: int, split: str, index: int, stream: int) -> np.random.Gene
 def _draw_objects(rng: np.random.Generator) -> tuple[Object, ...]:
     number = int(rng.integers(1, MAX_OBJECTS + 1))
     limits = (len(COLOURS), len(SHAPES), len(SIZES))
-    words = [
-        (COLOURS[a], SHAPES[b], SIZES[c])
-        for a, b, c in rng.integers(limits, size=(number, 3)).tolist()
-    ]
+    words = [(COLOURS[a], SHAPES[b], SIZES[c]) for a, b, c in rng.integers(limits, size=(number, 3)).tolist()]
     sides = [float(rng.uniform(*_SIDE[size])) for _, _, size in words]
     # Positions are tried again, never the words: a rejected word would depend on the others.
     while True:
@@ -190,8 +185,7 @@ def _apart(a: tuple[float, float], b: tuple[float, float], needed: float) -> boo
 def _bucket(objects: tuple[Object, ...]) -> int:
     """0 to 9, from what is drawn where (to 1/48 of the side), in any order of the objects."""
     content = sorted(
-        " ".join([thing.description, *(str(int(c * _HASH_GRID)) for c in thing.centre)])
-        for thing in objects
+        " ".join([thing.description, *(str(int(c * _HASH_GRID)) for c in thing.centre)]) for thing in objects
     )
     digest = hashlib.blake2b("\n".join(content).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 10

@@ -58,9 +58,7 @@ def write_split(
         if writer is not None:
             _attempt(folder, writer.close)
     if not lengths:
-        raise DataError(
-            f"No usable image with a text in split {template.split!r}; check the source files."
-        )
+        raise DataError(f"No usable image with a text in split {template.split!r}; check the source files.")
     # The names say how many files there are, which is known only now.
     for i in range(len(lengths)):
         final = template.sharded_filepath(shard_index=i, num_shards=len(lengths))
@@ -82,6 +80,4 @@ def _attempt(folder: Path, write: Any, *args: Any) -> Any:
     try:
         return write(*args)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"Writing to {folder} failed ({error}); free some space or give another --data_dir."
-        ) from error
+        raise DataError(f"Writing to {folder} failed ({error}); free some space or give another --data_dir.") from error

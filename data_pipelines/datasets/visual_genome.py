@@ -76,9 +76,7 @@ class VisualGenome(ImageTextBuilder):
         return karpathy.coco_ids(path, _LEFT_OUT_SPLITS)
 
 
-def _read_regions(
-    path: Path, identities: Mapping[int, str | None], paths: Mapping[str, Path]
-) -> Iterator[Candidate]:
+def _read_regions(path: Path, identities: Mapping[int, str | None], paths: Mapping[str, Path]) -> Iterator[Candidate]:
     """Candidates in the order of the file, which is 700 MB and therefore read as a stream."""
     with path.open("rb") as file:
         for image in _stream(file, path):

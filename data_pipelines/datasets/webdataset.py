@@ -36,9 +36,7 @@ def read_shards(split: str, paths: Sequence[Path]) -> Iterator[Candidate]:
                     if candidate is not None:
                         yield candidate
         except (tarfile.TarError, EOFError) as error:
-            raise DataError(
-                f"{path} is not a whole tar file ({error}); download it again or remove it."
-            ) from error
+            raise DataError(f"{path} is not a whole tar file ({error}); download it again or remove it.") from error
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes | None]]]:
@@ -72,9 +70,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     return content
 
 
-def _candidate(
-    split: str, path: Path, key: str, members: Mapping[str, bytes | None]
-) -> Candidate | None:
+def _candidate(split: str, path: Path, key: str, members: Mapping[str, bytes | None]) -> Candidate | None:
     suffix = next((suffix for suffix in members if suffix in IMAGE_SUFFIXES), None)
     if suffix is None:
         return None

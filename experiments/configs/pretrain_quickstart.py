@@ -12,7 +12,13 @@ from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.datasets.shapes_scene import COLOURS, SHAPES
 from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
-from pixelbert_jax.config import EncoderConfig, PixelBertConfig, PixelsConfig, ResNetConfig, TextConfig
+from pixelbert_jax.config import (
+    EncoderConfig,
+    PixelBertConfig,
+    PixelsConfig,
+    ResNetConfig,
+    TextConfig,
+)
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
 
@@ -38,7 +44,15 @@ def get_config() -> RunConfig:
             pixels=PixelsConfig(pool=False, position="rowcol", max_grid=6, layer_norm=True),
             text=TextConfig(vocabulary_size=0, max_positions=32),
             encoder=EncoderConfig(
-                layers=2, width=128, heads=4, mlp_width=256, initializer_std=0.08, scan_unroll=2, dropout=0.0, attention_dropout=0.0, remat="none"
+                layers=2,
+                width=128,
+                heads=4,
+                mlp_width=256,
+                initializer_std=0.08,
+                scan_unroll=2,
+                dropout=0.0,
+                attention_dropout=0.0,
+                remat="none",
             ),
             dtype="float32",
         ),

@@ -25,7 +25,10 @@ def get_config() -> RunConfig:
     return RunConfig(
         model=pixelbert_r50(),
         data=DataConfig(
-            train=(SourceConfig("coco_captions", "train+restval"), SourceConfig("visual_genome", "train")),
+            train=(
+                SourceConfig("coco_captions", "train+restval"),
+                SourceConfig("visual_genome", "train"),
+            ),
             eval=(SourceConfig("coco_captions", "val"),),
             resize=ResizeRule(800, 1333),
             batch_images=1024,

@@ -35,7 +35,7 @@ class PretrainingConfig:
 class MaskedLanguageHead(nnx.Module):
     """BERT's: dense, GELU, LayerNorm, then the word embeddings again, plus a bias."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
         width = config.encoder.width
         self.transform = nnx.Linear(width, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
@@ -51,7 +51,7 @@ class MaskedLanguageHead(nnx.Module):
 class PixelBertForPretraining(nnx.Module):
     """Pixel-BERT with both heads."""
 
-    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs):
+    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = PixelBert(config, platform=platform, rngs=rngs)
         self.mlm_head = MaskedLanguageHead(config, rngs=rngs)
         self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=transformer_normal(config), rngs=rngs)
@@ -79,7 +79,13 @@ class PretrainingTask:
         return {
             "images": Field(("B", "H", "W", 3), "uint8", 0, 255, "RGB, each picture in the top-left corner"),
             "image_size": Field(("B", 2), "int32", 1, None, "valid (height, width) in pixels"),
-            "text": Field(("B", "K", "T"), "int32", 0, last_word, "[CLS] word pieces [SEP] padding, some masked"),
+            "text": Field(
+                ("B", "K", "T"),
+                "int32",
+                0,
+                last_word,
+                "[CLS] word pieces [SEP] padding, some masked",
+            ),
             "text_mask": Field(("B", "K", "T"), "bool", 0, 1, "True where text is not padding"),
             "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "places in the text to predict, 0 if unused"),
             "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the word piece that stood there"),
@@ -95,7 +101,11 @@ class PretrainingTask:
         return {"pairs": batch["pair_mask"].sum(), "words": self._counted_words(batch).sum()}
 
     def loss(
-        self, module: PixelBertForPretraining, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
+        self,
+        module: PixelBertForPretraining,
+        batch: Batch,
+        totals: dict[str, jax.Array],
+        key: jax.Array | None,
     ) -> tuple[jax.Array, Sums]:
         word_logits, itm_logit_N = self.forward(module, batch, key)
         pairs = itm_logit_N.shape[0]
@@ -113,7 +123,10 @@ class PretrainingTask:
             "mlm_loss": (mlm_sum, counted_NxM.sum()),
             "itm_loss": (itm_sum, pair_mask_N.sum()),
             "mlm_accuracy": ((right_NxM & counted_NxM).sum(), counted_NxM.sum()),
-            "itm_accuracy": ((((itm_logit_N > 0) == label_N) & pair_mask_N).sum(), pair_mask_N.sum()),
+            "itm_accuracy": (
+                (((itm_logit_N > 0) == label_N) & pair_mask_N).sum(),
+                pair_mask_N.sum(),
+            ),
         }
         if key is None:
             matched_NxM = counted_NxM & (label_N == 1)[:, None]
@@ -132,9 +145,7 @@ class PretrainingTask:
         """
         text_BxKxT = batch["text"]
         rows, texts, length = text_BxKxT.shape
-        pixels_BxPxD, mask_BxP = module.model.encode_image(
-            batch["images"], batch["image_size"], train=key is not None
-        )
+        pixels_BxPxD, mask_BxP = module.model.encode_image(batch["images"], batch["image_size"], train=key is not None)
         sample_key = dropout_key = None
         if key is not None:
             sample_key, dropout_key = jax.random.split(key)

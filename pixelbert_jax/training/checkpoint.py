@@ -21,7 +21,7 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tok
 class Checkpoints:
     """The checkpoints in one folder."""
 
-    def __init__(self, directory: epath.PathLike, *, keep_last: int = 2, keep_every: int = 0):
+    def __init__(self, directory: epath.PathLike, *, keep_last: int = 2, keep_every: int = 0) -> None:
         """Open or make the folder.
 
         Args:
@@ -100,7 +100,13 @@ class Checkpoints:
 def describe(config: dict[str, Any], vocabulary: tuple[str, ...], **more: Any) -> dict[str, Any]:
     """A checkpoint's description."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"layout": LAYOUT, "config": config, "vocabulary": list(vocabulary), "versions": versions, **more}
+    return {
+        "layout": LAYOUT,
+        "config": config,
+        "vocabulary": list(vocabulary),
+        "versions": versions,
+        **more,
+    }
 
 
 def _root_cause(error: BaseException) -> str:

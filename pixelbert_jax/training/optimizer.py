@@ -12,7 +12,13 @@ from pixelbert_jax.errors import ConfigError
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 
-_DECAYED = {"kernel", "word", "position", "row", "column"}  # last names of the parameters that are matrices
+_DECAYED = {
+    "kernel",
+    "word",
+    "position",
+    "row",
+    "column",
+}  # last names of the parameters that are matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ def make_schedule(config: ScheduleConfig, total_steps: int, steps_per_epoch: flo
     """The factor on the learning rates at each step, counted from 0."""
     if config.kind == "step":
         scale = steps_per_epoch if config.unit == "epochs" else 1
-        boundaries = {int(round(at * scale)): config.decay_factor for at in config.decay_at}
+        boundaries = {round(at * scale): config.decay_factor for at in config.decay_at}
         body = optax.piecewise_constant_schedule(1.0, boundaries)
     elif config.kind == "constant":
         body = optax.constant_schedule(1.0)
@@ -104,19 +110,16 @@ def parameter_group(name: str, backbone: ResNetConfig) -> Literal["frozen", "bac
     return "frozen" if part <= backbone.frozen_parts else "backbone"
 
 
-def make_optimizer(
-    config: OptimizerConfig, backbone: ResNetConfig, schedule: Schedule
-) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, backbone: ResNetConfig, schedule: Schedule) -> optax.GradientTransformation:
     """The whole optimizer; frozen parts of the backbone get neither updates nor weight decay."""
 
     def labels(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: parameter_group(parameter_name(path), backbone), params
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, _: parameter_group(parameter_name(path), backbone), params)
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: config.decay_vectors or parameter_name(path).split("/")[-1] in _DECAYED, params
+            lambda path, _: config.decay_vectors or parameter_name(path).split("/")[-1] in _DECAYED,
+            params,
         )
 
     def group(group_config: SgdConfig | AdamWConfig) -> optax.GradientTransformation:

@@ -108,9 +108,7 @@ def make_trainer(
             return jnp.moveaxis(x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]), 1, 0)
 
         def body(carry: tuple, micro_batch: Batch) -> tuple:
-            loss, sums, grads, rest = gradients(
-                state._replace(rest=carry[3]), micro_batch, totals, key
-            )
+            loss, sums, grads, rest = gradients(state._replace(rest=carry[3]), micro_batch, totals, key)
             return (*jax.tree.map(jnp.add, carry[:3], (loss, sums, grads)), rest), None
 
         micro = jax.tree.map(micro_batches, batch)
@@ -169,7 +167,10 @@ def make_trainer(
         abstract_state=abstract,
         init=lambda: jax.jit(init, out_shardings=shardings)(init_key),
         train_step=jax.jit(
-            train_step, donate_argnums=0, in_shardings=(shardings, rows), out_shardings=(shardings, same)
+            train_step,
+            donate_argnums=0,
+            in_shardings=(shardings, rows),
+            out_shardings=(shardings, same),
         ),
         eval_step=jax.jit(eval_step, in_shardings=(shardings, rows), out_shardings=same),
     )

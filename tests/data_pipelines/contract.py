@@ -17,7 +17,10 @@ def assert_fits(batch: dict[str, np.ndarray], vocabulary_size: int) -> None:
         assert array.dtype == field.dtype, name
         assert array.ndim == len(field.shape), name
         for axis, size in zip(field.shape, array.shape, strict=True):
-            assert size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size)), (name, axis)
+            assert size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size)), (
+                name,
+                axis,
+            )
         assert array.min() >= field.low, name
         assert field.high is None or array.max() <= field.high, name
     rows = np.arange(sizes["B"])[:, None, None]

@@ -10,9 +10,7 @@ import numpy as np
 from PIL import Image
 
 
-def encode(
-    height: int = 12, width: int = 16, format: str = "JPEG", mode: str = "RGB", seed=0
-) -> bytes:
+def encode(height: int = 12, width: int = 16, format: str = "JPEG", mode: str = "RGB", seed=0) -> bytes:
     """An encoded picture of smooth noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     picture = Image.fromarray(pixels).resize((width, height)).convert(mode)
@@ -47,9 +45,7 @@ def coco(folder: Path, *, year: str = "2017", train=(1, 2, 3), val=(4, 5)) -> Pa
         content = {
             "images": [{"id": i, "file_name": name} for i, name in names.items()],
             "annotations": [
-                {"id": 10 * i + k, "image_id": i, "caption": f"caption {k} of  {i} \n"}
-                for k in range(2)
-                for i in ids
+                {"id": 10 * i + k, "image_id": i, "caption": f"caption {k} of  {i} \n"} for k in range(2) for i in ids
             ],
         }
         write_json(folder / "annotations" / f"captions_{split}{year}.json", content)
@@ -77,9 +73,7 @@ def flickr(folder: Path, name: str = "flickr8k", images: str = "images") -> Path
     for i, split in enumerate(("train", "val", "test")):
         file_name = f"{100 + i}_abc.jpg"
         write_image(folder / images / file_name, seed=i)
-        entries.append(
-            {"filename": file_name, "split": split, "sentences": sentences(f"photo {i}", "it")}
-        )
+        entries.append({"filename": file_name, "split": split, "sentences": sentences(f"photo {i}", "it")})
     write_json(folder / f"dataset_{name}.json", {"dataset": name, "images": entries})
     return folder
 
@@ -96,8 +90,7 @@ def visual_genome(folder: Path, coco_ids: dict[int, int | None]) -> Path:
         {
             "id": i,
             "regions": [
-                {"region_id": 10 * i + k, "image_id": i, "phrase": f"region {k} of {i}", "x": k}
-                for k in range(3)
+                {"region_id": 10 * i + k, "image_id": i, "phrase": f"region {k} of {i}", "x": k} for k in range(3)
             ],
         }
         for i in coco_ids

@@ -71,9 +71,7 @@ def test_year(tmp_path: Path, read_all) -> None:
 
 
 def test_no_images(tmp_path: Path, read_all) -> None:
-    with pytest.raises(
-        DataError, match="looked for folders train2014, val2014, train2017, val2017"
-    ):
+    with pytest.raises(DataError, match="looked for folders train2014, val2014, train2017, val2017"):
         read_all("coco_captions", tmp_path)
     with pytest.raises(DataError, match="looked for folders train2014, val2014; unpack them there"):
         read_all("coco_captions", coco(tmp_path / "coco"), year="2014")
@@ -81,9 +79,7 @@ def test_no_images(tmp_path: Path, read_all) -> None:
 
 def test_no_annotations(tmp_path: Path, read_all) -> None:
     (tmp_path / "val2017").mkdir()
-    with pytest.raises(
-        DataError, match=r"annotations/captions_val2017.json and annotations/dataset_"
-    ):
+    with pytest.raises(DataError, match=r"annotations/captions_val2017.json and annotations/dataset_"):
         read_all("coco_captions", tmp_path)
 
 
@@ -117,9 +113,7 @@ def test_wrong_karpathy_file(tmp_path: Path, read_all) -> None:
         read_all("coco_captions", source)
     images = [{"filename": "100_abc.jpg", "split": "train", "sentences": []}]
     write_json(source / "dataset_coco.json", {"images": images})
-    with pytest.raises(
-        DataError, match=r"is not Karpathy's dataset_coco.json: image '100_abc.jpg'"
-    ):
+    with pytest.raises(DataError, match=r"is not Karpathy's dataset_coco.json: image '100_abc.jpg'"):
         read_all("coco_captions", source)
 
 

@@ -22,9 +22,7 @@ def test_every_name_has_a_builder_of_that_name(name: str) -> None:
     ("name", "near"), [("shape", "shapes"), ("coco", "coco_captions"), ("flicker30k", "flickr30k")]
 )
 def test_unknown_name(name: str, near: str) -> None:
-    with pytest.raises(
-        DataError, match=rf"called '{name}'; did you mean {near}\? There are coco_ca"
-    ):
+    with pytest.raises(DataError, match=rf"called '{name}'; did you mean {near}\? There are coco_ca"):
         datasets.builder_class(name)
 
 

@@ -24,14 +24,10 @@ def test_splits(tmp_path: Path, read_all, name: str, images: str) -> None:
 
 
 def test_layout(tmp_path: Path, read_all) -> None:
-    with pytest.raises(
-        DataError, match=r"looked for dataset_flickr30k.json, annotations/dataset_fl"
-    ):
+    with pytest.raises(DataError, match=r"looked for dataset_flickr30k.json, annotations/dataset_fl"):
         read_all("flickr30k", tmp_path)
     write_json(tmp_path / "dataset_flickr30k.json", {"images": []})
-    with pytest.raises(
-        DataError, match=r"No images of flickr30k in .*: looked for images, flickr30"
-    ):
+    with pytest.raises(DataError, match=r"No images of flickr30k in .*: looked for images, flickr30"):
         read_all("flickr30k", tmp_path)
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match=r"The files in .* list no image; download them again"):

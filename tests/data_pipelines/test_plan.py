@@ -106,9 +106,7 @@ def test_visits_follow_the_number_of_texts():
 def test_evaluation_takes_every_record_once_and_fills_the_last_batch():
     canvases = [np.array([0, 1, 0, 0, 1]), np.array([1, 1])]
     plan = EvaluationPlan(canvases, rows=2)
-    seen = [
-        (s, r) for batch in plan for s, r in zip(batch.source_B, batch.record_B, strict=True) if r >= 0
-    ]
+    seen = [(s, r) for batch in plan for s, r in zip(batch.source_B, batch.record_B, strict=True) if r >= 0]
     assert sorted(seen) == [(0, i) for i in range(5)] + [(1, 0), (1, 1)]
     assert len(plan) == 4
     for batch in plan:

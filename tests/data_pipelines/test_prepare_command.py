@@ -24,9 +24,7 @@ def test_prepare_and_prepare_again(tmp_path: Path) -> None:
     assert lines[1] == "official splits"
     assert lines[3].split()[:3] == ["train", "3", "6"]
     assert lines[4].split()[:3] == ["validation", "2", "4"]
-    assert lines[5].startswith(
-        "canvases (height x width) for shorter edge 64, longer at most 128: "
-    )
+    assert lines[5].startswith("canvases (height x width) for shorter edge 64, longer at most 128: ")
     assert "train: 3 of 3 images" in first.stderr
     second = run(*command, "--shorter_edge=64", "--longer_edge=128")
     assert second.returncode == 0

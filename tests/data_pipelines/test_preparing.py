@@ -73,8 +73,7 @@ def test_other_options_than_prepared(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare("shapes", tmp_path, options={**SMALL, "seed": 5})
     assert str(error.value) == (
-        f"{folder} was prepared with --seed=0, not 5; remove that folder or give another "
-        "--data_dir."
+        f"{folder} was prepared with --seed=0, not 5; remove that folder or give another --data_dir."
     )
 
 
@@ -144,9 +143,7 @@ def test_full_disk(tmp_path: Path) -> None:
         "except DataError as error: print(error)"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20000
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
     assert "failed (" in done.stdout, done
     assert done.stdout.strip().endswith("free some space or give another --data_dir.")
     assert find_folder(tmp_path, "shapes") is None
@@ -164,18 +161,14 @@ def test_no_network_and_no_tensorflow_and_no_jax(tmp_path: Path) -> None:
         "print([m for m in ('tensorflow', 'jax', 'torch') if m in sys.modules])"
     )
     assert socket.create_connection.__module__ == "socket"
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[:2] == ["3", "[]"], done
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_stopped_run_leaves_nothing_that_looks_finished(tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-m", "data_pipelines.prepare", "shapes", f"--data_dir={tmp_path}"]
-    process = subprocess.Popen(
-        [*command, "--num_train=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([*command, "--num_train=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("shapes/incomplete.*/*.part")) and time.monotonic() < deadline:
         time.sleep(0.02)

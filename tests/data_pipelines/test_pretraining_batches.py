@@ -38,7 +38,11 @@ def maker(shapes_dir) -> PretrainingBatches:
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return Plan(
-        [PlannedSource(np.zeros(40, int), np.ones(40, int))], ((48, 48), (48, 64)), rows=8, seed=3, steps=30
+        [PlannedSource(np.zeros(40, int), np.ones(40, int))],
+        ((48, 48), (48, 64)),
+        rows=8,
+        seed=3,
+        steps=30,
     )
 
 
@@ -102,9 +106,7 @@ def test_the_texts_of_an_image_differ_and_change_with_the_pass(maker):
 def test_hosts_together_load_what_one_host_loads(maker, plan, hosts):
     whole = maker(plan[4])
     share = 8 // hosts
-    parts = [
-        dataclasses.replace(maker, rows=(host * share, (host + 1) * share))(plan[4]) for host in range(hosts)
-    ]
+    parts = [dataclasses.replace(maker, rows=(host * share, (host + 1) * share))(plan[4]) for host in range(hosts)]
     assert_same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
@@ -175,7 +177,12 @@ def test_mismatched_texts_share_neither_image_nor_words(maker):
     fake = fake_maker(
         maker,
         ["coco/1", "coco/1", "coco/2", "coco/3"],
-        [("a red circle",), ("a red square",), ("a blue square",), ("A  blue square .", "a pink cross")],
+        [
+            ("a red circle",),
+            ("a red square",),
+            ("a blue square",),
+            ("A  blue square .", "a pink cross"),
+        ],
     )
     taken = set()
     for step in range(40):
@@ -184,7 +191,11 @@ def test_mismatched_texts_share_neither_image_nor_words(maker):
         for row, k in np.argwhere(batch["itm_label"] == 0):
             taken.add((int(row), shown[row, k].removesuffix(" [UNK]")))
     assert {text for row, text in taken if row in (0, 1)} == {"a blue square", "a pink cross"}
-    assert {text for row, text in taken if row == 2} == {"a red circle", "a red square", "a pink cross"}
+    assert {text for row, text in taken if row == 2} == {
+        "a red circle",
+        "a red square",
+        "a pink cross",
+    }
     assert {text for row, text in taken if row == 3} == {"a red circle", "a red square"}
 
 

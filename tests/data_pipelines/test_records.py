@@ -149,9 +149,7 @@ def test_damaged_record_file(copy: Path, keep: int) -> None:
     path = next(copy.glob("shapes-train.array_record*"))
     path.write_bytes(path.read_bytes()[:keep])
     records = open_records(copy.parents[1], "shapes", "train")
-    with pytest.raises(
-        DataError, match=r"Record 39 .* cannot be read .* prepare the data set again"
-    ):
+    with pytest.raises(DataError, match=r"Record 39 .* cannot be read .* prepare the data set again"):
         records[39]
 
 

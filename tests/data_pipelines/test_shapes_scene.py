@@ -28,9 +28,7 @@ def scenes() -> list[Scene]:
 
 def content(a_scene: Scene) -> frozenset:
     """Objects and their places to a pixel of 48."""
-    counts = collections.Counter(
-        (o.description, int(o.centre[0] * 48), int(o.centre[1] * 48)) for o in a_scene.objects
-    )
+    counts = collections.Counter((o.description, int(o.centre[0] * 48), int(o.centre[1] * 48)) for o in a_scene.objects)
     return frozenset(counts.items())
 
 
@@ -67,9 +65,7 @@ def test_objects_lie_inside_and_apart(scenes: list[Scene]) -> None:
 
 
 def test_no_scene_is_in_two_splits() -> None:
-    seen = {
-        split: {content(scene(0, split, i)) for i in range(300)} for split in shapes_scene.SPLITS
-    }
+    seen = {split: {content(scene(0, split, i)) for i in range(300)} for split in shapes_scene.SPLITS}
     for a, b in itertools.combinations(seen.values(), 2):
         assert not a & b
 
@@ -111,10 +107,7 @@ def _relation_holds(text: str, a_scene: Scene) -> bool:
             )
     (thing,) = a_scene.objects
     x, y = thing.centre
-    return text == (
-        f"a {thing.description} at the {'top' if y < 0.5 else 'bottom'} "
-        f"{'left' if x < 0.5 else 'right'}"
-    )
+    return text == (f"a {thing.description} at the {'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}")
 
 
 def test_words_do_not_predict_each_other(scenes: list[Scene]) -> None:
@@ -173,9 +166,7 @@ def test_masked_words_cannot_be_guessed_from_the_rest_of_a_caption(scenes: list[
         for near, word in examples[:half]:
             learnt[near][word] += 1
         tried = examples[half:]
-        right = sum(
-            bool(learnt[near]) and learnt[near].most_common(1)[0][0] == word for near, word in tried
-        )
+        right = sum(bool(learnt[near]) and learnt[near].most_common(1)[0][0] == word for near, word in tried)
         assert abs(right / len(tried) - chance) < 0.03
 
 

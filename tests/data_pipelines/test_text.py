@@ -32,7 +32,11 @@ def test_encode_equals_transformers():
     ours = Tokenizer(read_vocabulary(str(folder)))
     theirs = BertTokenizer.from_pretrained(str(folder))
     assert len(ours.vocabulary) == theirs.vocab_size == 30522
-    for text in ("A woman's café, in São Paulo — 3 dogs!", "pixel-bert ALIGNS pixels", "日本 [MASK] x"):
+    for text in (
+        "A woman's café, in São Paulo — 3 dogs!",
+        "pixel-bert ALIGNS pixels",
+        "日本 [MASK] x",
+    ):
         assert ours.encode(text, 64).tolist() == theirs(text)["input_ids"]
 
 

@@ -36,9 +36,7 @@ def test_test_images_of_coco_are_left_out(source: Path, read_all, tmp_path: Path
 
 def test_they_can_be_kept(source: Path, read_all) -> None:
     (source / "annotations" / "dataset_coco.json").unlink()
-    with pytest.raises(
-        DataError, match=r"give --karpathy_json=.*, or --keep_coco_test to keep them"
-    ):
+    with pytest.raises(DataError, match=r"give --karpathy_json=.*, or --keep_coco_test to keep them"):
         read_all("visual_genome", source)
     records = read_all("visual_genome", source, keep_coco_test=True)["train"]
     assert [record.image_id for record in records] == [
@@ -79,9 +77,7 @@ def test_no_images(source: Path, read_all) -> None:
 def test_cut_regions(source: Path, read_all, tmp_path: Path) -> None:
     path = source / "region_descriptions.json"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(
-        DataError, match=r"region_descriptions.json is not whole JSON .*download it"
-    ):
+    with pytest.raises(DataError, match=r"region_descriptions.json is not whole JSON .*download it"):
         read_all("visual_genome", source)
     assert not (tmp_path / "data" / "visual_genome" / "1.0.0").exists()
 

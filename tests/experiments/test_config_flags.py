@@ -21,7 +21,16 @@ def config() -> RunConfig:
 
 
 def test_arguments_are_split():
-    arguments = ["program", "--workdir=w", "--config=f.py", "--config.a.b=1", "-config.c", "x=y", "--verbosity", "1"]
+    arguments = [
+        "program",
+        "--workdir=w",
+        "--config=f.py",
+        "--config.a.b=1",
+        "-config.c",
+        "x=y",
+        "--verbosity",
+        "1",
+    ]
     rest, file, overrides = split_arguments(arguments)
     assert rest == ["program", "--workdir=w", "--verbosity", "1"]
     assert file == "f.py" and overrides == {"a.b": "1", "c": "x=y"}
@@ -34,14 +43,34 @@ def test_arguments_are_split():
     [
         ("data.data_dir", "elsewhere", lambda c: c.data.data_dir == "elsewhere"),
         ("train.steps", "200", lambda c: c.train.steps == 200),
-        ("train.epochs", "3", lambda c: c.train.epochs == 3.0 and isinstance(c.train.epochs, float)),
-        ("optimizer.backbone.learning_rate", "1e-3", lambda c: c.optimizer.backbone.learning_rate == 1e-3),
+        (
+            "train.epochs",
+            "3",
+            lambda c: c.train.epochs == 3.0 and isinstance(c.train.epochs, float),
+        ),
+        (
+            "optimizer.backbone.learning_rate",
+            "1e-3",
+            lambda c: c.optimizer.backbone.learning_rate == 1e-3,
+        ),
         ("report", "true", lambda c: c.report is True),
         ("model.dtype", "float32", lambda c: c.model.dtype == "float32"),
-        ("data.canvases", "((64, 64), (64, 128))", lambda c: c.data.canvases == ((64, 64), (64, 128))),
+        (
+            "data.canvases",
+            "((64, 64), (64, 128))",
+            lambda c: c.data.canvases == ((64, 64), (64, 128)),
+        ),
         ("data.canvases", "[[64, 64]]", lambda c: c.data.canvases == ((64, 64),)),
-        ("data.train.1.weight", "2", lambda c: c.data.train[1] == SourceConfig("visual_genome", "train", 2.0)),
-        ("data.train", '[{"name": "flickr8k"}]', lambda c: c.data.train == (SourceConfig("flickr8k"),)),
+        (
+            "data.train.1.weight",
+            "2",
+            lambda c: c.data.train[1] == SourceConfig("visual_genome", "train", 2.0),
+        ),
+        (
+            "data.train",
+            '[{"name": "flickr8k"}]',
+            lambda c: c.data.train == (SourceConfig("flickr8k"),),
+        ),
         ("evaluation.words", '["red"]', lambda c: c.evaluation.words == ("red",)),
     ],
 )
@@ -53,7 +82,11 @@ def test_overrides_are_typed(config, path, text, read):
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("optimizer.backbone.learning_rat", "1", r"did you mean config\.optimizer\.backbone\.learning_rate\?"),
+        (
+            "optimizer.backbone.learning_rat",
+            "1",
+            r"did you mean config\.optimizer\.backbone\.learning_rate\?",
+        ),
         ("train.step", "1", r"did you mean config\.train\.steps\?"),
         ("data.train.7.weight", "1", "entries 0 to 1"),
         ("train.steps", "many", "'many' is not a value of type int"),
@@ -114,7 +147,10 @@ def test_every_config_is_valid_and_comes_back_from_json(file):
         ({"train.epochs": "0"}, "set exactly one of them"),
         ({"data.max_text_length": "600"}, "longer than model.text.max_positions"),
         ({"data.canvases": "[[800, 1344]]"}, "not a multiple of the model's stride 64"),
-        ({"model.pixels.position": "rowcol", "model.pixels.max_grid": "8"}, "more than model.pixels.max_grid"),
+        (
+            {"model.pixels.position": "rowcol", "model.pixels.max_grid": "8"},
+            "more than model.pixels.max_grid",
+        ),
         ({"data.batch_images": "1001"}, "not a multiple of the 8 devices"),
         ({"train.accumulation": "3"}, "does not divide the 128 rows"),
         ({"evaluation.every": "10", "data.eval": "[]"}, "data.eval names no data set"),
@@ -128,11 +164,18 @@ def test_what_does_not_fit_is_refused(config, overrides, message):
 
 def test_differences_name_what_would_change_the_run(config):
     saved = to_dict(config)
-    free = override(config, {"data.workers": "0", "checkpoint.every": "7", "train.epochs": "80", "data.data_dir": "x"})
+    free = override(
+        config,
+        {"data.workers": "0", "checkpoint.every": "7", "train.epochs": "80", "data.data_dir": "x"},
+    )
     assert differences(saved, to_dict(free)) == []
     other = override(config, {"seed": "1", "model.encoder.dropout": "0.2", "data.train.1.weight": "2"})
     found = differences(saved, to_dict(other))
-    assert [line.split(":")[0] for line in found] == ["data.train.1.weight", "model.encoder.dropout", "seed"]
+    assert [line.split(":")[0] for line in found] == [
+        "data.train.1.weight",
+        "model.encoder.dropout",
+        "seed",
+    ]
     assert "0.1 in the checkpoint, 0.2 now" in found[1]
     cosine = override(config, {"optimizer.schedule.kind": "cosine"})
     longer = override(cosine, {"train.epochs": "80"})

@@ -25,7 +25,11 @@ def test_resuming_drops_what_came_after_and_a_line_cut_off(tmp_path):
     writer = MetricWriter(path, resume_step=2)
     writer.write(3, {"loss": -1.0})
     writer.close()
-    assert [(r["step"], r["loss"]) for r in read_metrics(path)] == [(1, 1 / 3), (2, 2 / 3), (3, -1.0)]
+    assert [(r["step"], r["loss"]) for r in read_metrics(path)] == [
+        (1, 1 / 3),
+        (2, 2 / 3),
+        (3, -1.0),
+    ]
     assert not path.with_suffix(".tmp").exists()
 
 

@@ -26,7 +26,13 @@ CONFIG = Path(__file__).with_name("tiny_config.py")
 
 
 def command(workdir: Path, data_dir: Path, *overrides: str) -> list[str]:
-    program = [sys.executable, "-m", "experiments.pretrain", f"--config={CONFIG}", f"--workdir={workdir}"]
+    program = [
+        sys.executable,
+        "-m",
+        "experiments.pretrain",
+        f"--config={CONFIG}",
+        f"--workdir={workdir}",
+    ]
     cache = f"--config.train.compilation_cache={data_dir.parent / 'compiled'}"
     return [*program, f"--config.data.data_dir={data_dir}", cache, *overrides]
 
@@ -38,7 +44,12 @@ def environment() -> dict[str, str]:
 
 def run(workdir: Path, data_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(workdir, data_dir, *overrides), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
+        command(workdir, data_dir, *overrides),
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -69,7 +80,14 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     held_out = [r for r in records if "eval/itm_accuracy" in r]
     assert [r["step"] for r in held_out] == [6, 12]
     assert {"eval/mlm_loss", "eval/mlm_accuracy_words"} <= held_out[0].keys()
-    training = {"loss", "mlm_loss", "itm_loss", "mlm_accuracy", "itm_accuracy", "rate/pairs_per_second"}
+    training = {
+        "loss",
+        "mlm_loss",
+        "itm_loss",
+        "mlm_accuracy",
+        "itm_accuracy",
+        "rate/pairs_per_second",
+    }
     assert training <= records[0].keys()
     assert sorted(int(p.name) for p in (undisturbed / "checkpoints").glob("[0-9]*")) == [4, 8, 12]
     assert json.loads((undisturbed / "config.json").read_text())["train"]["steps"] == 12
@@ -127,7 +145,12 @@ def small(data_dir: Path, **changes) -> RunConfig:
 def test_a_longer_run_goes_on_and_other_data_is_refused(undisturbed, data_dir, tmp_path):
     from data_pipelines.preparing import prepare
 
-    prepare("shapes", tmp_path, options={"num_train": 40, "num_validation": 8, "num_test": 0}, num_threads=1)
+    prepare(
+        "shapes",
+        tmp_path,
+        options={"num_train": 40, "num_validation": 8, "num_test": 0},
+        num_threads=1,
+    )
     with pytest.raises(DataError, match="holds a run on other data"):
         pretrain(small(tmp_path), undisturbed)
 
@@ -138,7 +161,10 @@ def test_bad_input_is_refused_before_anything_is_built(data_dir, tmp_path, monke
     cases = [
         (small(tmp_path), "No prepared data set 'shapes'"),
         (small(data_dir, vocabulary="missing.txt"), "missing.txt: no such file"),
-        (small(data_dir, train=(dataclasses.replace(config.data.train[0], split="tran"),)), "has no split 'tran'"),
+        (
+            small(data_dir, train=(dataclasses.replace(config.data.train[0], split="tran"),)),
+            "has no split 'tran'",
+        ),
         (small(data_dir, canvases=((32, 32),)), "fits none of the canvases"),
         (
             dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, words=("xylophone",))),
@@ -146,7 +172,8 @@ def test_bad_input_is_refused_before_anything_is_built(data_dir, tmp_path, monke
         ),
         (
             dataclasses.replace(
-                config, model=dataclasses.replace(config.model, text=dataclasses.replace(config.model.text, vocabulary_size=7))
+                config,
+                model=dataclasses.replace(config.model, text=dataclasses.replace(config.model.text, vocabulary_size=7)),
             ),
             "vocabulary_size=7, but the vocabulary has",
         ),

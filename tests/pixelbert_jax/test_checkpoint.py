@@ -33,9 +33,7 @@ def params(rng):
         return jnp.array(rng.normal(0, 1, shape), jnp.float32)
 
     backbone = {"stem": {"kernel": array(3, 8)}, "stages": {"0": {"kernel": array(8, 32)}}}
-    return {
-        "model": {"backbone": backbone, "encoder": {"kernel": array(2, 16, 8), "bias": array(8)}}
-    }
+    return {"model": {"backbone": backbone, "encoder": {"kernel": array(2, 16, 8), "bias": array(8)}}}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +44,7 @@ def state():
     values, gradients = params(rng), params(rng)
     _, opt_state = optimizer.update(gradients, optimizer.init(values), values)
     rest = {"mean": jnp.array(rng.normal(size=8), jnp.float32)}
-    return TrainState(
-        jnp.int32(3), values, rest, opt_state, params(rng), jnp.int32(2), jnp.int32(1)
-    )
+    return TrainState(jnp.int32(3), values, rest, opt_state, params(rng), jnp.int32(2), jnp.int32(1))
 
 
 def on_mesh(state, data, fsdp):
@@ -112,9 +108,7 @@ def test_description(saved):
     assert description["config"] == CONFIG and description["run"] == "first"
     assert tuple(description["vocabulary"]) == VOCABULARY
     assert description["versions"]["jax"] == jax.__version__
-    assert description["versions"]["orbax-checkpoint"] == importlib.metadata.version(
-        "orbax-checkpoint"
-    )
+    assert description["versions"]["orbax-checkpoint"] == importlib.metadata.version("orbax-checkpoint")
 
 
 def test_saved_state_may_be_donated(state, tmp_path):

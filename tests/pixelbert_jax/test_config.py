@@ -87,11 +87,7 @@ def test_whole_model_count():
     pixels = (2048 * 768 + 768) + 768  # projection and s_v
     text = 30522 * 768 + 512 * 768 + 2 * 768
     heads = (768 * 768 + 768) + 2 * 768 + 30522 + (768 + 1)
-    built = count(
-        lambda: PixelBertForPretraining(
-            configs.pixelbert_r50(), platform="cpu", rngs=nnx.Rngs(params=0)
-        )
-    )
+    built = count(lambda: PixelBertForPretraining(configs.pixelbert_r50(), platform="cpu", rngs=nnx.Rngs(params=0)))
     assert built == (25_557_032 - CLASSIFIER) + pixels + text + ENCODER + heads
 
 
@@ -102,9 +98,7 @@ def test_presets():
         assert preset.stride == 64
         assert preset.encoder == EncoderConfig(layers=12, width=768, heads=12, mlp_width=3072)
     assert configs.pixelbert_tiny().stride == 32
-    tiny = count(
-        lambda: PixelBert(configs.pixelbert_tiny(), platform="cpu", rngs=nnx.Rngs(params=0))
-    )
+    tiny = count(lambda: PixelBert(configs.pixelbert_tiny(), platform="cpu", rngs=nnx.Rngs(params=0)))
     assert 5e6 < tiny < 15e6
 
 
@@ -135,9 +129,7 @@ def test_grid_is_what_the_model_makes(rounding, pool):
     graphdef, state = nnx.split(module)
     zeros = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), nnx.as_pure(state))
     images = jnp.zeros((len(sizes), *canvas, 3), jnp.uint8)
-    _, mask = jax.jit(
-        lambda state: nnx.merge(graphdef, state).encode_image(images, jnp.array(sizes))
-    )(zeros)
+    _, mask = jax.jit(lambda state: nnx.merge(graphdef, state).encode_image(images, jnp.array(sizes)))(zeros)
     rows, columns = model.grid(*canvas)
     assert mask.shape[1] == rows * columns
     for size, valid in zip(sizes, mask.reshape(-1, rows, columns), strict=True):
@@ -160,9 +152,7 @@ def test_grid_is_what_the_model_makes(rounding, pool):
         (lambda: PretrainingConfig(mlm_weight=0, itm_weight=0), "one must be positive"),
         (lambda: PretrainingConfig(mlm_weight=-1), "must not be negative"),
         (
-            lambda: PixelBert(
-                PixelBertConfig(text=TextConfig(vocabulary_size=0)), rngs=nnx.Rngs(params=0)
-            ),
+            lambda: PixelBert(PixelBertConfig(text=TextConfig(vocabulary_size=0)), rngs=nnx.Rngs(params=0)),
             "vocabulary_size is 0",
         ),
     ],

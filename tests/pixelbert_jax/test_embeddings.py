@@ -44,9 +44,7 @@ def test_text_embedding():
     randomize(module)
     text = np.array([[3, 1, 4], [1, 5, 9]])
     word, position = np.asarray(module.word[...]), np.asarray(module.position[...])
-    expected = layer_norm(
-        word[text] + position[None, :3], module.layer_norm.scale[...], module.layer_norm.bias[...]
-    )
+    expected = layer_norm(word[text] + position[None, :3], module.layer_norm.scale[...], module.layer_norm.bias[...])
     np.testing.assert_allclose(module(jnp.array(text)), expected, atol=1e-5)
 
 
@@ -64,9 +62,7 @@ def test_pool_projection_and_segment(rounding):
         np.testing.assert_array_equal(mask[i], valid)
         for row, column in np.argwhere(valid):
             window = x[i, :rows, :columns][2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-            np.testing.assert_allclose(
-                pixels[i, row, column], project(module, window.max((0, 1))), atol=1e-5
-            )
+            np.testing.assert_allclose(pixels[i, row, column], project(module, window.max((0, 1))), atol=1e-5)
 
 
 def test_without_pool():
@@ -92,9 +88,7 @@ def test_layer_norm_of_pixels():
     before, _ = plain(jnp.array(x), jnp.array(SIZES))
     after, _ = normed(jnp.array(x), jnp.array(SIZES))
     norm = normed.layer_norm
-    np.testing.assert_allclose(
-        after, layer_norm(np.asarray(before), norm.scale[...], norm.bias[...]), atol=2e-4
-    )
+    np.testing.assert_allclose(after, layer_norm(np.asarray(before), norm.scale[...], norm.bias[...]), atol=2e-4)
 
 
 def test_conv_before_pool():
@@ -146,10 +140,7 @@ def test_sine_positions_by_hand():
 def test_sine_positions_are_added():
     with_position, without = pixel_embedding(position="sine2d"), pixel_embedding()
     x = features()
-    difference = (
-        with_position(jnp.array(x), jnp.array(SIZES))[0]
-        - without(jnp.array(x), jnp.array(SIZES))[0]
-    )
+    difference = with_position(jnp.array(x), jnp.array(SIZES))[0] - without(jnp.array(x), jnp.array(SIZES))[0]
     grid = np.array([[2, 3], [3, 1]])
     expected = np.asarray(sine_positions(jnp.array(grid), 3, 3, WIDTH)).reshape(2, 9, WIDTH)
     np.testing.assert_allclose(difference, expected, atol=1e-4)

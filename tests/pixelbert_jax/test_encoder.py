@@ -32,9 +32,7 @@ def sequence(seed=0, rows=3):
 
 def call(module, *arguments):
     graphdef, state = nnx.split(module)
-    return jax.jit(lambda state, *arguments: nnx.merge(graphdef, state)(*arguments))(
-        nnx.as_pure(state), *arguments
-    )
+    return jax.jit(lambda state, *arguments: nnx.merge(graphdef, state)(*arguments))(nnx.as_pure(state), *arguments)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
@@ -79,9 +77,7 @@ def copy_bert(module, layers):
         variable.set_value(jnp.asarray(stacked))
 
     linears = {
-        "query_key_value": lambda layer: [
-            getattr(layer.attention.self, name) for name in ("query", "key", "value")
-        ],
+        "query_key_value": lambda layer: [getattr(layer.attention.self, name) for name in ("query", "key", "value")],
         "attention_output": lambda layer: [layer.attention.output.dense],
         "mlp_inner": lambda layer: [layer.intermediate.dense],
         "mlp_output": lambda layer: [layer.output.dense],

@@ -63,9 +63,7 @@ def test_batch_norm_trains_on_valid_cells(x):
     assert len(cells) == 3 * 5 + 4 * 2
     normalized = (cells - cells.mean(0)) / np.sqrt(cells.var(0) + EPSILON)
     np.testing.assert_allclose(valid_cells(out), affine(module, normalized), atol=1e-5)
-    np.testing.assert_allclose(
-        module.mean[...], MOMENTUM * mean + (1 - MOMENTUM) * cells.mean(0), rtol=1e-5
-    )
+    np.testing.assert_allclose(module.mean[...], MOMENTUM * mean + (1 - MOMENTUM) * cells.mean(0), rtol=1e-5)
     np.testing.assert_allclose(
         module.variance[...], MOMENTUM * variance + (1 - MOMENTUM) * cells.var(0, ddof=1), rtol=1e-5
     )

@@ -138,9 +138,7 @@ def test_warm_up():
     [("linear", [0, 0.5, 1, 0.6, 0.2]), ("cosine", [0, 0.5, 1, 0.6, 0.2])],
 )
 def test_decay_to_the_last_step(kind, expected):
-    schedule = make_schedule(
-        ScheduleConfig(kind=kind, warmup_steps=10, warmup_start=0, final=0.2), 110, 10
-    )
+    schedule = make_schedule(ScheduleConfig(kind=kind, warmup_steps=10, warmup_start=0, final=0.2), 110, 10)
     assert values(schedule, 0, 5, 10, 60, 110) == pytest.approx(expected, abs=1e-6)
 
 
@@ -158,8 +156,7 @@ def parameters(model):
 
 def names(tree):
     return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
 
@@ -190,18 +187,14 @@ def test_decay_of_vectors(decay_vectors):
     shapes = parameters(model)
     ones = jax.tree.map(lambda array: jnp.ones(array.shape), shapes)
     zeros = jax.tree.map(jnp.zeros_like, ones)
-    optimizer = make_optimizer(
-        config(decay_vectors=decay_vectors), model.backbone, lambda step: 1.0
-    )
+    optimizer = make_optimizer(config(decay_vectors=decay_vectors), model.backbone, lambda step: 1.0)
     updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(ones), ones)
     matrices = 0
     for name, update in named(updates).items():
         stacked = "encoder/layers/" in name
         is_matrix = update.ndim - stacked >= 2
         matrices += is_matrix
-        rate = {"frozen": 0, "backbone": -0.1 * 0.05, "transformer": -0.01 * 0.3}[
-            parameter_group(name, model.backbone)
-        ]
+        rate = {"frozen": 0, "backbone": -0.1 * 0.05, "transformer": -0.01 * 0.3}[parameter_group(name, model.backbone)]
         expected = rate if is_matrix or decay_vectors else 0
         np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=name)
     assert 10 < matrices < len(named(updates)) - 10

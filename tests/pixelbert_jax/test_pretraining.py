@@ -189,9 +189,7 @@ def abstract(task, arrays, key):
     return jax.eval_shape(loss, nnx.as_pure(state), arrays)
 
 
-@pytest.mark.parametrize(
-    ("sampled", "key", "pixels"), [(4, KEY, 4), (0, KEY, 12), (100, KEY, 12), (4, None, 12)]
-)
+@pytest.mark.parametrize(("sampled", "key", "pixels"), [(4, KEY, 4), (0, KEY, 12), (100, KEY, 12), (4, None, 12)])
 def test_pixels_that_the_encoder_sees(monkeypatch, sampled, key, pixels):
     """Samples in training; all of the canvas's 3x4 in evaluation, and then without dropout."""
     seen, fuse = [], PixelBert.fuse
@@ -234,9 +232,7 @@ def test_padding_of_texts_and_pictures_does_not_matter(module):
     rng = np.random.default_rng(9)
     large = dict(small)
     large["images"] = rng.integers(0, 256, (2, 64, 96, 3), np.uint8)
-    for image, original, (height, width) in zip(
-        large["images"], small["images"], small["image_size"], strict=True
-    ):
+    for image, original, (height, width) in zip(large["images"], small["images"], small["image_size"], strict=True):
         image[:height, :width] = original[:height, :width]
     large["text"] = np.pad(small["text"], ((0, 0), (0, 0), (0, 4)), constant_values=3)
     large["text_mask"] = np.pad(small["text_mask"], ((0, 0), (0, 0), (0, 4)))

@@ -83,9 +83,7 @@ def test_features_do_not_depend_on_the_canvas(config):
 def test_swapped_height_and_width_would_be_seen(monkeypatch):
     """The slip that a known peer has: the mask takes the height for the width."""
     right = resnet.valid_mask
-    monkeypatch.setattr(
-        resnet, "valid_mask", lambda size, height, width: right(size[:, ::-1], height, width)
-    )
+    monkeypatch.setattr(resnet, "valid_mask", lambda size, height, width: right(size[:, ::-1], height, width))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_blind_to_canvas(make_backbone(BASIC))
 
@@ -228,9 +226,9 @@ def assert_parity(config, model, size):
         outputs = model(torch.from_numpy(image.transpose(0, 3, 1, 2)), output_hidden_states=True)
     expected = [state.numpy().transpose(0, 2, 3, 1) for state in outputs.hidden_states[1:]]
     graphdef, state = nnx.split(module)
-    stages = jax.jit(
-        lambda state, image: nnx.merge(graphdef, state).all_stages(image, jnp.array([size]))
-    )(nnx.as_pure(state), image)
+    stages = jax.jit(lambda state, image: nnx.merge(graphdef, state).all_stages(image, jnp.array([size])))(
+        nnx.as_pure(state), image
+    )
     assert len(stages) == len(expected)
     for (features, cells), reference in zip(stages, expected, strict=True):
         assert tuple(np.array(cells)[0]) == reference.shape[1:3]
@@ -251,9 +249,7 @@ def test_parity_with_torch(block, widths, inner_widths):
         block=block,
         stem_width=16,
     )
-    model = torch_resnet(
-        embedding_size=16, hidden_sizes=list(widths), depths=[2, 1], layer_type=block
-    )
+    model = torch_resnet(embedding_size=16, hidden_sizes=list(widths), depths=[2, 1], layer_type=block)
     assert_parity(config, model, (45, 62))
 
 

@@ -15,9 +15,7 @@ from pixelbert_jax.training.sharding import (
 )
 
 
-@pytest.mark.parametrize(
-    ("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, 4, (2, 4)), (-1, 8, (1, 8))]
-)
+@pytest.mark.parametrize(("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, 4, (2, 4)), (-1, 8, (1, 8))])
 def test_mesh_shape(data, fsdp, shape):
     mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp))
     assert mesh.axis_names == ("data", "fsdp") and mesh.devices.shape == shape
