@@ -189,6 +189,11 @@ def test_missing_part_is_refused(copied, state):
         Checkpoints(copied).restore(3, on_mesh(state, 1, 1)[1])
 
 
+def test_step_that_is_not_there(saved, state):
+    with pytest.raises(ConfigError, match="/9: cannot be restored"):
+        Checkpoints(saved).restore(9, on_mesh(state, 1, 1)[1])
+
+
 def test_other_shapes_and_other_arrays_are_refused(saved, state):
     """The message names the reason."""
     _, abstract = on_mesh(state, 1, 1)

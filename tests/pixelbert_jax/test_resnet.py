@@ -156,7 +156,7 @@ def test_remat_changes_nothing(config):
     plain = train_once(config)
     remat = train_once(dataclasses.replace(config, remat=True))
     for actual, expected in zip(remat, plain, strict=True):
-        assert_trees_close(actual, expected, 1e-5)
+        assert_trees_close(actual, expected, 1e-4)
 
 
 def test_frozen_statistics_stay_in_training():
@@ -250,7 +250,7 @@ def test_parity_with_torch(block, widths, inner_widths):
         stem_width=16,
     )
     model = torch_resnet(embedding_size=16, hidden_sizes=list(widths), depths=[2, 1], layer_type=block)
-    assert_parity(config, model, (45, 62))
+    assert_parity(config, model, (67, 41))  # 17x11, then 9x6: odd maps at a stride
 
 
 def test_parity_of_resnet50():
