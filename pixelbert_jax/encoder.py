@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pixelbert_jax.activations import gelu
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.initializers import transformer_normal
 
-_ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
+_ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu}
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -40,23 +41,28 @@ class EncoderLayer(nnx.Module):
 
     def __call__(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         keys = (None,) * 3 if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = dropout(self._attend(x_NxSxD, mask_NxS, keys[0]), self.config.dropout, keys[1])
-        x_NxSxD = self.attention_norm(x_NxSxD + attended)
-        inner_NxSxM = _ACTIVATIONS[self.config.activation](self.mlp_inner(x_NxSxD))
-        return self.mlp_norm(x_NxSxD + dropout(self.mlp_output(inner_NxSxM), self.config.dropout, keys[2]))
+        # Matrix products over a flat list of tokens have gradients that the CPU backend does not transpose first.
+        x_TxD = x_NxSxD.reshape(-1, x_NxSxD.shape[-1])
+        attended_TxD = self._attend(x_TxD, mask_NxS, keys[0])
+        x_TxD = self.attention_norm(x_TxD + dropout(attended_TxD, self.config.dropout, keys[1]))
+        inner_TxM = _ACTIVATIONS[self.config.activation](self.mlp_inner(x_TxD))
+        x_TxD = self.mlp_norm(x_TxD + dropout(self.mlp_output(inner_TxM), self.config.dropout, keys[2]))
+        return x_TxD.reshape(x_NxSxD.shape)
 
-    def _attend(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        batch, length, width = x_NxSxD.shape
-        heads = self.config.heads
-        qkv_NxSx3xHxd = self.query_key_value(x_NxSxD).reshape(batch, length, 3, heads, width // heads)
-        query, key, value = (qkv_NxSx3xHxd[:, :, i] for i in range(3))
-        scores_NxHxQxS = jnp.einsum("nqhd,nshd->nhqs", query, key, preferred_element_type=jnp.float32)
-        scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(width // heads))
+    def _attend(self, x_TxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        heads, size = self.config.heads, self.config.width // self.config.heads
+
+        def by_head(x_TxD: jax.Array) -> jax.Array:
+            return x_TxD.reshape(*mask_NxS.shape, heads, size).transpose(0, 2, 1, 3)
+
+        query, key, value = (by_head(part) for part in jnp.split(self.query_key_value(x_TxD), 3, axis=-1))
+        scores_NxHxQxS = jnp.einsum("nhqd,nhsd->nhqs", query, key, preferred_element_type=jnp.float32)
+        scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(size))
         scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
-        probabilities = jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(x_NxSxD.dtype)
+        probabilities = jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(x_TxD.dtype)
         probabilities = dropout(probabilities, self.config.attention_dropout, dropout_key)
-        attended_NxSxHxd = jnp.einsum("nhqs,nshd->nqhd", probabilities, value)
-        return self.attention_output(attended_NxSxHxd.reshape(batch, length, width))
+        attended_NxHxQxd = jnp.einsum("nhqs,nhsd->nhqd", probabilities, value)
+        return self.attention_output(attended_NxHxQxd.transpose(0, 2, 1, 3).reshape(x_TxD.shape))
 
 
 class Encoder(nnx.Module):

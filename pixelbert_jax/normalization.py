@@ -37,8 +37,8 @@ class BatchNorm(nnx.Module):
             mean, variance = self.mean[...], self.variance[...]
         scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         shift = self.bias[...] - mean * scale
-        dtype = x_BxHxWxC.dtype
-        return x_BxHxWxC * _channels(scale).astype(dtype) + _channels(shift).astype(dtype)
+        # In float32: a bfloat16 product and sum lose channels whose mean is far from zero.
+        return (x_BxHxWxC.astype(jnp.float32) * _channels(scale) + _channels(shift)).astype(x_BxHxWxC.dtype)
 
 
 class GroupNorm(nnx.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from pixelbert_jax.activations import gelu
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.errors import ConfigError
@@ -43,7 +44,7 @@ class MaskedLanguageHead(nnx.Module):
 
     def __call__(self, hidden_NxMxD: jax.Array, word_VxD: jax.Array) -> jax.Array:
         """Float32 logits NxMxV."""
-        x = self.layer_norm(jax.nn.gelu(self.transform(hidden_NxMxD), approximate=False))
+        x = self.layer_norm(gelu(self.transform(hidden_NxMxD)))
         logits = jnp.einsum("nmd,vd->nmv", x, word_VxD.astype(x.dtype), preferred_element_type=jnp.float32)
         return logits + self.bias[...][None, None]
 

@@ -70,15 +70,11 @@ def make_trainer(
     platform = mesh.devices.flat[0].platform
     init_key, step_key = jax.random.split(jax.random.key(seed))
 
-    def build(key: jax.Array) -> tuple[nnx.GraphDef, Any, Any]:
-        module = task.init(platform=platform, rngs=nnx.Rngs(params=key))
-        graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-        return graphdef, nnx.as_pure(params), nnx.as_pure(rest)
-
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: task.init(platform=platform, rngs=nnx.Rngs(params=0))))
 
     def init(key: jax.Array) -> TrainState:
-        _, params, rest = build(key)
+        module = task.init(platform=platform, rngs=nnx.Rngs(params=key))
+        params, rest = (nnx.as_pure(state) for state in nnx.state(module, nnx.Param, ...))
         zero = jnp.zeros((), jnp.int32)
         ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
         return TrainState(zero, params, rest, optimizer.init(params), ema, zero, zero)
@@ -121,7 +117,7 @@ def make_trainer(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(step_key, state.step)
-        batch = batch | {"row": jnp.arange(batch["images"].shape[0])}
+        batch = batch | {"row": jnp.arange(len(jax.tree.leaves(batch)[0]))}
         compute = gradients if accumulation == 1 else accumulated
         loss, sums, grads, rest = compute(state, batch, task.totals(batch), key)
         grad_norm = optax.tree.norm(grads)
