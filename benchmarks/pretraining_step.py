@@ -21,8 +21,7 @@ from absl import app, flags
 
 from experiments.config_flags import load_config, split_arguments
 from pixelbert_jax.tasks.pretraining import PretrainingTask
-from pixelbert_jax.training.checkpoint import parameter_count
-from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
+from pixelbert_jax.training.optimizer import make_optimizer, make_schedule, parameter_count
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
 from pixelbert_jax.training.step import make_trainer
 

@@ -13,7 +13,8 @@ from experiments.config_flags import run_main
 from experiments.loop import train
 from experiments.progress import say
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.training.checkpoint import Checkpoints, parameter_count
+from pixelbert_jax.training.checkpoint import Checkpoints
+from pixelbert_jax.training.optimizer import parameter_count
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics.jsonl, config, vocabulary.")
 

@@ -4,9 +4,22 @@ Every gap that the paper leaves open is a field here, with its reason in docs/fi
 """
 
 import dataclasses
+import typing
 from typing import Any, Literal
 
 from pixelbert_jax.errors import ConfigError
+
+
+def check_choices(config: Any, name: str) -> None:
+    """Refuse a field whose annotation lists its values (Literal) and that has another.
+
+    Raises:
+      ConfigError: it names the field below `name` and the values.
+    """
+    for field, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is Literal and getattr(config, field) not in typing.get_args(hint):
+            choices = ", ".join(map(repr, typing.get_args(hint)))
+            raise ConfigError(f"{name}.{field}={getattr(config, field)!r} must be one of {choices}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +47,7 @@ class ResNetConfig:
     remat: bool = True  # recompute each block in the backward pass
 
     def __post_init__(self) -> None:
+        check_choices(self, "model.backbone")
         lengths = {len(self.depths), len(self.widths), len(self.inner_widths), len(self.strides)}
         if len(lengths) != 1:
             raise ConfigError(
@@ -49,6 +63,8 @@ class ResNetConfig:
                 raise ConfigError(
                     f"model.backbone.groups={self.groups} does not divide the inner width {width}; choose a divisor."
                 )
+        if self.block == "basic" and self.groups != 1:
+            raise ConfigError(f"model.backbone.groups={self.groups} needs block='bottleneck'; basic blocks have none.")
         channels = (self.stem_width, *self.inner_widths, *self.widths)
         if self.norm == "group" and any(c % self.norm_groups for c in channels):
             raise ConfigError(
@@ -90,6 +106,9 @@ class PixelsConfig:
     position: Literal["none", "sine2d", "rowcol"] = "none"
     max_grid: int = 32  # rows and columns of the learned tables, with position="rowcol"
 
+    def __post_init__(self) -> None:
+        check_choices(self, "model.pixels")
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
@@ -116,6 +135,7 @@ class EncoderConfig:
     remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass recomputes: nothing, all but products, all
 
     def __post_init__(self) -> None:
+        check_choices(self, "model.encoder")
         if self.width % self.heads:
             raise ConfigError(
                 f"model.encoder.width={self.width} is not a multiple of model.encoder.heads={self.heads}; change one."
@@ -136,6 +156,9 @@ class PixelBertConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; parameters and losses are float32
     image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # RGB in [0, 1], ImageNet's
     image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
 
     @property
     def stride(self) -> int:

@@ -24,14 +24,14 @@ from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, Sched
 
 
 def get_config() -> RunConfig:
-    """48x48 pictures, 36 pixels of which 24 are sampled, 2 layers of width 128."""
+    """48x48 pictures, 36 pixels of which 32 are sampled, 2 layers of width 128."""
     return RunConfig(
         model=PixelBertConfig(
             backbone=ResNetConfig(
-                depths=(1, 1),
-                widths=(64, 128),
-                inner_widths=(64, 128),
-                strides=(2, 2),
+                depths=(1, 1, 1),
+                widths=(24, 64, 128),
+                inner_widths=(24, 64, 128),
+                strides=(1, 2, 2),
                 block="basic",
                 stem="conv3x3",
                 stem_width=24,
@@ -62,21 +62,21 @@ def get_config() -> RunConfig:
             vocabulary="",
             resize=ResizeRule(48, 48),
             canvases=((48, 48),),
-            batch_images=32,
-            texts_per_image=4,
+            batch_images=48,
+            texts_per_image=2,
             max_text_length=24,
-            mask_rate=0.3,
+            mask_rate=0.4,
             threads=1,
             prefetch=4,
         ),
-        task=PretrainingConfig(sampled_pixels=28, mlm_on_negatives=False),
+        task=PretrainingConfig(sampled_pixels=32, mlm_on_negatives=False),
         optimizer=OptimizerConfig(
-            backbone=AdamWConfig(learning_rate=1e-3),
+            backbone=AdamWConfig(learning_rate=3e-3),
             transformer=AdamWConfig(learning_rate=1e-3),
             schedule=ScheduleConfig(kind="cosine", warmup_steps=100, warmup_start=0.01),
             clip_norm=1.0,
         ),
-        train=TrainConfig(steps=1300),
+        train=TrainConfig(steps=1200),
         evaluation=EvaluationConfig(every=250, images=500, words=(*COLOURS, *SHAPES)),
         checkpoint=CheckpointConfig(every=500),
         report=True,

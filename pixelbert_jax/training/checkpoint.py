@@ -7,7 +7,6 @@ its metadata, a description: layout version, configuration, vocabulary, library 
 import importlib.metadata
 from typing import Any
 
-import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -68,9 +67,14 @@ class Checkpoints:
           ConfigError: it was written by another layout of this code, or by something else.
         """
         description = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
-        if description.get("layout") != LAYOUT:
+        if "layout" not in description:
             raise ConfigError(
-                f"{self.directory}/{step}: checkpoint of layout {description.get('layout')}, this code reads {LAYOUT}; "
+                f"{self.directory}/{step}: a checkpoint without description, damaged or not of this code; "
+                "delete that folder to go on from the checkpoint before it, or use another --workdir."
+            )
+        if description["layout"] != LAYOUT:
+            raise ConfigError(
+                f"{self.directory}/{step}: checkpoint of layout {description['layout']}, this code reads {LAYOUT}; "
                 "use the version of pixelbert_jax that wrote it, or another --workdir."
             )
         return description
@@ -120,8 +124,3 @@ def _items(state: TrainState) -> dict[str, Any]:
     values = state._asdict()
     model = {name: values.pop(name) for name in ("params", "rest")}
     return {"model": model, "training": values}
-
-
-def parameter_count(params: Any) -> int:
-    """Numbers in a tree of parameters."""
-    return sum(array.size for array in jax.tree.leaves(params))

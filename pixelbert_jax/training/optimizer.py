@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from pixelbert_jax.config import ResNetConfig
+from pixelbert_jax.config import ResNetConfig, check_choices
 from pixelbert_jax.errors import ConfigError
 
 Schedule = Callable[[jax.Array | int], jax.Array]
@@ -32,6 +32,11 @@ class ScheduleConfig:
     warmup_steps: int = 1000  # linear, from warmup_start; 0: none
     warmup_start: float = 1 / 3
     final: float = 0.0  # kinds "linear" and "cosine": the factor at the last step
+
+    def __post_init__(self) -> None:
+        check_choices(self, "optimizer.schedule")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"optimizer.schedule.warmup_steps={self.warmup_steps} must not be negative.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,14 @@ class OptimizerConfig:
     ema_decay: float = 0.0  # exponential moving average of the parameters, used in evaluation; 0: off
 
     def __post_init__(self) -> None:
+        if self.clip_norm < 0:
+            raise ConfigError(f"optimizer.clip_norm={self.clip_norm} must not be negative; 0 turns it off.")
+        for name in ("backbone", "transformer"):
+            if getattr(self, name).learning_rate <= 0:
+                raise ConfigError(
+                    f"optimizer.{name}.learning_rate={getattr(self, name).learning_rate} must be positive; to train "
+                    "nothing of the backbone set model.backbone.frozen_parts."
+                )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"optimizer.ema_decay={self.ema_decay} must lie in [0, 1); 0 turns it off.")
 
@@ -98,6 +111,11 @@ def _warmup(config: ScheduleConfig) -> Schedule:
 def parameter_name(path: tuple) -> str:
     """'model/backbone/stem/conv/kernel' from a key path of a parameter tree."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def parameter_count(params: Any) -> int:
+    """Numbers in a tree of parameters."""
+    return sum(array.size for array in jax.tree.leaves(params))
 
 
 def parameter_group(name: str, backbone: ResNetConfig) -> Literal["frozen", "backbone", "transformer"]:

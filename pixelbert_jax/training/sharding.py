@@ -17,6 +17,12 @@ class MeshConfig:
     fsdp: int = 1  # 1: parameters are replicated
     min_split_size: int = 2**18  # arrays with fewer elements are replicated
 
+    def __post_init__(self) -> None:
+        if self.fsdp < 1 or self.data == 0 or self.data < -1:
+            raise ConfigError(
+                f"mesh.data={self.data}, mesh.fsdp={self.fsdp}: sizes must be positive, or data=-1 for the rest."
+            )
+
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices` (all of them if None).

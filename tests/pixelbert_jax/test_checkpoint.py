@@ -12,8 +12,8 @@ from orbax.checkpoint import v1 as ocp
 
 from pixelbert_jax.config import ResNetConfig
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.training.checkpoint import Checkpoints, describe, parameter_count
-from pixelbert_jax.training.optimizer import OptimizerConfig, make_optimizer
+from pixelbert_jax.training.checkpoint import Checkpoints, describe
+from pixelbert_jax.training.optimizer import OptimizerConfig, make_optimizer, parameter_count
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh, state_shardings
 from pixelbert_jax.training.step import TrainState
 from tests.pixelbert_jax.helpers import assert_trees_equal, named

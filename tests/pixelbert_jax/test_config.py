@@ -18,7 +18,7 @@ from pixelbert_jax.config import (
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.pixelbert import PixelBert
 from pixelbert_jax.tasks.pretraining import PixelBertForPretraining, PretrainingConfig
-from pixelbert_jax.training.checkpoint import parameter_count
+from pixelbert_jax.training.optimizer import parameter_count
 from tests.pixelbert_jax.helpers import small_model
 
 CLASSIFIER = 2048 * 1000 + 1000  # ImageNet's last layer, which published counts include
