@@ -35,8 +35,8 @@ class DataConfig:
     mask_rate: float = 0.15
     whole_word_masking: bool = False
     workers: int = 0  # processes that load; 0: threads of this one
-    threads: int = 8  # a process
-    prefetch: int = 2  # batches ready ahead, a worker
+    threads: int = 8  # a process; each makes one batch, so no more than `prefetch` are at work
+    prefetch: int = 2  # batches ready or in the making, a worker
 
     def __post_init__(self) -> None:
         positive = ("batch_images", "texts_per_image", "threads", "prefetch")

@@ -47,7 +47,9 @@ def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0)
 def evaluate(trainer: Trainer, state: TrainState, stream: Stream, config: RunConfig) -> dict[str, float]:
     """Held-out figures: sums over all batches of the stream, then averages."""
     totals: dict[str, np.ndarray] = {}
-    loaded = batches(stream, trainer, config)
+    # Threads only: processes would take longer to start than most evaluations take.
+    threads_only = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+    loaded = batches(stream, trainer, threads_only)
     try:
         for batch in loaded:
             for name, sums in jax.device_get(trainer.eval_step(state, batch)).items():

@@ -32,7 +32,7 @@ _RGB = {
     "pink": (246, 138, 188),
     "black": (24, 24, 28),
 }
-_SIDE = {"small": (0.24, 0.27), "large": (0.36, 0.40)}  # of a box, as a fraction of the picture
+_SIDE = {"small": (0.27, 0.30), "large": (0.39, 0.43)}  # of a box, as a fraction of the picture
 _GAP = 0.02  # between two boxes
 _PLACEMENTS = 8  # drawn at a time
 _HASH_GRID = 48  # positions on this grid decide the split

@@ -58,7 +58,7 @@ def test_objects_lie_inside_and_apart(scenes: list[Scene]) -> None:
         for thing in a_scene.objects:
             assert min(thing.box) >= 0
             assert max(thing.box) <= 1
-            assert 11 <= thing.side * 48 <= 20
+            assert 12 <= thing.side * 48 <= 21
         for a, b in itertools.combinations(a_scene.objects, 2):
             (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box, b.box
             assert ax1 < bx0 or bx1 < ax0 or ay1 < by0 or by1 < ay0
