@@ -1,7 +1,7 @@
 """Words: vocabularies, WordPiece, and masking for masked language modelling."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,12 +125,25 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
 
 
 def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) -> tuple[str, ...]:
-    """A WordPiece vocabulary of at most `size` pieces from texts: special tokens first, the rest sorted."""
+    """A WordPiece vocabulary of at most `size` pieces from texts: special tokens first, the rest sorted.
+
+    Pieces that no word of the texts needs are left out, but for single characters: which of them training makes on its
+    way depends on chance. Where `size` is large enough for all words the result depends on the texts alone.
+    """
     tokenizer = BertWordPieceTokenizer(lowercase=lowercase)
+    words: set[str] = set()
+
+    def seen() -> Iterator[str]:
+        for text in texts:
+            words.update(tokenizer.normalizer.normalize_str(text).split())
+            yield text
+
     tokenizer.train_from_iterator(
-        texts, vocab_size=size, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+        seen(), vocab_size=size, min_frequency=1, special_tokens=list(SPECIAL), show_progress=False
     )
-    return (*SPECIAL, *sorted(set(tokenizer.get_vocab()) - set(SPECIAL)))
+    needed = {token for word in words for token in tokenizer.encode(word, add_special_tokens=False).tokens}
+    letters = {token for token in tokenizer.get_vocab() if len(token.removeprefix("##")) == 1}
+    return (*SPECIAL, *sorted((needed | letters) - set(SPECIAL)))
 
 
 def mask_words(
