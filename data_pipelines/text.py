@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.normalizers import BertNormalizer
 
 from data_pipelines.errors import DataError
 
@@ -131,11 +132,12 @@ def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) ->
     way depends on chance. Where `size` is large enough for all words the result depends on the texts alone.
     """
     tokenizer = BertWordPieceTokenizer(lowercase=lowercase)
+    normalizer = BertNormalizer(lowercase=lowercase)  # the tokenizer's own is locked while it trains
     words: set[str] = set()
 
     def seen() -> Iterator[str]:
         for text in texts:
-            words.update(tokenizer.normalizer.normalize_str(text).split())
+            words.update(normalizer.normalize_str(text).split())
             yield text
 
     tokenizer.train_from_iterator(
