@@ -80,10 +80,10 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints) -> Pret
             f"train.epochs={config.train.epochs} is less than one step: an epoch has {plan.steps_per_epoch:.2f} steps "
             f"of data.batch_images={config.data.batch_images}; raise epochs or lower batch_images."
         )
-    missing = [word for word in config.evaluation.words if len(tokenizer.pieces(word)) != 1]
+    missing = [word for word in config.evaluation.words if word not in tokenizer.ids]
     if missing:
         raise ConfigError(f"evaluation.words: {missing} are not single word pieces of the vocabulary; leave them out.")
-    word_ids = tuple(tokenizer.pieces(word)[0] for word in config.evaluation.words)
+    word_ids = tuple(tokenizer.ids[word] for word in config.evaluation.words)
     task = PretrainingTask(config.model, config.task, word_ids)
     schedule = make_schedule(config.optimizer.schedule, plan.steps, plan.steps_per_epoch)
     mesh = make_mesh(config.mesh)
