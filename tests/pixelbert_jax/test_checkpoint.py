@@ -162,7 +162,7 @@ def test_other_layout_is_refused(copied):
 def test_checkpoint_of_something_else_is_refused(tmp_path):
     ocp.save(tmp_path / "5", {"a": np.arange(3)})
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(ConfigError, match="/5: checkpoint of layout None"):
+    with pytest.raises(ConfigError, match="/5: a checkpoint without description"):
         checkpoints.description(5)
 
 
