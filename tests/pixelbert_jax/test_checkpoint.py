@@ -119,7 +119,6 @@ def test_saved_state_may_be_donated(state, tmp_path):
     placed = jax.jit(lambda tree: jax.tree.map(lambda x: x + 0, tree))(placed)
     checkpoints.save(3, placed, describe({}, ()))
     jax.block_until_ready(overwrite(placed))
-    assert jax.tree.leaves(placed.params)[0].is_deleted()
     checkpoints.wait()
     assert_trees_equal(checkpoints.restore(3, abstract), state)
 
