@@ -16,7 +16,7 @@ $(VENV)/.test: setup.py $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
 
-# Huge pages: the CPU backend takes and returns a step's memory every time, and page faults are a fifth of its work.
+# Huge pages: the CPU backend takes and returns a step's memory every time, and page faults cost it time.
 quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: $(VENV)/.runtime
 	$(BIN)/python -m data_pipelines.prepare shapes --data_dir=data
