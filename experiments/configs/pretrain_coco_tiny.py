@@ -4,8 +4,8 @@
     python -m experiments.pretrain --config=experiments/configs/pretrain_coco_tiny.py --workdir=runs/coco \\
         --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt
 
-Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.py:coco_captions,flickr8k. It is far too
-small to reach the paper's numbers; docs/results.md has a run.
+Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.py:coco_captions,flickr8k,shapes. It is
+far too small to reach the paper's numbers; docs/results.md has a run.
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
@@ -15,17 +15,18 @@ from pixelbert_jax.config import pixelbert_tiny
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
 
-_TRAIN_SPLITS = {"coco_captions": "train+restval"}
+_SPLITS = {"coco_captions": ("train+restval", "val"), "shapes": ("train", "validation")}
+_WEIGHTS = {"shapes": 0.1}  # drawn scenes are many; a thousand photographs should not drown in them
 
 
 def get_config(datasets: str = "coco_captions") -> RunConfig:
     """8.7 M parameters, pictures of 160 x at most 256 pixels, 16 images with 2 texts each a step."""
-    names = [name.strip() for name in datasets.split(",")]
+    sources = [(name, _SPLITS.get(name, ("train", "val"))) for name in map(str.strip, datasets.split(","))]
     return RunConfig(
         model=pixelbert_tiny(),
         data=DataConfig(
-            train=tuple(SourceConfig(name, _TRAIN_SPLITS.get(name, "train")) for name in names),
-            eval=tuple(SourceConfig(name, "val") for name in names),
+            train=tuple(SourceConfig(name, splits[0], _WEIGHTS.get(name, 1.0)) for name, splits in sources),
+            eval=tuple(SourceConfig(name, splits[1]) for name, splits in sources),
             resize=ResizeRule(160, 256),
             canvases=((160, 160), (160, 224), (224, 160), (160, 256), (256, 160)),
             batch_images=16,

@@ -1,0 +1,37 @@
+"""Visual question answering with the small model of pretrain_coco_tiny, minutes on a laptop; DAQUAR by default.
+
+    python -m data_pipelines.prepare daquar --source_dir=/path/to/daquar --data_dir=data
+    python -m experiments.finetune --config=experiments/configs/vqa_tiny.py --workdir=runs/daquar_tiny \\
+        --config.init.checkpoint=runs/tiny
+    python -m experiments.evaluate --workdir=runs/daquar_tiny --split=test --output=predictions.json
+
+Without init.checkpoint it trains from nothing; then say where the words are, with data.vocabulary. docs/results.md has
+runs of both.
+"""
+
+import dataclasses
+
+from data_pipelines.config import SourceConfig
+from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from experiments.configs import pretrain_coco_tiny
+from pixelbert_jax.tasks.vqa import VqaConfig
+
+
+def get_config(dataset: str = "daquar") -> RunConfig:
+    """16 pictures with 8 questions each; the last state is judged, as DAQUAR has no validation split."""
+    config = pretrain_coco_tiny.get_config(dataset)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data,
+            train=(SourceConfig(dataset, "train"),),
+            eval=(SourceConfig(dataset, "test" if dataset == "daquar" else "val"),),
+            texts_per_image=8,
+            answer_minimum=1,
+            answers_are="right",
+        ),
+        task=VqaConfig(),
+        train=TrainConfig(steps=400),
+        evaluation=EvaluationConfig(every=200, images=100),
+        checkpoint=CheckpointConfig(every=200),
+    )
