@@ -31,9 +31,10 @@ def get_config() -> RunConfig:
             canvases=((96, 384),),
             batch_images=32,
             texts_per_image=1,
+            max_text_length=24,
         ),
         task=Nlvr2Config(pictures=1),
-        train=TrainConfig(steps=500),
+        train=TrainConfig(steps=250),
         evaluation=EvaluationConfig(every=250, images=600),
         checkpoint=CheckpointConfig(every=250),
     )

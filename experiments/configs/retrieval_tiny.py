@@ -17,13 +17,13 @@ from pixelbert_jax.tasks.retrieval import RetrievalConfig
 
 
 def get_config(dataset: str = "flickr8k") -> RunConfig:
-    """32 pictures with 21 texts each, 6 of which get a gradient; the backbone, which starts from little, is trained."""
+    """16 pictures with 21 texts each, 6 of which get a gradient; the backbone, which starts from little, is trained."""
     config = pretrain_coco_tiny.get_config(dataset)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, batch_images=32, texts_per_image=1),
+        data=dataclasses.replace(config.data, batch_images=16, texts_per_image=1, max_text_length=24),
         task=RetrievalConfig(),
-        train=TrainConfig(steps=200),
-        evaluation=EvaluationConfig(every=100, images=100),
-        checkpoint=CheckpointConfig(every=100, best="eval/retrieval_accuracy"),
+        train=TrainConfig(steps=80),
+        evaluation=EvaluationConfig(every=40, images=100),
+        checkpoint=CheckpointConfig(every=40, best="eval/retrieval_accuracy"),
     )

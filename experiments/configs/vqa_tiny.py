@@ -18,7 +18,7 @@ from pixelbert_jax.tasks.vqa import VqaConfig
 
 
 def get_config(dataset: str = "daquar") -> RunConfig:
-    """16 pictures with 8 questions each; the last state is judged, as DAQUAR has no validation split."""
+    """16 pictures with 4 questions each; the last state is judged, as DAQUAR has no validation split."""
     config = pretrain_coco_tiny.get_config(dataset)
     return dataclasses.replace(
         config,
@@ -26,12 +26,13 @@ def get_config(dataset: str = "daquar") -> RunConfig:
             config.data,
             train=(SourceConfig(dataset, "train"),),
             eval=(SourceConfig(dataset, "test" if dataset == "daquar" else "val"),),
-            texts_per_image=8,
+            texts_per_image=4,
+            max_text_length=20,
             answer_minimum=1,
             answers_are="right",
         ),
         task=VqaConfig(),
-        train=TrainConfig(steps=400),
-        evaluation=EvaluationConfig(every=200, images=100),
-        checkpoint=CheckpointConfig(every=200),
+        train=TrainConfig(steps=250),
+        evaluation=EvaluationConfig(every=250, images=200),
+        checkpoint=CheckpointConfig(every=250),
     )

@@ -1,0 +1,197 @@
+"""Does pre-training help the small model? Three tasks on real data, from a pre-trained model and from nothing.
+
+    python -m benchmarks.downstream --pretrained=runs/tiny --data_dir=data --vocabulary=/path/to/vocab.txt \\
+        --folder=runs/downstream
+
+Fine-tunes with the same budget and several seeds, evaluates on the held-out split with the true and with shuffled
+pictures, and prints a table with the guesses that see no picture. Runs that are finished are not run again. Data sets:
+daquar, nlvr and flickr8k, prepared; the tasks that are to be run can be chosen with --tasks.
+"""
+
+import collections
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from data_pipelines.records import Records, open_records
+from data_pipelines.whole_files import write_atomically
+from experiments.metrics.retrieval import recalls
+
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir of the pre-training run.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the prepared data sets.")
+_VOCABULARY = flags.DEFINE_string("vocabulary", None, "vocab.txt of the pre-training run.", required=True)
+_FOLDER = flags.DEFINE_string("folder", None, "Where runs and results go.", required=True)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each start.")
+_TASKS = flags.DEFINE_list("tasks", ["daquar", "nlvr", "flickr8k"], "Which to run.")
+_OVERRIDES = flags.DEFINE_list("overrides", [], "config.field=value of every fine-tuning.")
+
+_RECALLS = ("text_recall_1", "text_recall_10", "image_recall_1", "image_recall_10")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Experiment:
+    """A task on a data set."""
+
+    config: str
+    train: tuple[str, ...]
+    split: str
+    output: str
+    figures: tuple[str, ...]
+
+
+_EXPERIMENTS = {
+    "daquar": _Experiment("vqa_tiny", ("train",), "test", "predictions.json", ("accuracy",)),
+    "nlvr": _Experiment("nlvr_tiny", ("train", "train2"), "dev", "predictions.csv", ("accuracy", "consistency")),
+    "flickr8k": _Experiment("retrieval_tiny", ("train",), "test", "scores.npz", _RECALLS),
+}
+
+
+def main(_: list[str]) -> None:
+    """Run what is missing, then print the table."""
+    folder = Path(_FOLDER.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _TASKS.value:
+        experiment = _EXPERIMENTS[name]
+        rows: dict[str, list[Mapping[str, float]]] = collections.defaultdict(list)
+        rows |= {label: [found] for label, found in _blind(name, experiment).items()}
+        if name == "flickr8k":
+            _add(
+                rows, "pre-trained, not fine-tuned", _scores(name, experiment, Path(_PRETRAINED.value), folder / "zero")
+            )
+        for seed in range(_SEEDS.value):
+            for start in ("pre-trained", "from nothing"):
+                workdir = folder / f"{name}-{start.replace(' ', '-')}-{seed}"
+                _fine_tune(experiment, workdir, start, seed)
+                _add(rows, start, _scores(name, experiment, workdir, workdir))
+        table = _table(experiment.figures, rows)
+        write_atomically(folder / f"{name}.md", table)
+        print(f"\n{name}, {experiment.split}\n{table}", flush=True)
+
+
+def _add(rows: dict[str, list[Mapping[str, float]]], label: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+    rows[label].append(scores["true"])
+    rows[f"{label}, shuffled pictures"].append(scores["shuffled"])
+
+
+def _fine_tune(experiment: _Experiment, workdir: Path, start: str, seed: int) -> None:
+    if (workdir / "scores.json").exists():
+        return
+    command = [
+        "experiments.finetune",
+        f"--config=experiments/configs/{experiment.config}.py",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={_DATA_DIR.value}",
+        f"--config.data.vocabulary={_VOCABULARY.value}",
+        f"--config.seed={seed}",
+        *(f"--config.{override}" for override in _OVERRIDES.value),
+    ]
+    _run([*command, *([f"--config.init.checkpoint={_PRETRAINED.value}"] if start == "pre-trained" else [])])
+
+
+def _scores(name: str, experiment: _Experiment, model: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """Scores with the true and with shuffled pictures; kept in `folder`."""
+    kept = folder / "scores.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    folder.mkdir(exist_ok=True)
+    found = {"true": _evaluate(name, experiment, model, folder / experiment.output)}
+    if name == "flickr8k":  # the scores of all pairs are known: only what is called right has to move
+        with np.load(folder / experiment.output, allow_pickle=False) as stored:
+            other = (stored["image_of_text"] + 1) % len(stored["scores"])
+            found["shuffled"] = recalls(stored["scores"], other)
+    else:
+        output = folder / f"shuffled-{experiment.output}"
+        found["shuffled"] = _evaluate(name, experiment, model, output, "--shuffle_images")
+    write_atomically(kept, json.dumps(found, indent=1))
+    return found
+
+
+def _evaluate(name: str, experiment: _Experiment, model: Path, output: Path, *more: str) -> dict[str, float]:
+    command = ["experiments.evaluate", f"--workdir={model}", f"--dataset={name}", f"--data_dir={_DATA_DIR.value}"]
+    printed = _run([*command, f"--split={experiment.split}", f"--output={output}", *more])
+    return {key: float(value) for key, value in re.findall(r"^(\S+) +([\d.]+)$", printed, re.MULTILINE)}
+
+
+def _run(command: list[str]) -> str:
+    print("python -m " + " ".join(command), flush=True)
+    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout[-2000:])
+    return done.stdout
+
+
+def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
+    """Figures of guesses that see no picture."""
+    held_out = open_records(_DATA_DIR.value, name, experiment.split)
+    if name == "flickr8k":
+        scores = np.zeros((len(held_out), held_out.index.num_texts.sum()))
+        generator = np.random.default_rng(0)
+        image_of_text = np.repeat(np.arange(len(held_out)), held_out.index.num_texts)
+        draws = [
+            recalls(generator.permuted(scores + np.arange(scores.size).reshape(scores.shape), axis=None), image_of_text)
+            for _ in range(100)
+        ]
+        return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
+    train = [open_records(_DATA_DIR.value, name, split) for split in experiment.train]
+    known, asked = [q for records in train for q in _questions(records)], list(_questions(held_out))
+    ((usual, _),) = collections.Counter(answer for _, answer in known).most_common(1)
+    found = {"usual answer": [answer == usual for _, answer in asked]}
+    if name == "daquar":
+        found["answer of the nearest question"] = _nearest(known, asked)
+    return {label: {"accuracy": float(np.mean(right))} for label, right in found.items()}
+
+
+def _questions(records: Records) -> list[tuple[str, str]]:
+    """Text and what is right, of every text."""
+    found = []
+    for number in range(len(records)):
+        for text, label in zip(records[number].texts, map(json.loads, records[number].labels), strict=True):
+            found.append((text, ", ".join(sorted(label["answers"])) if "answers" in label else str(label["label"])))
+    return found
+
+
+def _nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[bool]:
+    """Right or not, by the most frequent answer among the training questions that share the largest part of words."""
+    words = {
+        word: i for i, word in enumerate(sorted({w for text, _ in (*known, *asked) for w in text.lower().split()}))
+    }
+
+    def rows(questions: list[tuple[str, str]]) -> np.ndarray:
+        table = np.zeros((len(questions), len(words)), np.float32)
+        for row, (text, _) in enumerate(questions):
+            table[row, [words[word] for word in text.lower().split()]] = 1
+        return table
+
+    known_KxW, right = rows(known), []
+    for start in range(0, len(asked), 256):
+        asked_QxW = rows(asked[start : start + 256])
+        common_QxK = asked_QxW @ known_KxW.T
+        share_QxK = common_QxK / (asked_QxW.sum(1)[:, None] + known_KxW.sum(1)[None] - common_QxK)
+        for (_, answer), share_K in zip(asked[start : start + 256], share_QxK, strict=True):
+            nearest = np.flatnonzero(share_K == share_K.max())
+            right.append(collections.Counter(known[k][1] for k in nearest).most_common(1)[0][0] == answer)
+    return right
+
+
+def _table(figures: tuple[str, ...], rows: Mapping[str, list[Mapping[str, float]]]) -> str:
+    """Markdown: mean, and standard deviation over seeds where there are several."""
+    lines = [f"| | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
+    for label, runs in rows.items():
+        cells = []
+        for figure in figures:
+            values = [run[figure] for run in runs if figure in run]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3f}{spread}" if values else "")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    app.run(main)
