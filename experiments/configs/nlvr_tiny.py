@@ -34,7 +34,7 @@ def get_config() -> RunConfig:
             max_text_length=24,
         ),
         task=Nlvr2Config(pictures=1),
-        train=TrainConfig(steps=250),
-        evaluation=EvaluationConfig(every=250, images=600),
-        checkpoint=CheckpointConfig(every=250),
+        train=TrainConfig(steps=150),
+        evaluation=EvaluationConfig(every=150, images=600),
+        checkpoint=CheckpointConfig(every=150),
     )

@@ -11,6 +11,7 @@ runs of both.
 
 import dataclasses
 
+from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
@@ -21,9 +22,16 @@ def get_config(dataset: str = "flickr8k") -> RunConfig:
     config = pretrain_coco_tiny.get_config(dataset)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, batch_images=16, texts_per_image=1, max_text_length=24),
+        data=dataclasses.replace(
+            config.data,
+            resize=ResizeRule(128, 192),
+            canvases=((128, 128), (128, 160), (160, 128), (128, 192), (192, 128)),
+            batch_images=16,
+            texts_per_image=1,
+            max_text_length=24,
+        ),
         task=RetrievalConfig(),
-        train=TrainConfig(steps=80),
-        evaluation=EvaluationConfig(every=40, images=100),
-        checkpoint=CheckpointConfig(every=40, best="eval/retrieval_accuracy"),
+        train=TrainConfig(steps=60),
+        evaluation=EvaluationConfig(every=30, images=100),
+        checkpoint=CheckpointConfig(every=30, best="eval/retrieval_accuracy"),
     )

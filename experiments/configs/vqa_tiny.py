@@ -12,6 +12,7 @@ runs of both.
 import dataclasses
 
 from data_pipelines.config import SourceConfig
+from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.vqa import VqaConfig
@@ -26,13 +27,15 @@ def get_config(dataset: str = "daquar") -> RunConfig:
             config.data,
             train=(SourceConfig(dataset, "train"),),
             eval=(SourceConfig(dataset, "test" if dataset == "daquar" else "val"),),
+            resize=ResizeRule(128, 192),
+            canvases=((128, 128), (128, 160), (160, 128), (128, 192), (192, 128)),
             texts_per_image=4,
             max_text_length=20,
             answer_minimum=1,
             answers_are="right",
         ),
         task=VqaConfig(),
-        train=TrainConfig(steps=250),
-        evaluation=EvaluationConfig(every=250, images=200),
-        checkpoint=CheckpointConfig(every=250),
+        train=TrainConfig(steps=150),
+        evaluation=EvaluationConfig(every=150, images=200),
+        checkpoint=CheckpointConfig(every=150),
     )
