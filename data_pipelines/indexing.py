@@ -1,10 +1,12 @@
 """Write the index of a prepared folder: the last thing that `prepare` does.
 
-Every record is read back once, so an index also says that the files on disk are whole.
+Every record is read back once, so an index also says that the files on disk are whole. On the way the texts are copied
+to files of their own, for those who need no image.
 """
 
 import collections
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -16,11 +18,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.errors import DataError
-from data_pipelines.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse
-from data_pipelines.whole_files import write_atomically
+from data_pipelines.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse, texts_file
+from data_pipelines.whole_files import open_atomically, remove_leftovers, write_atomically
 
 Shards = Sequence[tuple[str, int]]  # file name and number of records
 _CHUNK_BYTES = 8 << 20  # about as much is read at a time
+_COMPRESSION = 6  # 9, Python's default, takes twice as long and saves little
 
 
 def write_index(
@@ -29,32 +32,55 @@ def write_index(
     about: Mapping[str, Any],
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Read all records in `folder` and write `index-<split>.npz` and, last of all, `index.json`.
+    """Read all records in `folder` and write `texts-<split>.jsonl.gz`, `index-<split>.npz` and, last of all,
+    `index.json`.
 
     Args:
-      folder: of a data set that TFDS has finished.
+      folder: of a data set that TFDS has finished; nobody else may be writing its index.
       shards: split -> its files in order, with the number of records of each.
       about: goes into the JSON as it is (name, version, options, what was skipped).
       progress: called after each record.
 
     Raises:
-      DataError: a file is missing, damaged, or holds another number of records.
+      DataError: a file is missing, damaged, or holds another number of records; or the disk takes no more.
     """
     folder = Path(folder)
     splits = {}
-    for split, files in shards.items():
-        arrays, splits[split] = _index_split(folder, files, progress)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomically(folder / index_file(split), buffer.getvalue())
-    summary = {"format": INDEX_FORMAT, **about, "splits": splits}
-    write_atomically(folder / INDEX_FILE, json.dumps(summary, indent=1).encode())
+    try:
+        for split, files in shards.items():
+            with _texts_writer(folder / texts_file(split)) as write_texts:
+                arrays, splits[split] = _index_split(folder, files, write_texts, progress)
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)
+            write_atomically(folder / index_file(split), buffer.getvalue())
+        summary = {"format": INDEX_FORMAT, **about, "splits": splits}
+        write_atomically(folder / INDEX_FILE, json.dumps(summary, indent=1).encode())
+    except OSError as error:
+        raise DataError(
+            f"The index of {folder} cannot be written ({error}); free some space there and run `prepare` again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _texts_writer(path: Path) -> Iterator[Callable[[Record], None]]:
+    """What adds the texts of a record to a file that is whole or not there; the same records give the same bytes."""
+    remove_leftovers(path)
+    with (
+        open_atomically(path) as file,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as compressed,
+    ):
+
+        def write(record: Record) -> None:
+            line = json.dumps([record.image_id, record.texts, record.labels], ensure_ascii=False)
+            compressed.write(line.encode() + b"\n")
+
+        yield write
 
 
 def _index_split(
-    folder: Path, files: Shards, progress: Callable[[], None]
+    folder: Path, files: Shards, write_texts: Callable[[Record], None], progress: Callable[[], None]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays of the index, and the split's entry in the JSON."""
+    """Arrays of the index, and the split's entry in the JSON; `write_texts` gets every record."""
     sizes: list[tuple[int, int, int]] = []
     second_sizes: list[tuple[int, int]] = []
     words: collections.Counter[int] = collections.Counter()
@@ -64,6 +90,7 @@ def _index_split(
             sizes.append((record.height, record.width, len(record.texts)))
             words.update(len(text.split()) for text in record.texts)
             digest.update(json.dumps(_fields(record)).encode() + b"\n")
+            write_texts(record)
             if record.second is not None:
                 second_sizes.append((record.second.height, record.second.width))
             progress()

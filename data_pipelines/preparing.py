@@ -16,7 +16,7 @@ from data_pipelines.datasets.base import ImageTextBuilder, Settings
 from data_pipelines.errors import DataError
 from data_pipelines.indexing import write_index
 from data_pipelines.progress import Progress
-from data_pipelines.records import read_summary
+from data_pipelines.records import has_old_index, read_summary
 
 
 def prepare(
@@ -29,7 +29,7 @@ def prepare(
     num_threads: int = 4,
     progress: Progress | None = None,
 ) -> Path:
-    """Prepare a data set, or finish it, or find it finished.
+    """Prepare a data set, or finish it (where an earlier release wrote the index, write it anew), or find it finished.
 
     Args:
       name: of the data set.
@@ -74,7 +74,8 @@ def prepare(
 
 
 def _is_finished(folder: Path) -> bool:
-    return folder.exists() and read_summary(folder) is not None
+    """Whether the records are there, and an index of this release; DataError if the index is damaged."""
+    return folder.exists() and not has_old_index(folder) and read_summary(folder) is not None
 
 
 def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> None:

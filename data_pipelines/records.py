@@ -6,11 +6,13 @@ fields of `Record`, those that are not used left out; beside them lies an index 
 """
 
 import dataclasses
+import gzip
 import json
 import re
 import threading
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import DataError
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 INDEX_FILE = "index.json"
 _ARRAYS = ("heights", "widths", "num_texts")
 _PAIR_ARRAYS = ("second_heights", "second_widths")
@@ -59,6 +61,15 @@ class Record:
     second: Picture | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecordTexts:
+    """What a Record says in words, its fields as there."""
+
+    image_id: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Index:
     """What is known of every record of a split without reading it; arrays are in record order.
@@ -87,10 +98,17 @@ class Records:
     Cheap to pickle: each process opens the files when it first reads. Safe to read from threads.
     """
 
-    def __init__(self, shards: tuple[tuple[str, int], ...], index: Index) -> None:
-        """Args: shards: path and number of records of each file; index: of all records."""
+    def __init__(self, shards: tuple[tuple[str, int], ...], index: Index, texts: str) -> None:
+        """Take what is known of a split.
+
+        Args:
+          shards: path and number of records of each file.
+          index: of all records.
+          texts: path of the file with the texts of all records.
+        """
         self.index = index
         self._shards = shards
+        self._texts = texts
         self._open_files()
 
     def _open_files(self) -> None:
@@ -98,7 +116,7 @@ class Records:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "_shards": self._shards}
+        return {"index": self.index, "_shards": self._shards, "_texts": self._texts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -122,6 +140,25 @@ class Records:
             raise DataError(
                 f"Record {i} of {self!r} cannot be read ({error}); remove that folder and prepare the data set again."
             ) from error
+
+    def texts(self) -> Iterator[RecordTexts]:
+        """Texts and labels of all records in their order, from a file of their own: no image is read.
+
+        Raises:
+          DataError: that file is missing, damaged, or does not fit the index; told no later than after its last line.
+        """
+        path, found = epath.Path(self._texts), 0
+        try:
+            with path.open("rb") as file, gzip.GzipFile(fileobj=file) as lines:
+                for found, line in enumerate(lines, 1):
+                    image_id, texts, labels = json.loads(line)
+                    if found <= len(self) and len(texts) != self.index.num_texts[found - 1]:
+                        raise ValueError(f"line {found} has {len(texts)} texts")
+                    yield RecordTexts(image_id, tuple(texts), tuple(labels))
+        except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+            raise _corrupt(path, "is missing or damaged") from error
+        if found != len(self):
+            raise _corrupt(path, f"has {found} lines for {len(self)} records")
 
     def _files(self) -> ArrayRecordDataSource:
         with self._lock:
@@ -187,7 +224,19 @@ def read_summary(folder: str | Path) -> dict[str, Any] | None:
             return summary
     except (ValueError, KeyError, TypeError) as error:
         raise _corrupt(path, "is damaged") from error
-    raise _corrupt(path, f"has format {summary['format']}, not {INDEX_FORMAT}")
+    what = f"has format {summary['format']}, not {INDEX_FORMAT}"
+    if has_old_index(folder):
+        raise DataError(f"{path} {what}; run `prepare` again, which writes the index anew and keeps the records.")
+    raise _corrupt(path, what)
+
+
+def has_old_index(folder: str | Path) -> bool:
+    """Whether an earlier release wrote the index of a prepared folder, whose records serve as they are."""
+    try:
+        written = json.loads((epath.Path(folder) / INDEX_FILE).read_text())["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(written, int) and written < INDEX_FORMAT
 
 
 def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> Index:
@@ -210,6 +259,11 @@ def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> In
 def index_file(split: str) -> str:
     """Name of the file with the index arrays of a split."""
     return f"index-{split}.npz"
+
+
+def texts_file(split: str) -> str:
+    """Name of the file with the texts and labels of a split, one line of JSON a record."""
+    return f"texts-{split}.jsonl.gz"
 
 
 def open_records(data_dir: str | Path, name: str, split: str) -> Records:
@@ -237,7 +291,10 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     for path, _ in shards:
         if not epath.Path(path).exists():
             raise DataError(f"{path} is missing; remove {folder} and run `{command}`.")
-    return Records(shards, index)
+    texts = epath.Path(folder) / texts_file(split)
+    if not texts.exists():
+        raise _corrupt(texts, "is missing")
+    return Records(shards, index, str(texts))
 
 
 def _corrupt(path: epath.Path, what: str) -> DataError:

@@ -50,7 +50,7 @@ def find_answers(config: RunConfig, sources: Sequence[Records]) -> AnswerVocabul
     if config.data.answers:
         return read_vocabulary_list(Path(config.data.answers).expanduser())
     say("collecting the answers of data.train")
-    labels = (json.loads(label) for records in sources for i in range(len(records)) for label in records[i].labels)
+    labels = (json.loads(label) for records in sources for record in records.texts() for label in record.labels)
     given = (label.get("answers", ()) for label in labels)
     if config.data.answers_are == "votes":
         return build_vocabulary(given, config.data.answer_minimum)
@@ -78,7 +78,8 @@ def check_labels(config: RunConfig, records: Records, *, known: bool, scored: bo
     if type(config.task) not in _LABELS:
         return
     identity, target = _LABELS[type(config.task)]
-    label = json.loads(records[0].labels[0]) if len(records) and records[0].labels else {}
+    first = next(records.texts(), None)
+    label = json.loads(first.labels[0]) if first is not None and first.labels else {}
     if identity not in label:
         raise DataError(f"The texts of {records!r} have no {identity}; use a data set for {task_name(config.task)}.")
     if known and target not in label:

@@ -18,6 +18,7 @@ from experiments.config import RunConfig, evaluation_rows
 from experiments.inputs import Vocabularies, held_out_visits, make_batches
 from experiments.metrics import nlvr2, vqa
 from experiments.metrics.daquar import daquar_scores
+from experiments.metrics.wordnet import WordNet
 from experiments.progress import Progress, say
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.vqa import VqaConfig
@@ -36,7 +37,12 @@ class Prediction:
 def predict(
     loaded: LoadedModel, config: RunConfig, words: Vocabularies, records: Records, *, shuffle_images: bool = False
 ) -> list[Prediction]:
-    """Ask every text of a split once, in the order of the records."""
+    """Ask every text of a split once, in the order of the records.
+
+    Raises:
+      DataError: a record or the file of texts is damaged.
+    """
+    asked = list(records.texts())
     graphdef, state = nnx.split(loaded.model)
     state = nnx.as_pure(state)
     mesh = jax.tree.leaves(state)[0].sharding.mesh
@@ -58,11 +64,12 @@ def predict(
     try:
         for step, batch in enumerate(stream):
             chosen_BxK = np.asarray(ask(state, jax.device_put(batch, batch_sharding(mesh))))
-            for row, k, record, text in maker.texts_of(plan[step]):
+            for row, k, text in maker.texts_of(plan[step]):
+                where = (int(plan[step].record_B[row]), text)
+                record = asked[where[0]]
                 cut += len(loaded.tokenizer.pieces(record.texts[text])) > config.data.max_text_length - 2
                 number = int(chosen_BxK[row, k])
                 answer = words.answers.answers[number] if words.answers else str(bool(number))
-                where = (int(plan[step].record_B[row]), text)
                 found[where] = Prediction(json.loads(record.labels[text]), record.texts[text], answer)
             progress.update(step + 1, f"{len(found)} answers")
     finally:
@@ -73,14 +80,16 @@ def predict(
     return [found[where] for where in sorted(found)]
 
 
-def hand_in(config: RunConfig, answered: list[Prediction], split: str, output: Path) -> dict[str, Any]:
-    """Write the official file and return the scores; only their number where the split has no labels."""
+def hand_in(
+    config: RunConfig, answered: list[Prediction], split: str, output: Path, wordnet: WordNet | None = None
+) -> dict[str, Any]:
+    """Write the official file and return the scores, WUPS with a WordNet; without labels only their number."""
     if isinstance(config.task, VqaConfig):
-        return _questions(config, answered, output)
+        return _questions(config, answered, output, wordnet)
     return _sentences(answered, split, output)
 
 
-def _questions(config: RunConfig, answered: list[Prediction], output: Path) -> dict[str, Any]:
+def _questions(config: RunConfig, answered: list[Prediction], output: Path, wordnet: WordNet | None) -> dict[str, Any]:
     said = {p.label["question_id"]: p.answer for p in answered}
     vqa.write_predictions(output, said)
     if not any("answers" in p.label for p in answered):
@@ -88,7 +97,7 @@ def _questions(config: RunConfig, answered: list[Prediction], output: Path) -> d
     if config.data.answers_are == "votes":
         return flat(vqa.vqa_scores(said, [p.label for p in answered]))
     right = {p.label["question_id"]: p.label["answers"] for p in answered}
-    return flat(daquar_scores({question: [answer] for question, answer in said.items()}, right))
+    return daquar_scores({question: [answer] for question, answer in said.items()}, right, wordnet)
 
 
 def _sentences(answered: list[Prediction], split: str, output: Path) -> dict[str, Any]:

@@ -85,11 +85,10 @@ class PairBatches:
             return shared.texts_in_order(plan, row, count, self.config.texts_per_image)
         return shared.visited_texts(self.seed, plan, row, count, self.config.texts_per_image)
 
-    def texts_of(self, plan: BatchPlan) -> Iterator[tuple[int, int, Record, int]]:
-        """(row, k, record, which of its texts) of everything that a batch asks, fillers left out."""
-        reader = shared.Reader(self.sources, plan)
-        for row in range(len(plan.record_B)):
-            if plan.record_B[row] >= 0:
-                record = reader[row]
-                for k, text in enumerate(self.shown_texts(plan, row, len(record.texts))):
-                    yield row, k, record, text
+    def texts_of(self, plan: BatchPlan) -> Iterator[tuple[int, int, int]]:
+        """(row, k, which of the texts of the row's record) of everything that a batch asks, fillers left out; no record
+        is read."""
+        for row in np.flatnonzero(plan.record_B >= 0).tolist():
+            count = int(self.sources[plan.source_B[row]].index.num_texts[plan.record_B[row]])
+            for k, text in enumerate(self.shown_texts(plan, row, count)):
+                yield row, k, text

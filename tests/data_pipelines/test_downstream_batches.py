@@ -140,7 +140,8 @@ def test_held_out_texts_come_exactly_once(maker, canvas, seed):
     seen = []
     for number in range(len(plan)):
         batch, asked = maker(plan[number]), np.zeros((4, K), bool)
-        for row, k, of, text in maker.texts_of(plan[number]):
+        for row, k, text in maker.texts_of(plan[number]):
+            of = maker.sources[0][plan[number].record_B[row]]
             assert batch["pair_mask"][row, k]
             shown = TOKENIZER.decode(batch["text"][row, k])
             assert shown == of.texts[text]
@@ -154,6 +155,23 @@ def test_held_out_texts_come_exactly_once(maker, canvas, seed):
     everything = [text for r in maker.sources[0].records for text in r.texts]
     assert sorted(seen) == sorted(everything) and len(seen) == sum(COUNTS)
     assert (seen == everything) == (seed is None)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_what_a_batch_asks_is_told_without_reading_records(monkeypatch, held_out):
+    """Of two sources; the batch shows those texts in those places."""
+    other = FakeRecords([record(0, [f"{word} it ?" for word in WORDS[-5:]], [{"question_id": 0}] * 5)])
+    maker = vqa_maker(held_out=held_out)
+    maker = dataclasses.replace(maker, sources=(*maker.sources, other))
+    plan = one_batch([0, -1, 1, 0, 0], visits=[0, 0, 1, 0, 1])
+    plan = dataclasses.replace(plan, source_B=np.array([0, 0, 0, 1, 1]))
+    batch = maker(plan)
+    shown = {(row, k): TOKENIZER.decode(batch["text"][row, k]) for row, k in np.argwhere(batch["pair_mask"]).tolist()}
+    texts = [[r.texts for r in source.records] for source in maker.sources]
+    monkeypatch.setattr(FakeRecords, "__getitem__", lambda *_: pytest.fail("read a record"))
+    told = {(row, k): texts[plan.source_B[row]][plan.record_B[row]][text] for row, k, text in maker.texts_of(plan)}
+    assert told == shown
+    assert len(told) == (1 + 1 + 3 + 2 if held_out else 4 * K)
 
 
 def test_rows_of_a_seeded_plan_are_the_same_in_another_order():

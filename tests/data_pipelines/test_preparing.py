@@ -1,8 +1,10 @@
 """Preparing: whole or not at all, once, with the options asked for, without the network."""
 
 import fcntl
+import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,12 +44,36 @@ def test_folder_without_index_only_needs_the_index(tmp_path: Path, monkeypatch) 
     assert (folder / "index.json").read_bytes() == expected
 
 
+def test_index_of_an_earlier_release_is_written_anew(tmp_path: Path, monkeypatch) -> None:
+    """As format 1 was: without files of texts. The source is gone, and the records are not touched."""
+    source = coco(tmp_path / "coco")
+    folder = prepare("coco_captions", tmp_path / "data", source)
+    expected = {path: path.read_bytes() for path in folder.iterdir()}
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("*array_record*")}
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**index, "format": 1}))
+    for path in folder.glob("texts-*"):
+        path.unlink()
+    with pytest.raises(DataError) as error:
+        open_records(tmp_path / "data", "coco_captions", "train")
+    assert str(error.value) == (
+        f"{folder / 'index.json'} has format 1, not 2; run `prepare` again, which writes the index anew and keeps the "
+        "records."
+    )
+    shutil.rmtree(source)
+    assert prepare("coco_captions", tmp_path / "data") == folder
+    assert {path: path.read_bytes() for path in folder.iterdir()} == expected
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
 def test_same_content_same_fingerprint_and_files(tmp_path: Path) -> None:
     for name, options in (("a", SMALL), ("b", SMALL), ("c", {**SMALL, "seed": 1})):
         prepare("shapes", tmp_path / name, options=options, num_threads=1 + (name == "b"))
     a, b, c = (open_records(tmp_path / name, "shapes", "train") for name in "abc")
     assert a.index.fingerprint == b.index.fingerprint != c.index.fingerprint
     assert list(a) == list(b)
+    packed = [(tmp_path / name / "shapes" / "1.1.0" / "texts-train.jsonl.gz").read_bytes() for name in "abc"]
+    assert packed[0] == packed[1] != packed[2]
 
 
 def test_several_files_keep_the_order(tmp_path: Path, monkeypatch) -> None:
@@ -147,6 +173,27 @@ def test_full_disk(tmp_path: Path) -> None:
     assert "failed (" in done.stdout, done
     assert done.stdout.strip().endswith("free some space or give another --data_dir.")
     assert find_folder(tmp_path, "shapes") is None
+
+
+def test_full_disk_while_the_index_is_written(tmp_path: Path) -> None:
+    folder = prepare("shapes", tmp_path, options={**SMALL, "num_train": 100})
+    (folder / "index.json").unlink()
+    (folder / "texts-train.jsonl.gz").unlink()
+    before = sorted(folder.iterdir())
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300));"
+        "from data_pipelines.errors import DataError;"
+        "from data_pipelines.preparing import prepare\n"
+        "try: prepare('shapes', sys.argv[1])\n"
+        "except DataError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"The index of {folder} cannot be written ("), done
+    assert done.stdout.strip().endswith("free some space there and run `prepare` again.")
+    assert sorted(folder.iterdir()) == before
+    prepare("shapes", tmp_path)
+    assert len(list(open_records(tmp_path, "shapes", "train").texts())) == 100
 
 
 def test_no_network_and_no_tensorflow_and_no_jax(tmp_path: Path) -> None:

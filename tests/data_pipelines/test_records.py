@@ -1,6 +1,7 @@
 """Random access to prepared records, in this process and others."""
 
 import concurrent.futures
+import gzip
 import json
 import multiprocessing
 import pickle
@@ -13,7 +14,7 @@ import pytest
 from data_pipelines.datasets import shapes_scene
 from data_pipelines.errors import DataError
 from data_pipelines.preparing import prepare
-from data_pipelines.records import Records, open_records, parse
+from data_pipelines.records import Records, RecordTexts, open_records, parse
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def test_pickling_takes_no_open_files_along(shapes_dir: Path) -> None:
     again = pickle.loads(pickle.dumps(records))
     assert again[0] == first
     assert (again.index.heights == records.index.heights).all()
+    assert next(again.texts()).image_id == first.image_id
+    assert len(pickle.dumps(records)) < 2000
 
 
 def _first_text(records: Records, i: int) -> str:
@@ -105,11 +108,13 @@ def test_unfinished(copy: Path) -> None:
     [
         ("index.json", b"{", "is damaged; delete .*index.json and run `prepare` again"),
         ("index.json", b"[]", "is damaged; delete"),
-        ("index.json", b'{"format": 1}', "is damaged; delete"),
-        ("index.json", b'{"format": 7, "splits": {}}', "has format 7, not 1; delete"),
+        ("index.json", b'{"format": 2}', "is damaged; delete"),
+        ("index.json", b'{"format": 7, "splits": {}}', "has format 7, not 2; delete"),
+        ("index.json", b'{"format": "1", "splits": {}}', "has format 1, not 2; delete"),
         ("index-train.npz", b"", "is missing or damaged; delete"),
         ("index-train.npz", b"PK\x03\x04 cut", "is missing or damaged; delete"),
         ("index-train.npz", None, "is missing or damaged; delete"),
+        ("texts-train.jsonl.gz", None, "texts-train.jsonl.gz is missing; delete .*index.json and run `prepare` again"),
     ],
 )
 def test_damaged_index(copy: Path, file: str, content: bytes | None, message: str) -> None:
@@ -136,6 +141,62 @@ def test_pickled_objects_in_an_index_are_refused(copy: Path) -> None:
     np.savez(copy / "index-train.npz", heights=objects, widths=objects, num_texts=objects)
     with pytest.raises(DataError, match="is missing or damaged"):
         open_records(copy.parents[1], "shapes", "train")
+
+
+def test_texts_are_those_of_the_records(shapes_dir: Path, monkeypatch) -> None:
+    """In their order, as often as one likes, and without a look at any record."""
+    records = open_records(shapes_dir, "shapes", "train")
+    expected = [RecordTexts(record.image_id, record.texts, record.labels) for record in records]
+    monkeypatch.setattr(Records, "_files", lambda _: pytest.fail("read the records"))
+    first, second = records.texts(), records.texts()
+    assert [next(first), next(first), next(second)] == [expected[0], expected[1], expected[0]]
+    assert list(first) == expected[2:]
+    assert list(records.texts()) == expected
+
+
+def first_line(**changes: object) -> bytes:
+    """The first line of the texts, or one with other fields."""
+    scene = shapes_scene.scene(0, "train", 0)
+    fields = {"image_id": "shapes/0/train/0", "texts": shapes_scene.captions(scene), "labels": []}
+    return json.dumps(list({**fields, **changes}.values())).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda packed: packed[:-1], "is missing or damaged; delete .*index.json and run `prepare` again"),
+        (lambda packed: packed[: len(packed) // 2], "is missing or damaged"),
+        (lambda packed: packed[:100] + bytes([packed[100] ^ 1]) + packed[101:], "is missing or damaged"),
+        (lambda packed: packed[:-8] + b"\0" + packed[-7:], "is missing or damaged"),  # the checksum
+        (lambda _: b"no gzip", "is missing or damaged"),
+        (lambda _: b"", "has 0 lines for 40 records; delete .*index.json and run `prepare` again"),
+        (lambda packed: packed + gzip.compress(first_line()), "has 41 lines for 40 records"),
+        (lambda _: gzip.compress(first_line()), "has 1 lines for 40 records"),
+        (lambda _: gzip.compress(first_line(texts=["a"] * 3)), "is missing or damaged"),
+        (lambda _: gzip.compress(first_line()[:-9]), "is missing or damaged"),
+        (lambda _: gzip.compress(b'{"image_id": 1}\n'), "is missing or damaged"),
+        (lambda _: gzip.compress(b"null\n"), "is missing or damaged"),
+        (lambda _: gzip.compress(first_line(labels=None)), "is missing or damaged"),
+    ],
+)
+def test_damaged_texts(copy: Path, damage, message: str) -> None:
+    path = copy / "texts-train.jsonl.gz"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    records = open_records(copy.parents[1], "shapes", "train")
+    with pytest.raises(DataError, match=rf"texts-train\.jsonl\.gz {message}"):
+        list(records.texts())
+    # What the message says helps.
+    (copy / "index.json").unlink()
+    prepare("shapes", copy.parents[1])
+    assert path.read_bytes() == whole
+
+
+def test_texts_that_vanish_after_opening(copy: Path) -> None:
+    records = open_records(copy.parents[1], "shapes", "train")
+    (copy / "texts-train.jsonl.gz").unlink()
+    with pytest.raises(DataError, match=r"texts-train\.jsonl\.gz is missing or damaged; delete"):
+        next(records.texts())
 
 
 def test_missing_record_file(copy: Path) -> None:
