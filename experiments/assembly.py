@@ -16,6 +16,7 @@ from data_pipelines.plan import Plan, PlannedSource, visits_of
 from data_pipelines.records import Records, open_records
 from data_pipelines.text import Tokenizer, read_vocabulary, train_vocabulary
 from data_pipelines.whole_files import write_atomically
+from experiments.best import check_figure, held_out_figures
 from experiments.config import RunConfig, differences, evaluation_rows
 from experiments.inputs import (
     Batches,
@@ -135,6 +136,8 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints, command
         # Masks and mismatches of the held-out pairs are the same in every run, whatever its seed.
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
         evaluation["eval"] = Stream(eval_plan, maker(sources, data, 0, rows, True))
+    if config.checkpoint.best:
+        check_figure(config.checkpoint.best, held_out_figures(task, trainer, canvases[0], evaluation))
     images = sum(len(records) for _, records in train_records)
     used = ", ".join("x".join(map(str, canvases[c])) for c in plan.used_canvases)
     say(f"{images} images, {plan.steps_per_epoch:.1f} steps an epoch, {plan.steps} steps; canvases {used}")
@@ -158,7 +161,7 @@ def find_vocabulary(config: RunConfig, sources: list[tuple[SourceConfig, Records
     if config.init.checkpoint and config.init.checkpoint_parts != "backbone":
         return tuple(find_description(config.init.checkpoint)[1]["vocabulary"])
     say("training a vocabulary on the texts of data.train")
-    texts = (text for _, records in sources for i in range(len(records)) for text in records[i].texts)
+    texts = (text for _, records in sources for record in records.texts() for text in record.texts)
     return train_vocabulary(texts, data.vocabulary_size, data.lowercase)
 
 

@@ -1,14 +1,45 @@
 """The best checkpoint by a held-out figure, kept in `best/` beside the last ones."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.metric_writer import read_metrics
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.training.checkpoint import Checkpoints
-from pixelbert_jax.training.step import TrainState
+from pixelbert_jax.training.step import Trainer, TrainState
 
 FOLDER = "best"
+
+
+def held_out_figures(task: Task, trainer: Trainer, canvas: tuple[int, int], streams: Collection[str]) -> list[str]:
+    """Names of all figures that an evaluation reports, from its step on an abstract batch: nothing is compiled.
+
+    Args:
+      task, trainer: of the run.
+      canvas: height and width that the model takes.
+      streams: what the held-out batches are called.
+    """
+    sizes = {"B": trainer.mesh.size, "H": canvas[0], "W": canvas[1]}  # of other axes any size has the same figures
+    batch = {
+        name: jax.ShapeDtypeStruct([sizes.get(axis, 2) if isinstance(axis, str) else axis for axis in f.shape], f.dtype)
+        for name, f in task.fields().items()
+    }
+    names = jax.eval_shape(trainer.eval_step, trainer.abstract_state, batch)
+    return [f"{stream}/{name}" for stream in streams for name in names]
+
+
+def check_figure(figure: str, known: Collection[str]) -> None:
+    """Refuse a figure that is not among those that are known.
+
+    Raises:
+      ConfigError: it names them all.
+    """
+    if figure not in known:
+        raise ConfigError(f"checkpoint.best={figure!r} is no held-out figure; choose of {sorted(known)}.")
 
 
 class BestCheckpoint:
@@ -28,8 +59,7 @@ class BestCheckpoint:
         Raises:
           ConfigError: there is no such figure.
         """
-        if self._figure not in figures:
-            raise ConfigError(f"checkpoint.best={self._figure!r} is no held-out figure; choose of {sorted(figures)}.")
+        check_figure(self._figure, figures)
         value = self._sign * figures[self._figure]
         # A run that was killed between this save and its next checkpoint comes here again with the same state.
         if value > self._best and (self._checkpoints.latest or -1) < step:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.images import choose_canvas
 from experiments.config import RunConfig, TrainConfig, differences, validate
 from experiments.config_flags import load_config, override, split_arguments
 from pixelbert_jax.config import PixelBertConfig
@@ -147,11 +148,43 @@ def test_a_file_may_take_an_argument():
     assert [source.name for source in config.data.train] == ["coco_captions", "flickr8k"]
 
 
-@pytest.mark.parametrize("file", sorted(p.name for p in CONFIGS.glob("pretrain_*.py")))
+FILES = sorted(p.name for p in CONFIGS.glob("*.py") if p.name != "__init__.py")
+ARGUMENTS = ("retrieval_r50.py:coco_captions", "retrieval_x152.py:coco_captions")
+
+
+@pytest.mark.parametrize("file", [*FILES, *ARGUMENTS])
 def test_every_config_is_valid_and_comes_back_from_json(file):
     config = load_config(str(CONFIGS / file), {"mesh.data": "-1", "evaluation.batch_images": "8"})
     validate(config)
     assert build(to_dict(config), RunConfig) == config
+
+
+@pytest.mark.parametrize("name", ["vqa", "nlvr2", "retrieval", "retrieval:coco_captions"])
+def test_the_larger_model_has_the_recipe_of_the_smaller_one(name):
+    """It differs in the backbone, the picture size and what it starts from; frozen parts stay frozen."""
+    task, colon, argument = name.partition(":")
+    small, large = (
+        load_config(f"{CONFIGS / f'{task}_{size}.py'}{colon}{argument}", {"data.canvases": "[]"})
+        for size in ("r50", "x152")
+    )
+    changed = {line.split(":")[0] for line in differences(to_dict(small), to_dict(large))}
+    assert {field for field in changed if not field.startswith("data.resize.")} == {
+        "model.backbone.depths",
+        "model.backbone.groups",
+        "model.backbone.inner_widths",
+        "init.checkpoint",
+    }
+    pretrained = load_config(str(CONFIGS / "pretrain_x152.py"), {})
+    frozen = {"model.backbone.frozen_parts": str(small.model.backbone.frozen_parts)}
+    assert large.model == override(pretrained, frozen).model
+    assert large.data.resize == pretrained.data.resize
+    assert small.model.backbone.frozen_parts == (5 if task == "retrieval" else 2)
+
+
+@pytest.mark.parametrize("name", ["nlvr2_r50", "nlvr2_x152"])
+def test_an_upright_and_a_flat_picture_have_a_canvas_in_common(name):
+    data = load_config(str(CONFIGS / f"{name}.py"), {}).data
+    choose_canvas(data.resize.longer_edge, data.resize.longer_edge, data.all_canvases)
 
 
 @pytest.mark.parametrize(

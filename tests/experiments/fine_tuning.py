@@ -1,0 +1,151 @@
+"""What the tests of fine-tuning share: a small model, its configuration, a run in this process."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from data_pipelines.config import SourceConfig
+from data_pipelines.images import ResizeRule
+from data_pipelines.preparing import prepare
+from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from experiments.metric_writer import read_metrics
+from experiments.pretrain import pretrain
+from pixelbert_jax.tasks.registry import TaskConfig
+from pixelbert_jax.tasks.retrieval import RetrievalConfig
+from pixelbert_jax.training.optimizer import AdamWConfig, ScheduleConfig
+from pixelbert_jax.training.sharding import make_mesh
+from pixelbert_jax.weights.initialize import InitConfig
+from tests.data_pipelines.publishers import lines, write_image
+from tests.experiments.tiny_config import get_config
+
+ANSWERS = ["red", "blue", "green"]
+
+
+@contextlib.contextmanager
+def programs_kept_in(folder: Path) -> Iterator[None]:
+    """A run that goes on, or is like another, takes its programs from the disk."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    compilation_cache.reset_cache()
+    for name, value in zip(names, (str(folder), 0.2), strict=True):
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:  # as it was: a fixture may be made within another's block
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def prepare_own_data(folder: Path) -> Path:
+    """A user's questions (train, val; test without answers) and pairs (train, val), both on the same few pictures."""
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        write_image(folder / "source" / f"{i}.png", height=40 + i, width=48, format="PNG", seed=i)
+
+    def questions(pictures, labelled=True, answers=1):
+        for i in pictures:
+            asked = [{"question": f"what is it {'red ' * k}?"} for k in range(1 + i % 5)]
+            for question in asked if labelled else ():
+                question["answers"] = [ANSWERS[(len(question["question"]) + i % 2) % 3]] * answers
+            yield {"image": f"{i}.png", "questions": asked}
+
+    def pairs(pictures, labelled=True):
+        for i in pictures:
+            said = [{"sentence": f"a circle {k}", "identifier": 100 * i + k, "group": k % 2} for k in range(1 + i % 3)]
+            for sentence in said if labelled else ():
+                sentence["label"] = bool(rng.integers(2))
+            yield {"images": [f"{i}.png", f"{(i + 5) % 16}.png"], "sentences": said}
+
+    source = folder / "source"
+    for name, make in (("vqa", questions), ("image_pairs", pairs)):
+        for split, pictures in (("train", range(10)), ("val", range(8, 15)), ("test", range(5))):
+            lines(source / name / f"{split}.jsonl", *make(pictures, split != "test"))
+        for i in range(16):
+            (source / name / f"{i}.png").write_bytes((source / f"{i}.png").read_bytes())
+        if name == "vqa":
+            lines(source / name / "votes.jsonl", *questions(range(4), answers=10))
+        prepare(name, folder / "data", source / name, num_threads=2)
+    return folder / "data"
+
+
+def small_config() -> RunConfig:
+    """The tests' tiny config with a backbone of one block and an encoder that is not unrolled: compiles sooner."""
+    config = get_config()
+    backbone = dataclasses.replace(
+        config.model.backbone, depths=(1,), widths=(32,), inner_widths=(32,), strides=(4,), frozen_parts=0
+    )
+    encoder = dataclasses.replace(config.model.encoder, scan_unroll=1)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=backbone, encoder=encoder))
+
+
+def config_of(task: TaskConfig, data_dir: Path, pretrained_run: Path, name: str, **changes) -> RunConfig:
+    """Six steps of eight pictures, evaluated after each second; every other checkpoint is kept."""
+    config = small_config()
+    data = dataclasses.replace(
+        config.data,
+        data_dir=str(data_dir),
+        train=(SourceConfig(name, "train"),),
+        eval=(SourceConfig(name, "val"),),
+        texts_per_image=2,
+        resize=ResizeRule(36, 48),
+        answers_are="right",
+        answer_minimum=1,
+        **changes,
+    )
+    optimizer = dataclasses.replace(
+        config.optimizer,
+        transformer=AdamWConfig(learning_rate=1e-2),
+        schedule=ScheduleConfig(kind="constant", warmup_steps=0),
+    )
+    config = dataclasses.replace(
+        config,
+        data=data,
+        task=task,
+        optimizer=optimizer,
+        init=InitConfig(checkpoint=str(pretrained_run)),
+        train=TrainConfig(steps=6, log_every=1, compilation_cache=""),
+        evaluation=EvaluationConfig(every=2, images=0),
+        checkpoint=CheckpointConfig(every=2, keep_last=1),
+    )
+    return config
+
+
+def retrieval_config(task: RetrievalConfig, data_dir: Path, pretrained_run: Path, name: str) -> RunConfig:
+    """`config_of` with one text a picture and a frozen backbone."""
+    config = config_of(task, data_dir, pretrained_run, name)
+    backbone = dataclasses.replace(config.model.backbone, frozen_parts=2)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, texts_per_image=1),
+        model=dataclasses.replace(config.model, backbone=backbone),
+    )
+
+
+@contextlib.contextmanager
+def on_one_device() -> Iterator[None]:
+    """Runs take less time so than on eight of the same processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        for program in ("assembly", "evaluate"):
+            patch.setattr(f"experiments.{program}.make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
+        yield
+
+
+def fine_tune(config: RunConfig, workdir: Path) -> None:
+    """As `python -m experiments.finetune`, on one device."""
+    with on_one_device():
+        pretrain(config, workdir, "python -m experiments.finetune")
+
+
+def held_out(workdir: Path, figure: str) -> dict[int, float]:
+    return {r["step"]: r[figure] for r in read_metrics(workdir / "metrics.jsonl") if figure in r}
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*"))
