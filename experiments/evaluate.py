@@ -3,7 +3,8 @@
     python -m experiments.evaluate --workdir=RUN --split=test --output=predictions.json
 
 The output is, by task: visual question answering, the server's JSON list of question_id and answer; NLVR2, the official
-script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printed where the split has labels.
+script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printed where the split has labels. With
+`--wordnet=FOLDER`, the dict/ of WordNet 3.0, WUPS is among them, for questions whose answers are right, as DAQUAR's.
 """
 
 import dataclasses
@@ -19,15 +20,26 @@ from experiments.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file,
 from experiments.config import RunConfig
 from experiments.config_flags import run_main
 from experiments.inputs import Vocabularies, check_labels, saved_answers
+from experiments.metrics.wordnet import WordNet
 from experiments.progress import say
+from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.serialization import build
+from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.training.checkpoint import newest_checkpoint
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the first of the run's data.eval.")
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which of a run; best where it was kept.")
 _SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another picture: a control that must lose.")
+_WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of right answers.")
+_RERANK_TOP = flags.DEFINE_integer(
+    "rerank_top",
+    0,
+    "Retrieval, inexact but sooner: score exactly only so many of each picture's texts and of each text's pictures, "
+    "the best by a first pass with few pixels. 0: all pairs exactly.",
+)
+_RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each picture in the first pass of --rerank_top.")
 _TASKS_WITH_LABELS = {"vqa": ".json", "nlvr2": ".csv"}
 _SUFFIXES = {**_TASKS_WITH_LABELS, "retrieval": ".npz", "pretraining": ".npz"}
 
@@ -44,6 +56,23 @@ def run_config(loaded: LoadedModel, data_dir: str) -> RunConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir))
 
 
+def read_wordnet(config: RunConfig, folder: str) -> WordNet | None:
+    """What WUPS compares answers with; None if no folder is given.
+
+    Raises:
+      ConfigError: the run has no such score.
+      DataError: the folder is not that of a WordNet.
+    """
+    if not folder:
+        return None
+    if not isinstance(config.task, VqaConfig) or config.data.answers_are != "right":
+        raise ConfigError(
+            f"--wordnet={folder} asks for WUPS, which only questions with data.answers_are=right have, and this run is "
+            "of another kind; leave the flag out."
+        )
+    return WordNet(Path(folder).expanduser())
+
+
 def evaluate(
     loaded: LoadedModel,
     split: str,
@@ -52,24 +81,41 @@ def evaluate(
     dataset: str = "",
     data_dir: str = "",
     shuffle_images: bool = False,
+    wordnet: str = "",
+    rerank_top: int = 0,
+    rerank_pixels: int = 16,
 ) -> dict[str, Any]:
     """Write predictions of `split` to `output` and return the scores.
 
     Raises:
-      ConfigError: the output has another suffix than the task's, or its folder is missing.
-      DataError: no such data set or split, or its labels are of another task.
+      ConfigError: the output has another suffix than the task's, or its folder is missing; WUPS or re-ranking of
+        another task.
+      DataError: no such data set or split, or its labels are of another task; a folder without WordNet.
     """
     task = loaded.description["task"]
     new_file(str(output), _SUFFIXES[task])
+    if rerank_top and task in _TASKS_WITH_LABELS:
+        raise ConfigError(
+            f"--rerank_top={rerank_top} ranks pictures and texts, but {loaded.path} is a model of the task {task}; "
+            "leave the flag out."
+        )
     config = run_config(loaded, data_dir)
+    nouns = read_wordnet(config, wordnet)
     sources = config.data.eval or config.data.train
     records = open_records(config.data.data_dir, dataset or sources[0].name, split)
     if task not in _TASKS_WITH_LABELS:
-        return retrieval_evaluation.evaluate(loaded, records, output, shuffle_images=shuffle_images)
-    check_labels(config, records, known=False, scored=True)
+        return retrieval_evaluation.evaluate(
+            loaded,
+            records,
+            output,
+            shuffle_images=shuffle_images,
+            rerank_top=rerank_top,
+            rerank_pixels=rerank_pixels,
+        )
+    check_labels(config, records, known=nouns is not None, scored=True)
     words = Vocabularies(loaded.tokenizer, saved_answers(loaded.description))
     answered = predictions.predict(loaded, config, words, records, shuffle_images=shuffle_images)
-    return predictions.hand_in(config, answered, split, output)
+    return predictions.hand_in(config, answered, split, output, nouns)
 
 
 def main() -> None:
@@ -85,6 +131,9 @@ def main() -> None:
         dataset=_DATASET.value,
         data_dir=DATA_DIR.value,
         shuffle_images=_SHUFFLE.value,
+        wordnet=_WORDNET.value,
+        rerank_top=_RERANK_TOP.value,
+        rerank_pixels=_RERANK_PIXELS.value,
     )
     for name, value in scores.items():
         say(f"{name:40} {value:.4f}" if isinstance(value, float) else f"{name:40} {value}")

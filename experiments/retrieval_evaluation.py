@@ -1,21 +1,18 @@
-"""Every picture against every text, exactly: scores of all pairs, and the recalls of image-text retrieval.
+"""Every picture against every text: scores of all pairs, and the recalls of image-text retrieval.
 
-The backbone runs once a picture and the pixels stay on the devices; texts are grouped by length; the last layer
-computes [CLS] only; each group of texts is split over the devices. Scores of each block of pictures are kept beside the
-output until all are there, so that a run that was stopped goes on where it was.
+Exact unless re-ranking is asked for: then a first pass scores all pairs with a few pixels of each picture, and only the
+best of them are scored exactly. Scores of each block of pictures are kept beside the output until all are there, so
+that a run that was stopped goes on where it was.
 """
 
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from data_pipelines.batches import shared
 from data_pipelines.evaluation_plan import EvaluationPlan
@@ -23,11 +20,11 @@ from data_pipelines.records import Records
 from data_pipelines.whole_files import write_atomically
 from experiments.assembly import canvas_of
 from experiments.metrics.retrieval import folded_recalls, recalls
+from experiments.pair_scorer import PairScorer
 from experiments.progress import Progress, say
+from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel
-from pixelbert_jax.training.sharding import batch_sharding, replicated
 
-_LENGTHS = 8  # texts are padded to a multiple of this
 _COCO_FOLDS = 5  # COCO 1K is five folds of the 5,000 test images
 
 
@@ -37,113 +34,124 @@ def evaluate(
     output: Path,
     *,
     shuffle_images: bool = False,
+    rerank_top: int = 0,
+    rerank_pixels: int = 16,
     block_images: int = 8,
     block_texts: int = 64,
 ) -> dict[str, Any]:
     """Score all pairs of a split, write `scores` (pictures x texts) and `image_of_text` to `output`, return recalls.
+
+    With re-ranking `exact` (pictures x texts) is written too: pairs that were scored with all pixels.
 
     Args:
       loaded: of the task retrieval, or pretraining for zero-shot retrieval with its matching head.
       records: pictures with their texts.
       output: .npz file.
       shuffle_images: give each picture's texts to the next picture: a control that must lose.
+      rerank_top: > 0 scores exactly only so many of each picture's texts and of each text's pictures, the best of a
+        first pass; the other pairs are ranked below them, in the order of that pass.
+      rerank_pixels: of each picture, evenly spaced, that the first pass reads.
       block_images: pictures that go through the backbone together, and whose scores are kept together.
       block_texts: texts that are scored with them at once.
+
+    Raises:
+      ConfigError: rerank_top or rerank_pixels is out of range.
     """
-    texts = [text for i in range(len(records)) for text in records[i].texts]
+    if rerank_top < 0 or rerank_pixels < 1:
+        raise ConfigError(
+            f"--rerank_top={rerank_top} must be at least 1, or 0 to score all pairs exactly, and "
+            f"--rerank_pixels={rerank_pixels} at least 1."
+        )
+    texts = [text for record in records.texts() for text in record.texts]
     image_of_text = np.repeat(np.arange(len(records)), records.index.num_texts)
     if shuffle_images:
         image_of_text = (image_of_text + 1) % len(records)
     scorer = PairScorer(loaded, texts, block_texts)
-    scores_IxT = np.zeros((len(records), len(texts)), np.float32)
-    parts = output.with_name(f".{output.name}.{_fingerprint(loaded, records, block_images)[:16]}.parts")
-    parts.mkdir(exist_ok=True)
-    blocks = list(_blocks(loaded, records, block_images))
-    progress = Progress(len(blocks), 0)
-    for number, (canvas, images) in enumerate(blocks):
-        part = parts / f"{number}.npy"
-        if part.exists():
-            scores_IxT[images] = np.load(part, allow_pickle=False)
-        else:
-            scores_IxT[images] = scorer.score(*_pictures(loaded, records, canvas, images, block_images))[: len(images)]
-            write_atomically(part, _bytes(np.save, scores_IxT[images]))
-        progress.update(number + 1, f"{(number + 1) * block_images * len(texts):,} pairs")
-    progress.close()
-    content = _bytes(np.savez, scores=scores_IxT, image_of_text=image_of_text)
-    write_atomically(output, content)
-    shutil.rmtree(parts)
+    is_exact = not 0 < rerank_top < min(len(records), len(texts))  # a top of all pictures or texts has every pair
+    pixels = 0 if is_exact else rerank_pixels
+
+    folders: list[Path] = []
+
+    def scored(score: Callable[..., np.ndarray], *options: int) -> np.ndarray:
+        name = _fingerprint(loaded, records, block_images, *options)[:16]
+        folders.append(output.with_name(f".{output.name}.{name}.parts"))
+        return _score_blocks(score, loaded, records, folders[-1], block_images)
+
+    scores_IxT = scored(lambda _, *pictures: scorer.score(*pictures, pixels), pixels)
+    arrays, found = {}, {"images": len(records), "texts": len(texts)}
+    if not is_exact:
+        chosen_IxT = best_pairs(scores_IxT, rerank_top)
+        exact_IxT = scored(
+            lambda images, *pictures: scorer.match_chosen(*scorer.encode(*pictures), chosen_IxT[images]),
+            *(pixels, rerank_top),
+        )
+        scores_IxT = ranked_below(scores_IxT, exact_IxT)
+        arrays["exact"] = exact_IxT != -np.inf
+        found["exactly_scored_pairs"] = count = int(arrays["exact"].sum())
+        say(
+            f"INEXACT: {count:,} of {scores_IxT.size:,} pairs ({count / scores_IxT.size:.2%}) were scored with all "
+            f"pixels, the best {rerank_top} of each picture and of each text by a first pass with {pixels} pixels."
+        )
+    elif rerank_top:
+        say(f"--rerank_top={rerank_top} takes in every pair, so all are scored with all pixels: the result is exact.")
+    write_atomically(output, _bytes(np.savez, scores=scores_IxT, image_of_text=image_of_text, **arrays))
+    for folder in folders:
+        shutil.rmtree(folder)
     if scorer.cut:
         say(f"{scorer.cut} of {len(texts)} texts were cut to {scorer.longest} word pieces")
-    found: dict[str, Any] = {"images": len(records), "texts": len(texts), **recalls(scores_IxT, image_of_text)}
+    found |= recalls(scores_IxT, image_of_text)
     if len(records) == 5000:
         folded = folded_recalls(scores_IxT, image_of_text, _COCO_FOLDS)
         found |= {f"1k_{name}": value for name, value in folded.items()}
     return found
 
 
-class PairScorer:
-    """Matching logits of pictures with a fixed list of texts."""
+def best_pairs(scores_IxT: np.ndarray, top: int) -> np.ndarray:
+    """Boolean IxT: the `top` best texts of each picture and the `top` best pictures of each text."""
+    chosen_IxT = np.zeros(scores_IxT.shape, bool)
+    for scores, chosen in ((scores_IxT, chosen_IxT), (scores_IxT.T, chosen_IxT.T)):
+        for row, marks in zip(scores, chosen, strict=True):
+            marks[np.argpartition(-row, top - 1)[:top]] = True
+    return chosen_IxT
 
-    def __init__(self, loaded: LoadedModel, texts: list[str], block_texts: int) -> None:
-        """Tokenise the texts, sort them by length, and put them on the devices.
 
-        Args:
-          loaded: a model with a matching head, on its devices.
-          texts: what every picture is scored with.
-          block_texts: texts at once.
-        """
-        self._graphdef, state = nnx.split(loaded.model)
-        self._state = nnx.as_pure(state)
-        sharding = jax.tree.leaves(self._state)[0].sharding
-        self._mesh = sharding.mesh
-        self.longest = loaded.data.max_text_length
-        encode = loaded.tokenizer.encode
-        ids = [encode(text, self.longest) for text in texts]
-        self.cut = sum(len(loaded.tokenizer.pieces(text)) > self.longest - 2 for text in texts)
-        self._count, self._blocks = len(texts), []
-        by_length = np.argsort([len(i) for i in ids], kind="stable")
-        block = -(-block_texts // self._mesh.size) * self._mesh.size
-        for start in range(0, len(texts), block):
-            places = by_length[start : start + block]
-            slots = min(-(-max(len(ids[i]) for i in places) // _LENGTHS) * _LENGTHS, self.longest)
-            text_NxT = np.full((block, slots), loaded.tokenizer.pad, np.int32)
-            mask_NxT = np.zeros((block, slots), bool)
-            mask_NxT[:, 0] = True  # rows that only fill the block
-            for row, place in enumerate(places):
-                text_NxT[row, : len(ids[place])] = ids[place]
-                mask_NxT[row, : len(ids[place])] = True
-            arrays = jax.device_put((text_NxT, mask_NxT), batch_sharding(self._mesh))
-            self._blocks.append((places, *arrays))
-        same, rows = replicated(self._mesh), batch_sharding(self._mesh)
-        self._encode = jax.jit(self._encode_images, out_shardings=same)
-        self._match = jax.jit(self._match_block, in_shardings=(None, same, same, rows, rows), out_shardings=same)
+def ranked_below(first_IxT: np.ndarray, exact_IxT: np.ndarray) -> np.ndarray:
+    """The exact scores, and in place of each that is -inf that of the first pass, moved below all exact ones.
 
-    def score(self, images_BxHxWx3: np.ndarray, size_Bx2: np.ndarray) -> np.ndarray:
-        """Logits BxT of a batch of pictures with all texts."""
-        pixels_BxPxD, mask_BxP = self._encode(self._state, images_BxHxWx3, size_Bx2)
-        found = [self._match(self._state, pixels_BxPxD, mask_BxP, text, mask) for _, text, mask in self._blocks]
-        scores_BxT = np.zeros((len(images_BxHxWx3), self._count), np.float32)
-        for (places, _, _), logits in zip(self._blocks, found, strict=True):
-            scores_BxT[:, places] = np.asarray(logits)[:, : len(places)]
-        return scores_BxT
+    float64, so that the move makes no two scores equal.
+    """
+    is_exact_IxT = exact_IxT != -np.inf
+    move = np.nanmin(exact_IxT[is_exact_IxT]).astype(np.float64) - np.nanmax(first_IxT).astype(np.float64) - 1
+    return np.where(is_exact_IxT, exact_IxT, first_IxT.astype(np.float64) + move)
 
-    def _encode_images(self, state: Any, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return nnx.merge(self._graphdef, state).model.encode_image(images, sizes)
 
-    def _match_block(
-        self, state: Any, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, text_NxT: jax.Array, text_mask_NxT: jax.Array
-    ) -> jax.Array:
-        """Logits BxN; one picture at a time, so that memory holds N sequences."""
-        module = nnx.merge(self._graphdef, state)
-        texts = len(text_NxT)
+def _score_blocks(
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    loaded: LoadedModel,
+    records: Records,
+    folder: Path,
+    block_images: int,
+) -> np.ndarray:
+    """Scores IxT, block by block of pictures; blocks whose file is in `folder` are read from there.
 
-        def one(_: None, picture: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-            pixels_PxD, mask_P = picture
-            pixels_NxPxD = jnp.broadcast_to(pixels_PxD[None], (texts, *pixels_PxD.shape))
-            mask_NxP = jnp.broadcast_to(mask_P[None], (texts, len(mask_P)))
-            return None, module.matching_logit(module.model.fuse_first(text_NxT, text_mask_NxT, pixels_NxPxD, mask_NxP))
-
-        return jax.lax.scan(one, None, (pixels_BxPxD, mask_BxP))[1]
+    `score` gets the numbers of a block's records, the pictures and their sizes, and returns at least one row a record.
+    """
+    folder.mkdir(exist_ok=True)
+    scores_IxT = np.zeros((len(records), records.index.num_texts.sum()), np.float32)
+    blocks = list(_blocks(loaded, records, block_images))
+    progress, pairs = Progress(len(blocks), 0), 0
+    for number, (canvas, images) in enumerate(blocks):
+        part = folder / f"{number}.npy"
+        if part.exists():
+            scores_IxT[images] = np.load(part, allow_pickle=False)
+        else:
+            pictures = _pictures(loaded, records, canvas, images, block_images)
+            scores_IxT[images] = score(images, *pictures)[: len(images)]
+            write_atomically(part, _bytes(np.save, scores_IxT[images]))
+        pairs += int((scores_IxT[images] != -np.inf).sum())
+        progress.update(number + 1, f"{pairs:,} pairs")
+    progress.close()
+    return scores_IxT
 
 
 def _blocks(loaded: LoadedModel, records: Records, block_images: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -163,10 +171,10 @@ def _pictures(
     return batch["images"], batch["image_size"]
 
 
-def _fingerprint(loaded: LoadedModel, records: Records, block_images: int) -> str:
-    """Of the model, the data and its blocks, so that kept scores are never those of others."""
-    parts = (loaded.path, loaded.description.get("digest", loaded.description.get("sha256")), loaded.task.model.dtype)
-    return hashlib.blake2b(repr((parts, records.index.fingerprint, block_images)).encode()).hexdigest()
+def _fingerprint(loaded: LoadedModel, records: Records, block_images: int, *options: int) -> str:
+    """Of the model, the data, its blocks and the pass over them, so that kept scores are never those of others."""
+    model = (loaded.path, loaded.description.get("digest", loaded.description.get("sha256")), loaded.task.model.dtype)
+    return hashlib.blake2b(repr((model, records.index.fingerprint, block_images, options)).encode()).hexdigest()
 
 
 def _bytes(save: Any, *arrays: np.ndarray, **named: np.ndarray) -> bytes:

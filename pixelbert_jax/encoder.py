@@ -40,51 +40,59 @@ class EncoderLayer(nnx.Module):
         self.mlp_norm = make_layer_norm(config, rngs=rngs)
 
     def __call__(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        keys = (None,) * 3 if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         # Matrix products over a flat list of tokens have gradients that the CPU backend does not transpose first.
         x_TxD = x_NxSxD.reshape(-1, x_NxSxD.shape[-1])
-        probabilities_NxHxQxS, value_NxHxSxd = self._look(x_TxD, mask_NxS)
+        query_key_value = self._query_key_value(x_TxD, len(x_NxSxD))
+        return self._transform(x_TxD, query_key_value, mask_NxS, dropout_key).reshape(x_NxSxD.shape)
+
+    def first(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
+        """The layer's output at the first place alone, NxD, without dropout; the rest is not computed."""
+        rows, width = len(x_NxSxD), self.config.width
+        kernel, bias = (p[...].astype(x_NxSxD.dtype) for p in (self.query_key_value.kernel, self.query_key_value.bias))
+        first_NxD = x_NxSxD[:, 0]
+        query = self._by_head(first_NxD @ kernel[:, :width] + bias[None, :width], rows)
+        flat = x_NxSxD.reshape(-1, width) @ kernel[:, width:] + bias[None, width:]
+        key, value = (self._by_head(part, rows) for part in jnp.split(flat, 2, axis=-1))
+        return self._transform(first_NxD, (query, key, value), mask_NxS, None)
+
+    def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
+        """How much each place looks at each: probabilities NxHxSxS, a row a query."""
+        query, key, _ = self._query_key_value(x_NxSxD.reshape(-1, x_NxSxD.shape[-1]), len(x_NxSxD))
+        return self._probabilities(query, key, mask_NxS)
+
+    def _query_key_value(self, x_TxD: jax.Array, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of all places, each NxHxSxd."""
+        return tuple(self._by_head(part, rows) for part in jnp.split(self.query_key_value(x_TxD), 3, axis=-1))
+
+    def _by_head(self, x_TxD: jax.Array, rows: int) -> jax.Array:
+        """NxHxSxd of a flat list of the tokens of N rows."""
+        heads = self.config.heads
+        return x_TxD.reshape(rows, -1, heads, self.config.width // heads).transpose(0, 2, 1, 3)
+
+    def _probabilities(self, query_NxHxQxd: jax.Array, key_NxHxSxd: jax.Array, mask_NxS: jax.Array) -> jax.Array:
+        """How much each query looks at each place, NxHxQxS."""
+        scores_NxHxQxS = jnp.einsum("nhqd,nhsd->nhqs", query_NxHxQxd, key_NxHxSxd, preferred_element_type=jnp.float32)
+        scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(query_NxHxQxd.shape[-1]))
+        scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
+        return jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(query_NxHxQxd.dtype)
+
+    def _transform(
+        self,
+        x_TxD: jax.Array,
+        query_key_value: tuple[jax.Array, jax.Array, jax.Array],
+        mask_NxS: jax.Array,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        """The layer's output TxD at the places of the queries, whose input is `x_TxD` (T = N*Q)."""
+        keys = (None,) * 3 if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        query_NxHxQxd, key_NxHxSxd, value_NxHxSxd = query_key_value
+        probabilities_NxHxQxS = self._probabilities(query_NxHxQxd, key_NxHxSxd, mask_NxS)
         probabilities_NxHxQxS = dropout(probabilities_NxHxQxS, self.config.attention_dropout, keys[0])
         attended_NxHxQxd = jnp.einsum("nhqs,nhsd->nhqd", probabilities_NxHxQxS, value_NxHxSxd)
         attended_TxD = self.attention_output(attended_NxHxQxd.transpose(0, 2, 1, 3).reshape(x_TxD.shape))
         x_TxD = self.attention_norm(x_TxD + dropout(attended_TxD, self.config.dropout, keys[1]))
         inner_TxM = _ACTIVATIONS[self.config.activation](self.mlp_inner(x_TxD))
-        x_TxD = self.mlp_norm(x_TxD + dropout(self.mlp_output(inner_TxM), self.config.dropout, keys[2]))
-        return x_TxD.reshape(x_NxSxD.shape)
-
-    def first(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """The layer's output at the first place alone, NxD, without dropout; the rest is not computed."""
-        heads, width = self.config.heads, self.config.width
-        kernel, bias = (p[...].astype(x_NxSxD.dtype) for p in (self.query_key_value.kernel, self.query_key_value.bias))
-        first_NxD = x_NxSxD[:, 0]
-        query = (first_NxD @ kernel[:, :width] + bias[None, :width]).reshape(len(x_NxSxD), 1, heads, -1)
-        flat = x_NxSxD.reshape(-1, width) @ kernel[:, width:] + bias[None, width:]
-        key, value = (part.reshape(*mask_NxS.shape, heads, -1) for part in jnp.split(flat, 2, axis=-1))
-        scores_NxHx1xS = jnp.einsum("nqhd,nshd->nhqs", query, key, preferred_element_type=jnp.float32)
-        scores_NxHx1xS = scores_NxHx1xS / jnp.sqrt(jnp.float32(width // heads))
-        scores_NxHx1xS = jnp.where(mask_NxS[:, None, None], scores_NxHx1xS, jnp.finfo(jnp.float32).min)
-        probabilities = jax.nn.softmax(scores_NxHx1xS, axis=-1).astype(x_NxSxD.dtype)
-        attended_NxD = jnp.einsum("nhqs,nshd->nqhd", probabilities, value).reshape(first_NxD.shape)
-        x_NxD = self.attention_norm(first_NxD + self.attention_output(attended_NxD))
-        inner_NxM = _ACTIVATIONS[self.config.activation](self.mlp_inner(x_NxD))
-        return self.mlp_norm(x_NxD + self.mlp_output(inner_NxM))
-
-    def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """How much each place looks at each: probabilities NxHxSxS, a row a query."""
-        return self._look(x_NxSxD.reshape(-1, x_NxSxD.shape[-1]), mask_NxS)[0]
-
-    def _look(self, x_TxD: jax.Array, mask_NxS: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Attention's probabilities NxHxQxS and values NxHxSxd."""
-        heads, size = self.config.heads, self.config.width // self.config.heads
-
-        def by_head(x_TxD: jax.Array) -> jax.Array:
-            return x_TxD.reshape(*mask_NxS.shape, heads, size).transpose(0, 2, 1, 3)
-
-        query, key, value = (by_head(part) for part in jnp.split(self.query_key_value(x_TxD), 3, axis=-1))
-        scores_NxHxQxS = jnp.einsum("nhqd,nhsd->nhqs", query, key, preferred_element_type=jnp.float32)
-        scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(size))
-        scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
-        return jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(x_TxD.dtype), value
+        return self.mlp_norm(x_TxD + dropout(self.mlp_output(inner_TxM), self.config.dropout, keys[2]))
 
 
 class Encoder(nnx.Module):
@@ -125,4 +133,8 @@ class Encoder(nnx.Module):
         """The output of the first `layers` layers, without dropout."""
         graphdef, state = nnx.split(self.layers)
         leading = jax.tree.map(lambda stacked: stacked[:layers], nnx.as_pure(state))
-        return jax.lax.scan(lambda x, one: (nnx.merge(graphdef, one)(x, mask_NxS, None), None), x_NxSxD, leading)[0]
+
+        def layer(x: jax.Array, parameters: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graphdef, parameters)(x, mask_NxS, None), None
+
+        return jax.lax.scan(layer, x_NxSxD, leading, unroll=self.config.scan_unroll)[0]

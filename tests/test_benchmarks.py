@@ -3,8 +3,18 @@
 import json
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks import retrieval
+from benchmarks.measuring import countable, operations
 from benchmarks.pretraining_step import measure, random_batch
 from data_pipelines.images import resized_size
+from pixelbert_jax.config import EncoderConfig, PixelBertConfig
+from pixelbert_jax.encoder import Encoder
 from tests.experiments.tiny_config import get_config
 
 
@@ -14,6 +24,7 @@ def test_pretraining_step():
     assert result["devices"] == 8 and result["pairs"] == 16 and result["canvas"] == [48, 48]
     assert len(result["losses"]) == 3 and all(map(math.isfinite, result["losses"]))
     assert result["step_seconds"] > 0 and result["pairs_per_second"] > 0 and result["parameters"] > 0
+    assert result["teraflop_a_step_counted_by_the_compiler"] > 0
     assert json.loads(json.dumps(result)) == result
 
 
@@ -24,3 +35,72 @@ def test_random_pictures_fill_what_the_rule_allows():
     batch = random_batch(config, 1, 100)
     assert batch["images"].shape == (1, 832, 1344, 3)
     assert tuple(batch["image_size"][0]) == resized_size(800, 1333, config.data.resize) == (800, 1333)
+
+
+def test_operations_are_those_of_the_products():
+    a, b = np.ones((8, 16), np.float32), np.ones((16, 32), np.float32)
+    assert operations(jnp.dot, a, b) == 2 * 8 * 16 * 32
+
+
+@pytest.mark.parametrize("layers", [2, 5])
+def test_operations_of_a_model_are_those_of_all_layers(layers):
+    """However the layers are run; backward takes twice as many as forward."""
+    found = []
+    for fields in ({"remat": "none"}, {"remat": "full"}, {"remat": "dots", "scan_unroll": 2}):
+        encoder = EncoderConfig(layers=layers, width=32, heads=2, mlp_width=64, **fields)
+        model = countable(PixelBertConfig(encoder=encoder, dtype="float32"))
+        graphdef, state = nnx.split(Encoder(model, rngs=nnx.Rngs(params=0)))
+
+        def loss(state, x_NxSxD, graphdef=graphdef):
+            return nnx.merge(graphdef, state)(x_NxSxD, np.ones(x_NxSxD.shape[:2], bool)).sum()
+
+        found.append(operations(jax.grad(loss, argnums=(0, 1)), nnx.as_pure(state), np.ones((4, 20, 32), np.float32)))
+    products = 3 * 2 * 80 * (4 * 32 * 32 + 2 * 32 * 64 + 2 * 20 * 32) * layers
+    assert len(set(found)) == 1 and products < found[0] < 1.4 * products
+
+
+def test_retrieval():
+    """Our way and the plain one give the same logits; times are consistent with what was measured."""
+    config = get_config()
+    sizes = retrieval.Sizes(images=3, texts=11, block_images=2, block_texts=5, plain_pairs=5, turns=3)
+    result = retrieval.measure(config, sizes)
+    assert json.loads(json.dumps(result)) == result
+    assert (result["images"], result["plain_pairs"], result["devices"], result["canvas"]) == (4, 8, 8, [48, 48])
+    assert result["largest_difference_to_a_plain_logit"] < 2e-5
+    ways = ["plain", "backbone_once", "grouped", "cls_only"]
+    for figure in ("pairs_a_second", "coco_5k_hours", "coco_5k_gigaflop_a_pair"):
+        assert list(result[figure]) == ways
+    operations_a_pair = list(result["coco_5k_gigaflop_a_pair"].values())
+    assert operations_a_pair == sorted(operations_a_pair, reverse=True) and len(set(operations_a_pair)) == 4
+    for spread in result["pairs_a_second"].values():
+        assert 0 < spread["least"] <= spread["median"] <= spread["greatest"]
+    plain = result["gigaflop"]["backbone_a_picture"] + result["gigaflop"]["encoder_a_pair_plain"]
+    hours = 25010 * 5000 * plain / result["teraflop_a_second"]["plain"] / 1e3 / 3600
+    assert result["coco_5k_hours"]["plain"] == pytest.approx(hours, rel=0.01)
+    # The plain way does the same for each pair, so the time of COCO 5K is that of its pairs.
+    rate = result["pairs_a_second"]["plain"]["median"]
+    assert result["coco_5k_hours"]["plain"] == pytest.approx(25010 * 5000 / rate / 3600, rel=0.01)
+    by_length = result["gigaflop"]["encoder_a_pair"]
+    assert list(by_length.values()) == sorted(by_length.values())
+    assert by_length[str(config.data.max_text_length)] < result["gigaflop"]["encoder_a_pair_plain"]
+
+
+def test_captions_are_as_long_as_those_of_coco():
+    length_T = retrieval.caption_lengths(25010, 40)
+    assert length_T.mean() == pytest.approx(12.5, abs=0.1) and length_T.min() == 10
+    assert 30 < length_T.max() <= 40
+    for count in (16, 1000):
+        part = retrieval.caption_lengths(count, 40)
+        assert len(part) == count and part.mean() == pytest.approx(length_T.mean(), abs=0.25)
+    assert retrieval.caption_lengths(10, 12).max() == 12
+
+
+def test_operations_of_all_texts_of_a_picture():
+    """Groups of four rows: two of texts of 8, one of 8 and 16, one of 16 that is filled up."""
+    pair = {(slots, whole): slots + 100 * whole for slots in (8, 16, 24) for whole in (False, True)}
+    counted = retrieval.Operations(backbone=1000, pair=pair, longest=24, rows=4)
+    length_T = np.array([3, 16, 8, 8, 9, 8, 8, 5, 7, 8, 4, 10, 11])
+    assert counted.encoder(retrieval.PairScorer, length_T) == 4 * (8 + 8 + 16 + 16)
+    assert counted.encoder(retrieval.WholeLastLayer, length_T) == 4 * (108 + 108 + 116 + 116)
+    assert counted.encoder(retrieval.OneLength, length_T) == 4 * 4 * 124
+    assert counted.plain() == 1124

@@ -70,6 +70,56 @@ def test_shorter_sequence_is_the_same():
     np.testing.assert_allclose(call(module, x, mask)[2:, :2], short, atol=1e-5)
 
 
+def compiled_alone(module, method):
+    """A method of the encoder as a program of its own."""
+    graphdef, state = nnx.split(module)
+    return jax.jit(lambda *arguments: getattr(nnx.merge(graphdef, state), method)(*arguments), static_argnums=2)
+
+
+@pytest.mark.parametrize("fields", [{}, {"scan_unroll": 2}, {"layers": 3, "scan_unroll": 3}, {"layers": 1}])
+def test_first_place_alone(fields):
+    """The same hidden state, and nothing computed for the other places of the last layer."""
+    module, (x, mask) = make_encoder(activation="relu", **fields), sequence()
+    expected = call(module, x, mask)[:, 0]
+    np.testing.assert_allclose(compiled_alone(module, "first")(x, mask), expected, atol=2e-5)
+    garbage = np.where(mask[..., None], x, 1e3 * sequence(1)[0])
+    np.testing.assert_allclose(compiled_alone(module, "first")(garbage, mask), expected, atol=2e-5)
+
+
+def test_first_place_alone_takes_fewer_operations():
+    """Of a loop the compiler counts one turn, so the layers are unrolled; all of them are counted."""
+    x, mask = sequence()
+
+    def operations(method, layers):
+        module = make_encoder(layers=layers, scan_unroll=layers)
+        return compiled_alone(module, method).lower(x, mask).cost_analysis()["flops"]
+
+    one, two, four = (operations("__call__", layers) for layers in (1, 2, 4))
+    layer = two - one
+    assert four - two == pytest.approx(2 * layer, rel=0.01)
+    products = 2 * x[..., 0].size * WIDTH * (3 * WIDTH + WIDTH + 2 * 64)  # without attention
+    assert products < layer < 1.5 * products
+    keys_and_values = 2 * x[..., 0].size * WIDTH * 2 * WIDTH
+    assert keys_and_values < operations("first", 4) - 3 * layer < 0.45 * layer
+
+
+def test_attention_of_each_layer():
+    """By hand, from what the layers before it gave."""
+    module, (x, mask) = make_encoder(), sequence()
+    attention, linear = compiled_alone(module, "attention"), module.layers.query_key_value
+    graphdef, state = nnx.split(module.layers)
+    hidden = x
+    for number in range(LAYERS):
+        layer = nnx.merge(graphdef, jax.tree.map(lambda array, i=number: array[i], nnx.as_pure(state)))
+        both = np.asarray(hidden @ linear.kernel[...][number] + linear.bias[...][number][None, None])
+        query, key, _ = np.moveaxis(both.reshape(3, LENGTH, 3, HEADS, -1), (2, 3), (0, 2))
+        scores = query @ key.swapaxes(2, 3) / np.sqrt(WIDTH // HEADS)
+        weights = np.exp(scores - scores.max(-1, keepdims=True)) * mask[:, None, None]
+        expected = weights / weights.sum(-1, keepdims=True)
+        np.testing.assert_allclose(attention(x, mask, number), expected, atol=1e-5)
+        hidden = call(layer, hidden, mask, None)
+
+
 def test_layers_start_differently():
     kernel = Encoder(small_model(), rngs=nnx.Rngs(params=0)).layers.mlp_inner.kernel[...]
     assert kernel.shape == (LAYERS, WIDTH, 64)

@@ -1,0 +1,92 @@
+"""What the benchmarks share: machine and versions, the largest picture of a config, operations, the report."""
+
+import dataclasses
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from absl import flags
+from jax.sharding import Mesh
+
+from data_pipelines.config import DataConfig
+from data_pipelines.images import Canvas
+from pixelbert_jax.config import PixelBertConfig
+
+IMAGES = flags.DEFINE_integer("images", 1, "Images a step or turn, on all devices together.", lower_bound=1)
+VOCABULARY = 30522  # word pieces, where the config takes the number from a vocabulary
+
+
+def machine(mesh: Mesh) -> dict[str, Any]:
+    """Hardware and versions."""
+    return {
+        "device": mesh.devices.flat[0].device_kind,
+        "devices": mesh.devices.size,
+        "host": platform.processor() or platform.machine(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def with_vocabulary(model: PixelBertConfig) -> PixelBertConfig:
+    """The model with a vocabulary of BERT's size, if it has none of its own."""
+    text = dataclasses.replace(model.text, vocabulary_size=model.text.vocabulary_size or VOCABULARY)
+    return dataclasses.replace(model, text=text)
+
+
+def largest_picture(data: DataConfig) -> tuple[Canvas, Canvas]:
+    """The largest canvas, and the size of a picture that fills what the resize rule lets it fill of the canvas."""
+    height, width = max(data.all_canvases, key=lambda canvas: (canvas[0] * canvas[1], canvas[1]))
+    shorter, longer = data.resize.shorter_edge, data.resize.longer_edge
+    return (height, width), (shorter, longer) if width >= height else (longer, shorter)
+
+
+def countable(model: PixelBertConfig) -> PixelBertConfig:
+    """The model for `operations`: without a loop over the layers, of which one turn is counted, or recomputation."""
+    encoder = dataclasses.replace(model.encoder, scan_unroll=model.encoder.layers, remat="none")
+    backbone = dataclasses.replace(model.backbone, remat=False)
+    return dataclasses.replace(model, backbone=backbone, encoder=encoder)
+
+
+def operations(function: Callable, *arguments: Any) -> float:
+    """Floating-point operations of a program without loops, as the compiler counts them before it optimises.
+
+    After that, what it hands to a library (cuDNN, cuBLAS) may no longer be counted. NaN where it counts nothing.
+    """
+    return float((jax.jit(function).lower(*arguments).cost_analysis() or {}).get("flops", math.nan))
+
+
+def matrix_rate(dtype: str) -> float:
+    """Floating-point operations a second of a large matrix product on one device."""
+    size = 8192 if jax.default_backend() != "cpu" else 2048
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.dot)
+    product(a, a).block_until_ready()
+    times = []
+    for _ in range(10):
+        begun = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - begun)
+    return 2 * size**3 / statistics.median(times)
+
+
+def rounded(value: float) -> float:
+    """To four digits."""
+    return float(f"{value:.4g}")
+
+
+def report(result: dict[str, Any], output: str | None) -> None:
+    """Print a result as JSON, and write it to a file if one is named."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if output:
+        Path(output).write_text(text + "\n")

@@ -1,0 +1,164 @@
+"""Matching logits of pictures with a list of texts: of all pairs, of chosen ones, or of all from a few pixels each.
+
+The backbone runs once a picture and the pixels stay on the devices; texts are grouped by length; the last layer
+computes [CLS] only; each group of texts is split over the devices.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixelbert_jax.loading import LoadedModel
+from pixelbert_jax.training.sharding import batch_sharding, replicated
+
+_ROW_STEP, _COLUMN_STEP = 0.7548776662, 0.5698402910  # powers of 1 / the plastic number, for `spread_pixels`
+
+
+class PairScorer:
+    """Matching logits of pictures with a fixed list of texts."""
+
+    length_step = 8  # texts are padded to a multiple of this
+
+    def __init__(self, loaded: LoadedModel, texts: list[str], block_texts: int) -> None:
+        """Tokenise the texts, sort them by length, and put them on the devices.
+
+        Args:
+          loaded: a model with a matching head, on its devices.
+          texts: what every picture is scored with.
+          block_texts: texts at once.
+        """
+        self._graphdef, state = nnx.split(loaded.model)
+        self._state = nnx.as_pure(state)
+        self._mesh = jax.tree.leaves(self._state)[0].sharding.mesh
+        self._pad, self.longest = loaded.tokenizer.pad, loaded.data.max_text_length
+        self._ids = [loaded.tokenizer.encode(text, self.longest) for text in texts]
+        self.cut = sum(len(loaded.tokenizer.pieces(text)) > self.longest - 2 for text in texts)
+        self._rows = -(-block_texts // self._mesh.size) * self._mesh.size
+        self._slots_T = padded_lengths(np.array([len(ids) for ids in self._ids]), self.longest, self.length_step)
+        self._blocks = [(places, *self._block(places)) for places in length_groups(self._slots_T, self._rows)]
+        same, rows = replicated(self._mesh), batch_sharding(self._mesh)
+        compiled = functools.partial(jax.jit, out_shardings=same)
+        self._encode = compiled(self._encode_images, static_argnums=3)
+        self._match = compiled(self._match_block, in_shardings=(None, same, same, rows, rows))
+        self._match_chosen = compiled(self._match_pairs, in_shardings=(None, same, same, rows, rows, rows))
+
+    def score(self, images_BxHxWx3: np.ndarray, size_Bx2: np.ndarray, pixels: int = 0) -> np.ndarray:
+        """Logits BxT of a batch of pictures with all texts; `pixels` as in `encode`."""
+        return self.match(*self.encode(images_BxHxWx3, size_Bx2, pixels))
+
+    def encode(self, images_BxHxWx3: np.ndarray, size_Bx2: np.ndarray, pixels: int = 0) -> tuple[jax.Array, jax.Array]:
+        """Pixel embeddings BxPxD and their mask BxP, on the devices; `pixels` > 0: of so many, spread evenly."""
+        return self._encode(self._state, images_BxHxWx3, size_Bx2, pixels)
+
+    def match(self, pixels_BxPxD: jax.Array, mask_BxP: jax.Array) -> np.ndarray:
+        """Logits BxT of what `encode` gave with all texts."""
+        found = [self._match(self._state, pixels_BxPxD, mask_BxP, text, mask) for _, text, mask in self._blocks]
+        scores_BxT = np.zeros((len(pixels_BxPxD), len(self._ids)), np.float32)
+        for (places, _, _), logits in zip(self._blocks, found, strict=True):
+            scores_BxT[:, places] = np.asarray(logits)[:, : len(places)]
+        return scores_BxT
+
+    def match_chosen(self, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, chosen_CxT: np.ndarray) -> np.ndarray:
+        """Logits CxT of the first C <= B pictures with the texts that are True; -inf for the others."""
+        found = []
+        for slots in np.unique(self._slots_T):
+            picture_M, text_M = np.nonzero(chosen_CxT & (self._slots_T == slots)[None])
+            for start in range(0, len(picture_M), self._rows):
+                pairs = picture_M[start : start + self._rows], text_M[start : start + self._rows]
+                picture_N = np.zeros(self._rows, np.int32)
+                picture_N[: len(pairs[0])] = pairs[0]
+                logits_N = self._match_chosen(self._state, pixels_BxPxD, mask_BxP, picture_N, *self._block(pairs[1]))
+                found.append((pairs, logits_N))
+        scores_CxT = np.full(chosen_CxT.shape, -np.inf, np.float32)
+        for pairs, logits_N in found:
+            scores_CxT[pairs] = np.asarray(logits_N)[: len(pairs[0])]
+        return scores_CxT
+
+    def _block(self, places: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Ids and mask of some texts, on the devices; rows after them fill the block."""
+        slots = self._slots_T[places].max()
+        text_NxT = np.full((self._rows, slots), self._pad, np.int32)
+        mask_NxT = np.zeros((self._rows, slots), bool)
+        mask_NxT[:, 0] = True  # rows that only fill the block
+        for row, place in enumerate(places):
+            ids = self._ids[place]
+            text_NxT[row, : len(ids)] = ids
+            mask_NxT[row, : len(ids)] = True
+        return jax.device_put((text_NxT, mask_NxT), batch_sharding(self._mesh))
+
+    def _encode_images(
+        self, state: Any, images: jax.Array, sizes: jax.Array, count: int
+    ) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(self._graphdef, state).model
+        pixels_BxPxD, mask_BxP = model.encode_image(images, sizes)
+        if not count:
+            return pixels_BxPxD, mask_BxP
+        columns = model.config.grid(*images.shape[1:3])[1]
+        index_BxN, mask_BxN = spread_pixels(mask_BxP, columns, count)
+        return jnp.take_along_axis(pixels_BxPxD, index_BxN[..., None], axis=1), mask_BxN
+
+    def _match_block(
+        self, state: Any, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, text_NxT: jax.Array, text_mask_NxT: jax.Array
+    ) -> jax.Array:
+        """Logits BxN; one picture at a time, so that memory holds N sequences."""
+        module = nnx.merge(self._graphdef, state)
+        texts = len(text_NxT)
+
+        def one(_: None, picture: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+            pixels_PxD, mask_P = picture
+            pixels_NxPxD = jnp.broadcast_to(pixels_PxD[None], (texts, *pixels_PxD.shape))
+            mask_NxP = jnp.broadcast_to(mask_P[None], (texts, len(mask_P)))
+            return None, self.logits(module, text_NxT, text_mask_NxT, pixels_NxPxD, mask_NxP)
+
+        return jax.lax.scan(one, None, (pixels_BxPxD, mask_BxP))[1]
+
+    def _match_pairs(
+        self,
+        state: Any,
+        pixels_BxPxD: jax.Array,
+        mask_BxP: jax.Array,
+        picture_N: jax.Array,
+        text_NxT: jax.Array,
+        text_mask_NxT: jax.Array,
+    ) -> jax.Array:
+        """Logits N of each text with the picture in its row of `picture_N`."""
+        module = nnx.merge(self._graphdef, state)
+        return self.logits(module, text_NxT, text_mask_NxT, pixels_BxPxD[picture_N], mask_BxP[picture_N])
+
+    @staticmethod
+    def logits(module: Any, *pairs: jax.Array) -> jax.Array:
+        """Logits N of pairs, arguments as of PixelBert.fuse_first."""
+        return module.matching_logit(module.model.fuse_first(*pairs))
+
+
+def padded_lengths(length_T: np.ndarray, longest: int, step: int) -> np.ndarray:
+    """What texts of so many word pieces are padded to: a multiple of `step`, at most `longest`."""
+    return np.minimum(-(-length_T // step) * step, longest)
+
+
+def length_groups(slots_T: np.ndarray, rows: int) -> list[np.ndarray]:
+    """Places of the texts of each group: `rows` texts of about one length, fewer in the last."""
+    by_length = np.argsort(slots_T, kind="stable")
+    return [by_length[start : start + rows] for start in range(0, len(slots_T), rows)]
+
+
+def spread_pixels(mask_BxP: jax.Array, columns: int, count: int) -> tuple[jax.Array, jax.Array]:
+    """Choose `count` valid pixels of each picture, evenly spaced over it.
+
+    Args:
+      mask_BxP: valid pixels of a grid, row by row.
+      columns: of the grid.
+      count: N; a picture with fewer valid pixels gets all of them, and the rest is masked.
+
+    Returns:
+      index_BxN and mask_BxN, N = min(count, P).
+    """
+    row_P, column_P = jnp.divmod(jnp.arange(mask_BxP.shape[1]), columns)
+    # Steps that share no multiple: the lowest values lie evenly in both directions, whatever the size of the grid.
+    order_P = (_ROW_STEP * row_P + _COLUMN_STEP * column_P) % 1
+    lowest_BxN, index_BxN = jax.lax.top_k(jnp.where(mask_BxP, -order_P[None], -2.0), min(count, mask_BxP.shape[1]))
+    return index_BxN, lowest_BxN > -2
