@@ -16,6 +16,7 @@ from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
+from pixelbert_jax.training.optimizer import ScheduleConfig
 
 
 def get_config() -> RunConfig:
@@ -34,7 +35,8 @@ def get_config() -> RunConfig:
             max_text_length=24,
         ),
         task=Nlvr2Config(pictures=1),
-        train=TrainConfig(steps=150),
-        evaluation=EvaluationConfig(every=150, images=600),
-        checkpoint=CheckpointConfig(every=150),
+        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="linear", warmup_steps=20)),
+        train=TrainConfig(steps=120),
+        evaluation=EvaluationConfig(every=120, images=600),
+        checkpoint=CheckpointConfig(every=120),
     )

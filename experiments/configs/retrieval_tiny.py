@@ -15,6 +15,7 @@ from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
+from pixelbert_jax.training.optimizer import ScheduleConfig
 
 
 def get_config(dataset: str = "flickr8k") -> RunConfig:
@@ -31,7 +32,8 @@ def get_config(dataset: str = "flickr8k") -> RunConfig:
             max_text_length=24,
         ),
         task=RetrievalConfig(),
-        train=TrainConfig(steps=60),
-        evaluation=EvaluationConfig(every=30, images=100),
-        checkpoint=CheckpointConfig(every=30, best="eval/retrieval_accuracy"),
+        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="linear", warmup_steps=20)),
+        train=TrainConfig(steps=40),
+        evaluation=EvaluationConfig(every=20, images=100),
+        checkpoint=CheckpointConfig(every=20, best="eval/retrieval_accuracy"),
     )

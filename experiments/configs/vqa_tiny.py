@@ -16,6 +16,7 @@ from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.vqa import VqaConfig
+from pixelbert_jax.training.optimizer import ScheduleConfig
 
 
 def get_config(dataset: str = "daquar") -> RunConfig:
@@ -35,6 +36,7 @@ def get_config(dataset: str = "daquar") -> RunConfig:
             answers_are="right",
         ),
         task=VqaConfig(),
+        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="linear", warmup_steps=20)),
         train=TrainConfig(steps=150),
         evaluation=EvaluationConfig(every=150, images=200),
         checkpoint=CheckpointConfig(every=150),
