@@ -15,11 +15,15 @@ from pixelbert_jax.tasks.task import Batch, Field
 class Classifier(nnx.Module):
     """Two-layer MLP: dense, GELU, LayerNorm, dense; float32 logits (its form is not stated in the paper)."""
 
-    def __init__(self, config: PixelBertConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: PixelBertConfig, inputs: int, outputs: int, *, first_bias: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        """Args: first_bias: of every output."""
         normal, width = transformer_normal(config), config.encoder.width
         self.inner = nnx.Linear(inputs, width, kernel_init=normal, dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
-        self.outer = nnx.Linear(width, outputs, kernel_init=normal, rngs=rngs)
+        constant = nnx.initializers.constant(first_bias)
+        self.outer = nnx.Linear(width, outputs, kernel_init=normal, bias_init=constant, rngs=rngs)
 
     def __call__(self, x_NxI: jax.Array) -> jax.Array:
         """Logits NxO."""

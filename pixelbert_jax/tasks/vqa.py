@@ -1,6 +1,7 @@
 """Visual question answering as classification over a list of answers (paper section 4.2.1)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,9 @@ class PixelBertForVqa(nnx.Module):
 
     def __init__(self, config: PixelBertConfig, answers: int, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = PixelBert(config, platform=platform, rngs=rngs)
-        self.answer_head = Classifier(config, config.encoder.width, answers, rngs=rngs)
+        # Each of many answers is rarely right: from 0 the first steps would learn little else (Lin et al. 2017, 3.3).
+        rarely = -math.log(max(answers - 1, 1))
+        self.answer_head = Classifier(config, config.encoder.width, answers, first_bias=rarely, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True)

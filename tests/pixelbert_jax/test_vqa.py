@@ -157,3 +157,8 @@ def test_a_batch_can_be_learned_by_heart_on_any_number_of_devices():
     arrays = batch(8, 2)
     arrays["answer_score"] = np.where(np.arange(SLOTS) == 0, 1, 0).astype(np.float32) * np.ones((8, 2, 1), np.float32)
     assert_learned(CONFIG, arrays, "vqa_score", steps=60)
+
+
+def test_each_answer_is_as_likely_as_a_guess_at_first():
+    module = VqaTask(small_model(), CONFIG).init(rngs=nnx.Rngs(params=0))
+    np.testing.assert_allclose(nnx.sigmoid(module.answer_head.outer.bias[...]), 1 / ANSWERS, rtol=1e-6)
