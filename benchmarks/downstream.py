@@ -22,12 +22,12 @@ from absl import app, flags
 
 from data_pipelines.records import Records, open_records
 from data_pipelines.whole_files import write_atomically
+from experiments.common_flags import DATA_DIR, required
 from experiments.metrics.retrieval import recalls
 
-_PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir of the pre-training run.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the prepared data sets.")
-_VOCABULARY = flags.DEFINE_string("vocabulary", None, "vocab.txt of the pre-training run.", required=True)
-_FOLDER = flags.DEFINE_string("folder", None, "Where runs and results go.", required=True)
+_PRETRAINED = flags.DEFINE_string("pretrained", "", "Workdir of the pre-training run.")
+_VOCABULARY = flags.DEFINE_string("vocabulary", "", "vocab.txt of the pre-training run.")
+_FOLDER = flags.DEFINE_string("folder", "", "Where runs and results go.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each start.")
 _TASKS = flags.DEFINE_list("tasks", ["daquar", "nlvr", "flickr8k"], "Which to run.")
 _OVERRIDES = flags.DEFINE_list("overrides", [], "config.field=value of every fine-tuning.")
@@ -55,6 +55,7 @@ _EXPERIMENTS = {
 
 def main(_: list[str]) -> None:
     """Run what is missing, then print the table."""
+    required(DATA_DIR, _PRETRAINED, _VOCABULARY, _FOLDER)
     folder = Path(_FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _TASKS.value:
@@ -70,7 +71,7 @@ def main(_: list[str]) -> None:
                 workdir = folder / f"{name}-{start.replace(' ', '-')}-{seed}"
                 _fine_tune(experiment, workdir, start, seed)
                 _add(rows, start, _scores(name, experiment, workdir, workdir))
-        table = _table(experiment.figures, rows)
+        table = table_of(experiment.figures, rows)
         write_atomically(folder / f"{name}.md", table)
         print(f"\n{name}, {experiment.split}\n{table}", flush=True)
 
@@ -87,7 +88,7 @@ def _fine_tune(experiment: _Experiment, workdir: Path, start: str, seed: int) ->
         "experiments.finetune",
         f"--config=experiments/configs/{experiment.config}.py",
         f"--workdir={workdir}",
-        f"--config.data.data_dir={_DATA_DIR.value}",
+        f"--config.data.data_dir={DATA_DIR.value}",
         f"--config.data.vocabulary={_VOCABULARY.value}",
         f"--config.seed={seed}",
         *(f"--config.{override}" for override in _OVERRIDES.value),
@@ -114,9 +115,13 @@ def _scores(name: str, experiment: _Experiment, model: Path, folder: Path) -> di
 
 
 def _evaluate(name: str, experiment: _Experiment, model: Path, output: Path, *more: str) -> dict[str, float]:
-    command = ["experiments.evaluate", f"--workdir={model}", f"--dataset={name}", f"--data_dir={_DATA_DIR.value}"]
-    printed = _run([*command, f"--split={experiment.split}", f"--output={output}", *more])
-    return {key: float(value) for key, value in re.findall(r"^(\S+) +([\d.]+)$", printed, re.MULTILINE)}
+    command = ["experiments.evaluate", f"--workdir={model}", f"--dataset={name}", f"--data_dir={DATA_DIR.value}"]
+    return figures_in(_run([*command, f"--split={experiment.split}", f"--output={output}", *more]))
+
+
+def figures_in(printed: str) -> dict[str, float]:
+    """The scores in what evaluate prints."""
+    return {key: float(value) for key, value in re.findall(r"^(\S+) {2,}([\d.]+)$", printed, re.MULTILINE)}
 
 
 def _run(command: list[str]) -> str:
@@ -129,7 +134,7 @@ def _run(command: list[str]) -> str:
 
 def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
     """Figures of guesses that see no picture."""
-    held_out = open_records(_DATA_DIR.value, name, experiment.split)
+    held_out = open_records(DATA_DIR.value, name, experiment.split)
     if name == "flickr8k":
         scores = np.zeros((len(held_out), held_out.index.num_texts.sum()))
         generator = np.random.default_rng(0)
@@ -139,25 +144,25 @@ def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
             for _ in range(100)
         ]
         return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
-    train = [open_records(_DATA_DIR.value, name, split) for split in experiment.train]
+    train = [open_records(DATA_DIR.value, name, split) for split in experiment.train]
     known, asked = [q for records in train for q in _questions(records)], list(_questions(held_out))
     ((usual, _),) = collections.Counter(answer for _, answer in known).most_common(1)
     found = {"usual answer": [answer == usual for _, answer in asked]}
     if name == "daquar":
-        found["answer of the nearest question"] = _nearest(known, asked)
+        found["answer of the nearest question"] = nearest(known, asked)
     return {label: {"accuracy": float(np.mean(right))} for label, right in found.items()}
 
 
 def _questions(records: Records) -> list[tuple[str, str]]:
     """Text and what is right, of every text."""
     found = []
-    for number in range(len(records)):
-        for text, label in zip(records[number].texts, map(json.loads, records[number].labels), strict=True):
+    for record in records.texts():
+        for text, label in zip(record.texts, map(json.loads, record.labels), strict=True):
             found.append((text, ", ".join(sorted(label["answers"])) if "answers" in label else str(label["label"])))
     return found
 
 
-def _nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[bool]:
+def nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[bool]:
     """Right or not, by the most frequent answer among the training questions that share the largest part of words."""
     words = {
         word: i for i, word in enumerate(sorted({w for text, _ in (*known, *asked) for w in text.lower().split()}))
@@ -180,7 +185,7 @@ def _nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list
     return right
 
 
-def _table(figures: tuple[str, ...], rows: Mapping[str, list[Mapping[str, float]]]) -> str:
+def table_of(figures: tuple[str, ...], rows: Mapping[str, list[Mapping[str, float]]]) -> str:
     """Markdown: mean, and standard deviation over seeds where there are several."""
     lines = [f"| | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
     for label, runs in rows.items():

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import io
+import itertools
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +53,8 @@ def neighbour_guess(train: PretrainingBatches, stream: Stream, word_ids: tuple[i
     chosen = set(word_ids)
     counts: dict[tuple[int, int], collections.Counter] = collections.defaultdict(collections.Counter)
     for records in train.sources:
-        for i in range(min(len(records), _COUNTED_RECORDS)):
-            for text in records[i].texts:
+        for record in itertools.islice(records.texts(), _COUNTED_RECORDS):
+            for text in record.texts:
                 ids = encode(text, length).tolist()
                 for before, word, after in zip(ids, ids[1:], ids[2:], strict=False):
                     if not chosen or word in chosen:

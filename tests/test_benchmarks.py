@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import retrieval
+from benchmarks import downstream, retrieval
 from benchmarks.measuring import countable, operations
 from benchmarks.pretraining_step import measure, random_batch
 from data_pipelines.images import resized_size
@@ -104,3 +104,21 @@ def test_operations_of_all_texts_of_a_picture():
     assert counted.encoder(retrieval.WholeLastLayer, length_T) == 4 * (108 + 108 + 116 + 116)
     assert counted.encoder(retrieval.OneLength, length_T) == 4 * 4 * 124
     assert counted.plain() == 1124
+
+
+def test_guesses_of_the_downstream_comparison():
+    known = [("what is red", "chair"), ("what is red", "table"), ("what is red", "table"), ("how many lamps", "2")]
+    asked = [("what is red", "table"), ("What is blue", "chair"), ("how many cups", "2")]
+    assert downstream.nearest(known, asked) == [True, False, True]
+
+
+def test_table_of_the_downstream_comparison():
+    printed = "step 7\naccuracy      0.2500\nquestions                                4\nwritten to predictions.json\n"
+    assert downstream.figures_in(printed) == {"accuracy": 0.25, "questions": 4}
+    runs = {"guess": [{"accuracy": 0.5}], "trained": [{"accuracy": 0.25}, {"accuracy": 0.75}]}
+    assert downstream.table_of(("accuracy", "other"), runs).splitlines() == [
+        "| | accuracy | other |",
+        "|---|---|---|",
+        "| guess | 0.500 |  |",
+        "| trained | 0.500 ± 0.354 |  |",
+    ]
