@@ -149,9 +149,9 @@ def test_exact_and_inexact_parts_stay_apart(exact, reranked, pretrained, scenes,
         retrieval_evaluation.evaluate(pretrained, scenes, output, **RERANK)
     assert sorted(len(list(folder.iterdir())) for folder in tmp_path.iterdir()) == [1, 4]
     cases = (
-        ({"rerank_top": 4}, [], 4, None),  # the same first pass; its parts go with the finished run
         ({"rerank_top": 0}, ["all"] * 4, 0, exact),
         ({"rerank_pixels": PIXELS + 1}, ["all"] * 4, 4, None),
+        ({"rerank_top": 4}, [], 4, None),  # the same first pass; its parts go with the finished run
         ({}, ["all"] * 4, 3, reranked),
     )
     for changes, first, second, expected in cases:
