@@ -9,6 +9,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "pixelbert_jax/__init__.py").read_text()).group(1)
 
 TENSORBOARD = ["tensorboardX>=2.6"]
+BEAM = ["apache-beam>=2.77"]
+REGIONS = ["h5py>=3.11"]
 
 setup(
     name="pixelbert_jax",
@@ -44,7 +46,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "tensorboard": TENSORBOARD,
-        "beam": ["apache-beam>=2.77"],
+        "beam": BEAM,
+        "regions": REGIONS,
         # The only CPU build of PyTorch that the parity tests are known to agree with is for Python 3.11.
         "test": [
             "hypothesis>=6.100",
@@ -53,7 +56,9 @@ setup(
             "pytest>=8",
             "ruff>=0.12",
             "torch==2.13.0; python_version < '3.12'",
+            *REGIONS,
             *TENSORBOARD,
+            *BEAM,
         ],
         "bench": ["torch==2.13.0; python_version < '3.12'"],
     },
