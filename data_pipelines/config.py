@@ -1,6 +1,7 @@
 """What a run reads, in which order and size: frozen dataclasses."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from data_pipelines.errors import DataError
@@ -14,6 +15,17 @@ class SourceConfig:
     name: str  # as given to `python -m data_pipelines.prepare`
     split: str = "train"  # "train+restval" takes both
     weight: float = 1.0  # passes over it an epoch: 0.5 sees each image every second epoch, 2 twice an epoch
+
+
+def check_weights(sources: Sequence[SourceConfig]) -> None:
+    """Refuse a source that is passed over never or less.
+
+    Raises:
+      DataError: it names the source.
+    """
+    for source in sources:
+        if source.weight <= 0:
+            raise DataError(f"The weight {source.weight} of {source.name!r} must be positive.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +51,11 @@ class DataConfig:
     epoch: Literal["texts", "images"] = "texts"  # what an epoch passes over once
     mask_rate: float = 0.15
     whole_word_masking: bool = False
+    replaced_pictures: float = 0.0  # share of the mismatched pairs in which the picture, not the text, is another's
+    regions: int = 0  # a detector's regions of each picture, the surest; 0: the model reads pixels
+    whole_picture: Literal["none", "mean", "stored"] = "none"  # one more: their mean, or the source's own feature
+    region_mask_rate: float = 0.15
+    region_keep_rate: float = 0.1  # share of the masked regions whose feature stays
     workers: int = 0  # processes that load; 0: threads of this one
     threads: int = 8  # a process; each makes one batch, so no more than `prefetch` are at work
     prefetch: int = 2  # batches ready or in the making, a worker
@@ -53,17 +70,24 @@ class DataConfig:
                 f"data.max_text_length={self.max_text_length} leaves no room for a word between [CLS] and [SEP]; "
                 "use at least 3."
             )
-        if not 0 < self.mask_rate < 1:
-            raise DataError(f"data.mask_rate={self.mask_rate} must lie between 0 and 1.")
-        if not self.train:
-            raise DataError("data.train names no data set; give at least one source.")
-        for source in (*self.train, *self.eval):
-            if source.weight <= 0:
-                raise DataError(f"The weight {source.weight} of {source.name!r} must be positive.")
+        for name in ("mask_rate", "region_mask_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise DataError(f"data.{name}={getattr(self, name)} must lie between 0 and 1.")
+        for name in ("replaced_pictures", "region_keep_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"data.{name}={getattr(self, name)} must lie in [0, 1].")
+        if self.regions < 0 or (self.whole_picture != "none" and not self.regions):
+            raise DataError(
+                f"data.regions={self.regions} with data.whole_picture={self.whole_picture!r}: set the first above 0 "
+                "for a model of regions, or the second to 'none'."
+            )
+        check_weights((*self.train, *self.eval))
 
     @property
     def all_canvases(self) -> tuple[Canvas, ...]:
-        """The canvases in use: the given ones, or those that suit the resize rule."""
+        """The canvases in use: the given ones, or those that suit the resize rule; regions lie on none."""
+        if self.regions:
+            return ((0, 0),)
         return self.canvases or default_canvases(self.resize)
 
     @property

@@ -19,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.errors import DataError
 from data_pipelines.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse, texts_file
+from data_pipelines.regions import RegionStatistics
 from data_pipelines.whole_files import open_atomically, remove_leftovers, write_atomically
 
 Shards = Sequence[tuple[str, int]]  # file name and number of records
@@ -83,6 +84,7 @@ def _index_split(
     """Arrays of the index, and the split's entry in the JSON; `write_texts` gets every record."""
     sizes: list[tuple[int, int, int]] = []
     second_sizes: list[tuple[int, int]] = []
+    regions = RegionStatistics()
     words: collections.Counter[int] = collections.Counter()
     digest = hashlib.blake2b(digest_size=16)
     for file, length in files:
@@ -93,6 +95,8 @@ def _index_split(
             write_texts(record)
             if record.second is not None:
                 second_sizes.append((record.second.height, record.second.width))
+            if record.regions is not None:
+                regions.add(record.regions)
             progress()
     heights, widths, num_texts = np.array(sizes, np.int32).reshape(-1, 3).T
     arrays = {"heights": heights, "widths": widths, "num_texts": num_texts}
@@ -103,12 +107,15 @@ def _index_split(
                 "remove it and prepare the data set again."
             )
         arrays["second_heights"], arrays["second_widths"] = np.array(second_sizes, np.int32).T
+    if problem := regions.problem(len(sizes)):
+        raise DataError(f"{folder} has {problem}; remove it and prepare the data set again.")
     entry = {
         "shards": [list(file) for file in files],
         "fingerprint": digest.hexdigest(),
         "images": len(sizes),
         "texts": int(num_texts.sum()),
         "words": _word_statistics(words),
+        **regions.to_json(),
     }
     return arrays, entry
 
@@ -120,6 +127,8 @@ def _fields(record: Record) -> list[Any]:
         fields.append({"labels": record.labels})
     if record.second is not None:
         fields.append({"second": [record.second.height, record.second.width, _hash(record.second.image)]})
+    if record.regions is not None:
+        fields.append({"regions": record.regions.digest()})
     return fields
 
 

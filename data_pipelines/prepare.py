@@ -40,6 +40,7 @@ _OPTIONS = {
         "official_splits", False, "coco_captions: not Karpathy's splits, even if found."
     ),
     "keep_coco_test": flags.DEFINE_bool("keep_coco_test", False, "visual_genome: keep COCO's val and test images."),
+    "sbu_validation": flags.DEFINE_integer("sbu_validation", 1_000, "sbu: images held out of train; 0 for none."),
     "visual_genome_qa": flags.DEFINE_bool(
         "visual_genome_qa", False, "vqa_v2: also the questions of Visual Genome, as split visual_genome."
     ),
@@ -48,6 +49,14 @@ _OPTIONS = {
     "num_test": flags.DEFINE_integer("num_test", 1_000, "shapes: number of images."),
     "seed": flags.DEFINE_integer("seed", 0, "shapes: seed."),
     "image_size": flags.DEFINE_integer("image_size", 48, "shapes: side in pixels."),
+    "wrong_captions": flags.DEFINE_float(
+        "wrong_captions", 0.5, "noisy_shapes: share of the images whose captions belong to another."
+    ),
+    "regions": flags.DEFINE_string(
+        "regions", "", "Path of a detector's regions (docs/data.md), kept beside single images; shapes: drawn."
+    ),
+    "max_regions": flags.DEFINE_integer("max_regions", 100, "With --regions: the surest regions kept of each image."),
+    "num_regions": flags.DEFINE_integer("num_regions", 8, "shapes with --regions=drawn: regions of each image."),
 }
 
 

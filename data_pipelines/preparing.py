@@ -122,6 +122,15 @@ def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, opti
     """A finished data set is not made again, so it must be the one that was asked for."""
     prepared = read_summary(folder)["options"]
     for option, value in options.items():
+        if option in builder_type.REGION_OPTIONS and not prepared.get("regions"):
+            if value == builder_type.REGION_OPTIONS[option]:
+                continue
+            raise DataError(
+                f"{folder} was prepared without --regions, and --{option}={value} asks for them; "
+                "remove that folder or give another --data_dir."
+            )
+        if option == "regions":
+            continue  # a file that has moved is no other
         if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
             raise DataError(
                 f"{folder} was prepared with --{option}={prepared.get(option)}, not {value}; "

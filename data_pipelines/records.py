@@ -22,11 +22,14 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import DataError
+from data_pipelines.regions import Regions, from_feature
+from data_pipelines.whole_files import local_copy
 
 INDEX_FORMAT = 2
 INDEX_FILE = "index.json"
 _ARRAYS = ("heights", "widths", "num_texts")
 _PAIR_ARRAYS = ("second_heights", "second_widths")
+_REGION_NUMBERS = ("region_size", "global_size", "region_classes")  # left out of a split's entry where all are 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Record:
       texts: at least one, whitespace collapsed, in the publisher's order.
       labels: a JSON object for each text, such as the answers of a question; empty in data sets without labels.
       second: the right-hand image of a pair; None in data sets of single images.
+      regions: what a detector found in the image; None in data sets that were prepared without --regions.
     """
 
     image: bytes
@@ -59,6 +63,7 @@ class Record:
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
     second: Picture | None = None
+    regions: Regions | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +84,9 @@ class Index:
       num_texts: int32, at least 1.
       fingerprint: hex digest of every record's fields; equal data sets have equal fingerprints.
       second_heights, second_widths: int32, pixels of the second images; None in data sets of single images.
+      region_size: length F of the feature of a region; 0 in data sets without regions.
+      global_size: length G of the feature of a whole picture; 0 where there is none.
+      region_classes: greatest class of a region + 1; 0 where no class is known.
     """
 
     heights: np.ndarray
@@ -87,6 +95,9 @@ class Index:
     fingerprint: str
     second_heights: np.ndarray | None = None
     second_widths: np.ndarray | None = None
+    region_size: int = 0
+    global_size: int = 0
+    region_classes: int = 0
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -126,7 +137,7 @@ class Records:
         return len(self.index)
 
     def __repr__(self) -> str:
-        folder = Path(self._shards[0][0]).parent
+        folder = epath.Path(self._shards[0][0]).parent
         return f"Records({len(self)} images in {folder}, fingerprint {self.index.fingerprint[:8]})"
 
     def __getitem__(self, i: int) -> Record:
@@ -164,7 +175,7 @@ class Records:
         with self._lock:
             if self._source is None:
                 # The numbers of records are given, so that no file is opened before it is needed.
-                self._source = ArrayRecordDataSource([f"{path}[0:{n}]" for path, n in self._shards])
+                self._source = ArrayRecordDataSource([f"{local_copy(path)}[0:{n}]" for path, n in self._shards])
             return self._source
 
 
@@ -186,6 +197,7 @@ def parse(serialized: bytes) -> Record:
             texts=texts,
             labels=labels,
             second=_picture(feature, "second_") if "second_image" in feature else None,
+            regions=from_feature(feature),
         )
     except Exception as error:  # protobuf's own exception class depends on its implementation
         raise ValueError("not a record of an image with texts") from error
@@ -199,14 +211,14 @@ def _picture(feature: Mapping[str, Any], prefix: str) -> Picture:
     )
 
 
-def find_folder(data_dir: str | Path, name: str) -> Path | None:
+def find_folder(data_dir: str | Path, name: str) -> epath.Path | None:
     """Folder of the newest version of a data set, `data_dir/name/1.2.3`; None if there is none."""
     versions = [
         (tuple(map(int, folder.name.split("."))), folder)
         for folder in (epath.Path(data_dir) / name).glob("*")
         if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and folder.is_dir()
     ]
-    return Path(max(versions)[1]) if versions else None
+    return max(versions)[1] if versions else None
 
 
 def read_summary(folder: str | Path) -> dict[str, Any] | None:
@@ -247,7 +259,8 @@ def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> In
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             keys = _ARRAYS + (_PAIR_ARRAYS if any(key in stored for key in _PAIR_ARRAYS) else ())
             arrays = {key: stored[key].astype(np.int32) for key in keys}
-        index = Index(**arrays, fingerprint=str(entry["fingerprint"]))
+        numbers = {key: int(entry.get(key, 0)) for key in _REGION_NUMBERS}
+        index = Index(**arrays, fingerprint=str(entry["fingerprint"]), **numbers)
         total = sum(int(length) for _, length in entry["shards"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise _corrupt(path, "is missing or damaged") from error

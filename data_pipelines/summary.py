@@ -10,6 +10,7 @@ from data_pipelines.images import ResizeRule, choose_canvas, default_canvases, r
 from data_pipelines.records import Index, read_index
 
 _LISTED = 5
+_ROW_FAULTS = {"repeated": "with an id that an earlier row has, not used", "without_id": "without an id"}
 
 
 def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
@@ -34,6 +35,7 @@ def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
             f"{split:<12}{entry['images']:>10,}{entry['texts']:>12,}  {words['mean']:>18.1f}"
             f"{words['p95']:>5}{words['max']:>5}  {padding:>7.1%}"
         )
+    lines += _region_lines(summary)
     total = sum(used.values())
     shares = ", ".join(f"{h}x{w} {count / total:.0%}" for (h, w), count in used.items())
     lines.append(
@@ -63,6 +65,27 @@ def canvases_and_padding(index: Index, rule: ResizeRule) -> tuple[dict[tuple[int
     outside = sum(h * w * int(count) for (h, w), count in zip(canvases, counts, strict=True))
     used = {canvas: int(n) for canvas, n in zip(canvases, counts, strict=True) if n}
     return used, 1 - inside / outside
+
+
+def _region_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Where the regions are from, what joined no image, and what each split has; nothing without regions."""
+    lines = []
+    if source := summary.get("regions"):
+        counts = [f"{source['rows']:,} rows", f"{source['unjoined']:,} of no image here"]
+        counts += [f"{source[name]:,} {what}" for name, what in _ROW_FAULTS.items() if source[name]]
+        lines.append(f"regions from {source['source']}: {', '.join(counts)}")
+        lines += [f"  {place}" for place in source["listed"][:_LISTED]]
+    for split, entry in summary["splits"].items():
+        if numbers := entry.get("regions"):
+            classes = f"classes 0 to {entry['region_classes'] - 1:,}" if entry["region_classes"] else "classes unknown"
+            whole = f", {entry['global_size']:,} of the picture" if entry["global_size"] else ""
+            lines.append(
+                f"regions of {split}: {numbers['mean']:.1f} a picture ({numbers['min']} to {numbers['max']}), "
+                f"features of {entry['region_size']:,} numbers{whole}, {classes}"
+            )
+        if boxes := summary["skipped"].get(split, {}).get("boxes"):
+            lines.append(f"boxes left out in {split}: {', '.join(f'{n:,} {reason}' for reason, n in boxes.items())}")
+    return lines
 
 
 def _skipped_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:

@@ -1,13 +1,15 @@
-"""Batches of Pixel-BERT's pre-training: pictures with K texts each, half of the pairs mismatched, words hidden.
+"""Batches of pre-training: pictures with K texts each, half of the pairs mismatched, words hidden.
 
 Every choice depends on (seed, step, row) alone, so hosts that load different rows of a batch agree on it.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
 from data_pipelines.batches import shared
+from data_pipelines.batches.visuals import visuals_of
 from data_pipelines.config import DataConfig
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Record, Records
@@ -38,30 +40,33 @@ class PretrainingBatches:
             self.config.max_text_length,
             self.config.mask_slots,
         )
-        count = last - first
+        count, visuals = last - first, visuals_of(self.sources, self.config)
         batch = {
-            **shared.blank_images(count, self.config.all_canvases[plan.canvas]),
+            **visuals.blank(count, plan.canvas),
             **shared.blank_texts(count, texts, length, self.tokenizer),
             "mlm_position": np.zeros((count, texts, slots), np.int32),
             "mlm_target": np.zeros((count, texts, slots), np.int32),
             "mlm_mask": np.zeros((count, texts, slots), bool),
             "itm_label": np.zeros((count, texts), np.int32),
+            **self.blank_regions(count),
         }
         reader = shared.Reader(self.sources, plan)
-        mismatched_BxK = self._mismatched(plan)
+        mismatched_BxK, replaced_B = self._mismatched(plan)
         for row in range(first, last):
             place = row - first
             if plan.record_B[row] < 0:
                 continue
-            shown_row = shared.shown_row(plan, row) if self.shuffle_images else row
-            if shown_row is not None:
-                shown = reader[shown_row]
-                picture = shared.resized_picture(shown.image, shown.image_id, self.config.resize)
-                shared.place(batch["images"][place], batch["image_size"][place], picture)
             rng = np.random.default_rng([self.seed, _ROW, plan.step, row])
+            replacement = self._other_row(reader, plan, row, rng) if replaced_B[row] else None
+            shown_row = row if replacement is None else replacement
+            if self.shuffle_images:
+                shown_row = shared.shown_row(plan, row)
+            if shown_row is not None:
+                visuals.write(batch, place, reader[shown_row])
+                self.write_regions(batch, place, reader[shown_row], plan, row)
             for k, text in enumerate(self._own_texts(reader[row], plan, row)):
                 other = self._other_text(reader, plan, row, rng) if mismatched_BxK[row, k] else None
-                batch["itm_label"][place, k] = other is None
+                batch["itm_label"][place, k] = other is None and replacement is None
                 ids = self.tokenizer.encode(text if other is None else other, length)
                 masked, position, target = mask_words(
                     ids,
@@ -77,13 +82,26 @@ class PretrainingBatches:
                 batch["mlm_mask"][place, k, : len(position)] = True
         return batch
 
-    def _mismatched(self, plan: BatchPlan) -> np.ndarray:
-        """True for the half of the pairs (BxK) that get another image's text."""
-        pairs = np.flatnonzero(np.repeat(plan.record_B >= 0, self.config.texts_per_image))
+    def blank_regions(self, rows: int) -> dict[str, np.ndarray]:
+        """More arrays of a task that hides regions."""
+        del rows
+        return {}
+
+    def write_regions(self, batch: dict[str, np.ndarray], place: int, shown: Record, plan: BatchPlan, row: int) -> None:
+        """Fill them for row `row` of the plan, which shows the record `shown`."""
+
+    def _mismatched(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
+        """Half of the pairs: those that get another image's text (BxK), and rows that show another image (B)."""
+        texts, valid = self.config.texts_per_image, np.flatnonzero(plan.record_B >= 0)
         rng = np.random.default_rng([self.seed, _MISMATCHES, plan.step])
-        mismatched = np.zeros(len(plan.record_B) * self.config.texts_per_image, bool)
-        mismatched[rng.permutation(pairs)[: len(pairs) // 2]] = True
-        return mismatched.reshape(len(plan.record_B), -1)
+        half, replaced_B = len(valid) * texts // 2, np.zeros(len(plan.record_B), bool)
+        if self.config.replaced_pictures:
+            wanted = round(self.config.replaced_pictures * half / texts)
+            replaced_B[rng.permutation(valid)[: min(wanted, half // texts)]] = True
+        pairs = np.flatnonzero(np.repeat((plan.record_B >= 0) & ~replaced_B, texts))
+        mismatched = np.zeros(len(plan.record_B) * texts, bool)
+        mismatched[rng.permutation(pairs)[: half - int(replaced_B.sum()) * texts]] = True
+        return mismatched.reshape(len(plan.record_B), -1), replaced_B
 
     def _own_texts(self, record: Record, plan: BatchPlan, row: int) -> list[str]:
         """The K texts of this visit."""
@@ -92,16 +110,28 @@ class PretrainingBatches:
 
     def _other_text(self, reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> str | None:
         """A text of another image of the global batch that is none of this image's; None if there is none."""
-        own = reader[row]
-        own_texts = {comparable(text) for text in own.texts}
-        for other_row in rng.permutation(np.flatnonzero(plan.record_B >= 0)):
-            other = reader[int(other_row)]
-            if other.image_id == own.image_id:
-                continue
-            for choice in rng.permutation(len(other.texts)):
-                if comparable(other.texts[choice]) not in own_texts:
-                    return other.texts[choice]
+        own_texts = {comparable(text) for text in reader[row].texts}
+        for other in self._others(reader, plan, row, rng):
+            texts = reader[other].texts
+            for choice in rng.permutation(len(texts)):
+                if comparable(texts[choice]) not in own_texts:
+                    return texts[choice]
         return None
+
+    def _other_row(self, reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> int | None:
+        """A row of the global batch with another image, which has none of this image's texts; None if there is none."""
+        own_texts = {comparable(text) for text in reader[row].texts}
+        for other in self._others(reader, plan, row, rng):
+            if own_texts.isdisjoint(map(comparable, reader[other].texts)):
+                return other
+        return None
+
+    @staticmethod
+    def _others(reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> Iterator[int]:
+        """Rows of other images, in random order."""
+        for other in rng.permutation(np.flatnonzero(plan.record_B >= 0)):
+            if reader[int(other)].image_id != reader[row].image_id:
+                yield int(other)
 
 
 def comparable(text: str) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from data_pipelines.batches import shared
 from data_pipelines.batches.pretraining import comparable
+from data_pipelines.batches.visuals import visuals_of
 from data_pipelines.config import DataConfig
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Record, Records
@@ -33,8 +34,9 @@ class RetrievalBatches:
         """The arrays for this host's rows; rows with record -1 are fillers."""
         first, last = self.rows or (0, len(plan.record_B))
         count, length, candidates = last - first, self.config.max_text_length, 1 + self.negatives
+        visuals = visuals_of(self.sources, self.config)
         batch = {
-            **shared.blank_images(count, self.config.all_canvases[plan.canvas]),
+            **visuals.blank(count, plan.canvas),
             **shared.blank_texts(count, candidates, length, self.tokenizer),
             "image_group": np.zeros(count, np.int32),
         }
@@ -50,8 +52,7 @@ class RetrievalBatches:
             if plan.record_B[row] < 0:
                 continue
             place, record = row - first, reader[row]
-            resized = shared.resized_picture(record.image, record.image_id, self.config.resize)
-            shared.place(batch["images"][place], batch["image_size"][place], resized)
+            visuals.write(batch, place, record)
             batch["image_group"][place] = groups[record.image_id]
             for k, text in enumerate(self._texts(record, pool, plan, row)):
                 shared.write_ids(batch, place, k, self.tokenizer.encode(text, length), self.tokenizer)

@@ -15,6 +15,8 @@ _BUILDERS = {
     "visual_genome": ("visual_genome", "VisualGenome"),
     "flickr30k": ("flickr", "Flickr30k"),
     "flickr8k": ("flickr", "Flickr8k"),
+    "conceptual_captions": ("conceptual_captions", "ConceptualCaptions"),
+    "sbu": ("sbu", "Sbu"),
     "image_text": ("image_text", "ImageText"),
     "vqa_v2": ("vqa_v2", "VqaV2"),
     "daquar": ("daquar", "Daquar"),
@@ -24,6 +26,7 @@ _BUILDERS = {
     "nlvr": ("nlvr", "Nlvr"),
     "image_pairs": ("image_pairs", "ImagePairs"),
     "shapes": ("shapes", "Shapes"),
+    "noisy_shapes": ("noisy_shapes", "NoisyShapes"),
 }
 
 

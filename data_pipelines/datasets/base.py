@@ -11,6 +11,9 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.datasets.candidates import Candidates, check_share
 from data_pipelines.datasets.reading import NOT_FOUND, Skipped, verified_examples
+from data_pipelines.datasets.region_sources import open_source
+from data_pipelines.datasets.region_sources.joining import NO_REGIONS, Joiner
+from data_pipelines.datasets.region_sources.rows import MAX_BOXES
 from data_pipelines.datasets.shards import write_split
 from data_pipelines.errors import DataError
 
@@ -40,6 +43,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       VERSION: changes with the content of the records.
       OPTIONS: flags of its own that `prepare` passes on, with their defaults.
       PATH_OPTIONS: those of them that are paths, which say nothing about the content.
+      REGION_OPTIONS: flags about regions beside the images, which are added to OPTIONS of all but pairs.
+      DRAWS_REGIONS: whether its own candidates have the regions; else they are joined from a file.
       NEEDS_SOURCE: whether it reads from source_dir.
       LABELLED: whether each text has a label. Splits may then share images, with other texts.
       PAIRED: whether a record is a pair of images.
@@ -48,11 +53,18 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
     PATH_OPTIONS: ClassVar[Sequence[str]] = ()
+    REGION_OPTIONS: ClassVar[Mapping[str, Any]] = {"regions": "", "max_regions": 100}
+    DRAWS_REGIONS: ClassVar[bool] = False
     NEEDS_SOURCE: ClassVar[bool] = True
     LABELLED: ClassVar[bool] = False
     PAIRED: ClassVar[bool] = False
     DESCRIPTION: ClassVar[str] = ""
     url_infos: ClassVar[Mapping[str, Any]] = {}  # no downloads; spares TFDS the search for a list
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.PAIRED:
+            cls.OPTIONS = {**cls.OPTIONS, **cls.REGION_OPTIONS}
 
     def __init__(
         self,
@@ -68,9 +80,15 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.settings = settings or Settings()
         self.notes = ["each record is a pair of images"] if self.PAIRED else []  # one line each, for the summary
         self._splits: dict[str, Candidates] | None = None
+        self._joiner: Joiner | None = None
         self._skipped: dict[str, Skipped] = {}
         self._seen: dict[str, set[int]] = {}  # split -> hashes of its image ids
         super().__init__(data_dir=str(data_dir), file_format="array_record")
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether regions are wanted beside the images."""
+        return bool(self.options.get("regions"))
 
     def candidates(self) -> dict[str, Candidates]:
         """All splits. Checks the layout of source_dir; raises DataError before anything long."""
@@ -82,14 +100,32 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises:
           DataError: the layout is wrong, or too many files are missing.
         """
+        self._check_region_options()
         self._splits = self.candidates()
         if not self._splits:
             raise DataError(f"The files in {self.source_dir} list no image; download them again.")
+        if self.has_regions and not self.DRAWS_REGIONS:
+            self._join_regions()
         for split in self._splits.values():
             if split.missing and split.total:
                 count = len(split.missing)
                 reasons = f"{count:,} {NOT_FOUND} (first: {split.missing[0]})"
                 check_share(count, split.total, self.settings.max_bad_share, reasons)
+
+    def _check_region_options(self) -> None:
+        """Raise DataError for those that say nothing."""
+        for option, default in self.REGION_OPTIONS.items():
+            if not self.has_regions and self.options.get(option, default) != default:
+                raise DataError(f"{self.name}: --{option} says nothing without --regions; give both or neither.")
+        if not 1 <= self.options.get("max_regions", 1) <= MAX_BOXES:
+            raise DataError(f"--max_regions={self.options['max_regions']} is not between 1 and {MAX_BOXES:,}.")
+
+    def _join_regions(self) -> None:
+        """Give the candidates regions from a file; those for which it has none are left out."""
+        source = open_source(Path(self.options["regions"]))
+        self.settings.start("regions", None)
+        self._joiner = Joiner(source, self.options["max_regions"], self.settings.progress)
+        self._splits = self._joiner.join(self._splits)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -112,6 +148,14 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features["labels"] = tfds.features.Sequence(tfds.features.Text())
         if self.PAIRED:
             features |= {f"second_{name}": features[name] for name in ("image", "height", "width")}
+        if self.has_regions:
+            features |= {
+                "region_features": tfds.features.Tensor(shape=(), dtype=np.object_),
+                "region_boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+                "region_classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+                "region_scores": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+                "global_feature": tfds.features.Tensor(shape=(), dtype=np.object_),
+            }
         return features
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
@@ -143,14 +187,17 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
         """Replaces TFDS's sorting writer by ours (see `data_pipelines.datasets.shards`)."""
         del download_config
-        infos = [
-            write_split(
-                (example for _, example in examples),
-                self.info.features,
-                self._get_filename_template(split_name=split),
-            )
-            for split, examples in self._split_generators(dl_manager).items()
-        ]
+        infos = []
+        for split, numbered in self._split_generators(dl_manager).items():
+            examples = (example for _, example in numbered)
+            first = next(examples, None)
+            if first is None and set(self._skipped[split].images) == {NO_REGIONS}:
+                self.notes.append(f"split {split} left out: none of its images has regions")
+                continue
+            whole = examples if first is None else itertools.chain([first], examples)
+            infos.append(write_split(whole, self.info.features, self._get_filename_template(split_name=split)))
+        if not infos:
+            raise self._joiner.nothing_joins()
         # TFDS saves this beside the records, so it survives until the index is written.
         self.info.metadata.update(self.about())
         return infos
@@ -160,10 +207,18 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {
             "name": self.name,
             "version": str(self.VERSION),
-            "options": {k: v for k, v in self.options.items() if k not in self.PATH_OPTIONS},
+            "options": self._kept_options(),
             "notes": self.notes + self._shared_images(),
             "skipped": {split: skipped.to_json() for split, skipped in self._skipped.items()},
+            **({"regions": self._joiner.to_json()} if self._joiner is not None else {}),
         }
+
+    def _kept_options(self) -> dict[str, Any]:
+        """Those that say something about the content; of regions only where there are some."""
+        left_out = (*self.PATH_OPTIONS, *(() if self.has_regions else self.REGION_OPTIONS))
+        options = {name: value for name, value in self.options.items() if name not in left_out}
+        # Where regions lie says nothing about them, so that the file may move.
+        return options | ({"regions": Path(options["regions"]).name} if self.has_regions else {})
 
     def _shared_images(self) -> list[str]:
         """A line for each two splits that have images in common; their texts differ."""

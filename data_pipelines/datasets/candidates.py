@@ -1,11 +1,12 @@
 """What a data set's reader hands to the builder: images, or pairs of them, that may become records."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.image_files import MAX_BYTES, BadImageError
+from data_pipelines.regions import Regions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,23 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
+class FoundRegions:
+    """Regions of one image; `dropped` says how many boxes were left out, by reason."""
+
+    regions: Regions
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class BadRegionsError(DataError):
+    """Regions that cannot be used; `reason` is short, the same for faults of one kind, `place` says where they are."""
+
+    def __init__(self, reason: str, place: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.reason = reason
+        self.place = place
+
+
+@dataclasses.dataclass(frozen=True)
 class Candidate:
     """One image of a data set, or one pair, before it has been looked at.
 
@@ -31,6 +49,8 @@ class Candidate:
       read, place: of the image, as in `Source`.
       labels: a JSON object for each text, or none at all.
       second: the right-hand image of a pair.
+      regions: gives what a detector found, from the image's height and width in pixels; may raise
+        BadRegionsError. None: the data set has no regions.
     """
 
     image_id: str
@@ -39,6 +59,7 @@ class Candidate:
     place: str
     labels: Sequence[str] = ()
     second: Source | None = None
+    regions: Callable[[int, int], FoundRegions] | None = None
 
     @classmethod
     def of(
@@ -73,11 +94,13 @@ class Candidates:
       items: read once, front to back; may be a generator.
       total: how many there are, None if that is not known beforehand.
       missing: places of the files that are known beforehand to be missing.
+      left_out: reason -> number of images that are not among the items; complete once those have been read.
     """
 
     items: Iterable[Candidate]
     total: int | None = None
     missing: Sequence[str] = ()
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[Candidate]) -> "Candidates":

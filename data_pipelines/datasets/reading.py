@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, TypeVar
 
-from data_pipelines.datasets.candidates import Candidate, Candidates, Source, check_share
+from data_pipelines.datasets.candidates import (
+    BadRegionsError,
+    Candidate,
+    Candidates,
+    FoundRegions,
+    Source,
+    check_share,
+)
 from data_pipelines.image_files import BadImageError, verify
 from data_pipelines.records import Picture
+from data_pipelines.regions import to_fields
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -30,12 +38,14 @@ class Skipped:
       bad: how many of them count as bad (damaged or missing, as against repeated or without text).
       empty_texts: number of texts.
       listed: "place: reason" of the first bad images.
+      boxes: reason -> number of boxes that were left out of the regions of images that are used.
     """
 
     images: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     bad: int = 0
     empty_texts: int = 0
     listed: list[str] = dataclasses.field(default_factory=list)
+    boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def add_bad(self, place: str, reason: str) -> None:
         """Count one bad image."""
@@ -45,8 +55,9 @@ class Skipped:
             self.listed.append(f"{place}: {reason}")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as JSON holds them."""
-        return {**vars(self), "images": dict(self.images)}
+        """The fields, as JSON holds them; `boxes` only where there are some."""
+        fields = {**vars(self), "images": dict(self.images), "boxes": dict(self.boxes)}
+        return {name: value for name, value in fields.items() if name != "boxes" or value}
 
     def reasons(self) -> str:
         """Such as "3 empty file, 1 image file not found (first: images/a.jpg: empty file)"."""
@@ -116,16 +127,21 @@ def verified_examples(
             example = {"image_id": candidate.image_id, "texts": texts}
             for prefix, picture in zip(("", "second_"), loaded.pictures, strict=False):
                 example |= {f"{prefix}{name}": value for name, value in vars(picture).items()}
+            if loaded.found is not None:
+                example |= to_fields(loaded.found.regions)
+                skipped.boxes.update(loaded.found.dropped)
             yield example | ({"labels": labels} if labels else {})
     check_share(skipped.bad, max(count, 1), max_bad_share, skipped.reasons())
+    skipped.images.update(candidates.left_out)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
-    """A candidate with its pictures, or with a problem, its place and no pictures."""
+    """A candidate with its pictures and regions, or with a problem, its place and no pictures."""
 
     candidate: Candidate
     pictures: tuple[Picture, ...] = ()
+    found: FoundRegions | None = None
     problem: str = ""
     place: str = ""
 
@@ -142,7 +158,13 @@ def _load(candidate: Candidate) -> _Loaded:
             return _Loaded(candidate, problem=NOT_FOUND, place=source.place)
         except OSError as error:
             return _Loaded(candidate, problem=error.strerror or type(error).__name__, place=source.place)
-    return _Loaded(candidate, tuple(pictures))
+    found = None
+    if candidate.regions is not None:
+        try:
+            found = candidate.regions(pictures[0].height, pictures[0].width)
+        except BadRegionsError as error:
+            return _Loaded(candidate, problem=error.reason, place=error.place)
+    return _Loaded(candidate, tuple(pictures), found)
 
 
 def _picture(source: Source) -> Picture:

@@ -4,6 +4,7 @@ Members of one sample lie together and share the part of their name before its f
 last slash): `000012.jpg`, `000012.txt`, `000012.json`.
 """
 
+import dataclasses
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +13,54 @@ from typing import Any
 
 from data_pipelines.datasets.candidates import Candidate
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
+from data_pipelines.datasets.tar_images import TarMember
 from data_pipelines.errors import DataError
-from data_pipelines.image_files import MAX_BYTES, BadImageError
+from data_pipelines.image_files import MAX_BYTES
 
 _MAX_TEXT_BYTES = 1 << 20
 _HASHES = ("sha256", "sha512", "md5")
 
 
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image and what lies beside it.
+
+    Attributes:
+      path: of the tar file.
+      key: part of the name that its members share.
+      place: path and name of the image, for messages.
+      image: reads it; None if there is none.
+      about: its .json; empty if there is none or it is damaged, since it is not essential.
+      texts: as published.
+    """
+
+    path: Path
+    key: str
+    place: str
+    image: TarMember | None
+    about: Mapping[str, Any]
+    texts: Sequence[object]
+
+
 def read_shards(split: str, paths: Sequence[Path]) -> Iterator[Candidate]:
     """Candidates of the tar files of a split, one after the other.
 
-    Members that are not plain files, have unsafe names (absolute, or with ..), or belong to no
-    image are ignored. The identity is the hash in a sample's .json, or else split, shard and key.
+    Samples without an image are ignored. The identity is the hash in a sample's .json, or else split, shard and key.
+
+    Raises:
+      DataError: a file is not a tar file or ends too early.
+    """
+    for sample in read_samples(paths):
+        if sample.image is not None:
+            digest = next((sample.about[name] for name in _HASHES if isinstance(sample.about.get(name), str)), None)
+            image_id = f"image_text/{digest or f'{split}/{sample.path.stem}/{sample.key}'}"
+            yield Candidate(image_id, sample.texts, sample.image, sample.place)
+
+
+def read_samples(paths: Sequence[Path]) -> Iterator[Sample]:
+    """Samples of tar files, one after the other; their images are not read.
+
+    Members that are not plain files, or have unsafe names (absolute, or with ..), are ignored.
 
     Raises:
       DataError: a file is not a tar file or ends too early.
@@ -32,15 +69,13 @@ def read_shards(split: str, paths: Sequence[Path]) -> Iterator[Candidate]:
         try:
             with tarfile.open(path, "r:") as tar:
                 for key, members in _samples(tar):
-                    candidate = _candidate(split, path, key, members)
-                    if candidate is not None:
-                        yield candidate
+                    yield _sample(tar, path, key, members)
         except (tarfile.TarError, EOFError) as error:
             raise DataError(f"{path} is not a whole tar file ({error}); download it again or remove it.") from error
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes | None]]]:
-    """Key and members (suffix -> content, None if too large) of each run with one key."""
+def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Key and members (suffix -> member) of each run with one key."""
     current, members = "", {}
     for member in tar:
         tar.members = []  # tarfile would remember all of them
@@ -55,13 +90,22 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes | None
             if members:
                 yield current, members
             current, members = key, {}
-        members[f".{suffix.lower()}"] = _read(tar, member)
+        members[f".{suffix.lower()}"] = member
     if members:
         yield current, members
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    if member.size > MAX_BYTES:
+def _sample(tar: tarfile.TarFile, path: Path, key: str, members: Mapping[str, tarfile.TarInfo]) -> Sample:
+    suffix = next((suffix for suffix in members if suffix in IMAGE_SUFFIXES), None)
+    image = None if suffix is None else TarMember(path, members[suffix].offset_data, members[suffix].size)
+    text = _read(tar, members.get(".txt"), _MAX_TEXT_BYTES)
+    about = parse_about(_read(tar, members.get(".json"), MAX_BYTES))
+    return Sample(path, key, f"{path}:{key}{suffix or ''}", image, about, texts_of(text, about))
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None, max_bytes: int) -> bytes | None:
+    """None if there is no such member or it is too large."""
+    if member is None or member.size > max_bytes:
         return None
     with tar.extractfile(member) as file:  # in memory: nothing is written to disk
         content = file.read()
@@ -70,19 +114,8 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     return content
 
 
-def _candidate(split: str, path: Path, key: str, members: Mapping[str, bytes | None]) -> Candidate | None:
-    suffix = next((suffix for suffix in members if suffix in IMAGE_SUFFIXES), None)
-    if suffix is None:
-        return None
-    about = _about(members.get(".json"))
-    digest = next((about[name] for name in _HASHES if isinstance(about.get(name), str)), None)
-    image_id = f"image_text/{digest or f'{split}/{path.stem}/{key}'}"
-    texts = _texts(members.get(".txt"), about)
-    return Candidate(image_id, texts, _Bytes(members[suffix]), f"{path}:{key}{suffix}")
-
-
-def _about(content: bytes | None) -> Mapping[str, Any]:
-    """The sample's .json; empty if there is none or it is damaged, since it is not essential."""
+def parse_about(content: bytes | None) -> Mapping[str, Any]:
+    """A sample's .json; empty if there is none or it is damaged."""
     try:
         about = json.loads(content or b"{}")
     except (ValueError, RecursionError):
@@ -90,24 +123,12 @@ def _about(content: bytes | None) -> Mapping[str, Any]:
     return about if isinstance(about, Mapping) else {}
 
 
-def _texts(text: bytes | None, about: Mapping[str, Any]) -> Sequence[object]:
+def texts_of(text: bytes | None, about: Mapping[str, Any]) -> Sequence[object]:
     """From the .txt if there is one, else "texts", "captions" or "caption" of the .json."""
-    if text is not None and len(text) <= _MAX_TEXT_BYTES:
+    if text is not None:
         return [text.decode("utf-8", "replace")]
     for name in ("texts", "captions", "caption"):
         value = about.get(name)
         if isinstance(value, (str, list)):
             return value if isinstance(value, list) else [value]
     return []
-
-
-class _Bytes:
-    """`Candidate.read` for what is in memory already."""
-
-    def __init__(self, content: bytes | None) -> None:
-        self._content = content
-
-    def __call__(self) -> bytes:
-        if self._content is None:
-            raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
-        return self._content

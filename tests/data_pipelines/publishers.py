@@ -1,5 +1,6 @@
 """Tiny data sets in their publishers' layouts, written into a temporary folder."""
 
+import base64
 import io
 import json
 import tarfile
@@ -237,3 +238,92 @@ def nlvr(folder: Path, split: str = "dev", prefix: str = "dev", *, as_tar: bool 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     return folder
+
+
+def detections(image_ids: tuple = ("1", "2", "4"), *, size: int = 3, boxes: int = 2) -> dict[str, dict[str, Any]]:
+    """Image id -> arrays of its regions as LXMERT has them, in an order of falling confidence, for `coco`."""
+    found = {}
+    for i, image_id in enumerate(image_ids):
+        rng = np.random.default_rng(i)
+        height, width = 12, 16 + int(image_id) if str(image_id).isdigit() else 16
+        low_Nx2 = rng.uniform(0, 0.4, (boxes, 2)) * (width, height)
+        high_Nx2 = rng.uniform(0.6, 1, (boxes, 2)) * (width, height)
+        found[image_id] = {
+            "img_h": height,
+            "img_w": width,
+            "objects_id": rng.integers(0, 1600, boxes),
+            "objects_conf": np.sort(rng.uniform(0.1, 1, boxes).astype(np.float32))[::-1].copy(),
+            "attrs_id": rng.integers(0, 400, boxes),
+            "attrs_conf": rng.uniform(0, 1, boxes).astype(np.float32),
+            "num_boxes": boxes,
+            "boxes": np.concatenate([low_Nx2, high_Nx2], 1).astype(np.float32),
+            "features": rng.normal(0, 2, (boxes, size)).astype(np.float32),
+        }
+    return found
+
+
+def lxmert_row(image_id: str, **values: Any) -> bytes:
+    """A row of `detections` as LXMERT writes it; bytes and strings are written as they are."""
+    columns = (
+        "img_h",
+        "img_w",
+        "objects_id",
+        "objects_conf",
+        "attrs_id",
+        "attrs_conf",
+        "num_boxes",
+        "boxes",
+        "features",
+    )
+    return b"\t".join([image_id.encode(), *(_cell(values[name]) for name in columns)]) + b"\n"
+
+
+def bottom_up_row(image_id: str, **values: Any) -> bytes:
+    """The same as bottom-up-attention writes it, without classes."""
+    columns = ("img_w", "img_h", "num_boxes", "boxes", "features")
+    return b"\t".join([image_id.encode(), *(_cell(values[name]) for name in columns)]) + b"\n"
+
+
+def _cell(value: Any) -> bytes:
+    if isinstance(value, np.ndarray):
+        return base64.b64encode(value.tobytes())
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def region_tsv(path: Path, found: dict[str, dict[str, Any]], row: Any = lxmert_row) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(row(image_id, **values) for image_id, values in found.items()))
+    return path
+
+
+def region_npz(folder: Path, found: dict[str, dict[str, Any]]) -> Path:
+    """A folder with a file for each image."""
+    for image_id, values in found.items():
+        path = folder / f"{image_id}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **values)
+    return folder
+
+
+def region_hdf5(path: Path, found: dict[str, dict[str, Any]], layout: str = "groups") -> Path:
+    """An HDF5 file; layout: "groups", "flat" (all images have as many boxes) or "pos_boxes"."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = [name for name in next(iter(found.values())) if not name.startswith("attrs")]
+    names.sort(key=lambda name: np.ndim(next(iter(found.values()))[name]), reverse=True)  # features first
+    with h5py.File(path, "w") as file:
+        if layout == "groups":
+            for image_id, values in found.items():
+                for name, value in values.items():
+                    file[f"{image_id}/{name}"] = value
+            return path
+        file["image_ids"] = [image_id.encode() for image_id in found]
+        for name in names:
+            arrays = [values[name] for values in found.values()]
+            per_box = layout == "pos_boxes" and np.ndim(arrays[0]) > 0 and name != "global_feature"
+            file[name] = np.concatenate(arrays) if per_box else np.stack(arrays)
+        if layout == "pos_boxes":
+            ends = np.cumsum([len(values[names[0]]) for values in found.values()])
+            file["pos_boxes"] = np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)
+    return path
