@@ -1,4 +1,4 @@
-"""The shape of a Pixel-BERT: frozen dataclasses, the papers' presets, and their counts.
+"""The shapes of Pixel-BERT and ImageBERT: frozen dataclasses and the papers' presets.
 
 Every gap that the paper leaves open is a field here, with its reason in docs/fidelity.md.
 """
@@ -112,10 +112,11 @@ class PixelsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Word pieces: w + p, LayerNorm, dropout (the paper leaves the text's s_w out, and so do we)."""
+    """Word pieces: w + p, LayerNorm, dropout."""
 
     vocabulary_size: int = 30522  # 0: taken from the run's vocabulary
     max_positions: int = 512
+    segment: bool = False  # also a vector s of all text, which ImageBERT has and Pixel-BERT's authors left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,43 @@ class PixelBertConfig:
             else:
                 rows, columns = max(1, rows // 2), max(1, columns // 2)
         return rows, columns
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionsConfig:
+    """A detector's regions (ImageBERT, section 3.2); the published features have 2048 numbers and 1600 classes."""
+
+    feature_size: int = 2048  # numbers of a region's feature
+    classes: int = 1600  # that the detector tells apart
+    global_size: int = 0  # numbers of a feature of the whole picture, read as one more region; 0: none
+
+    def __post_init__(self) -> None:
+        if min(self.feature_size, self.classes) < 1 or self.global_size < 0:
+            raise ConfigError(
+                f"model.regions: feature_size={self.feature_size} and classes={self.classes} must be positive, "
+                f"global_size={self.global_size} not negative."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBertConfig:
+    """A whole ImageBERT, without the heads of its tasks."""
+
+    regions: RegionsConfig = RegionsConfig()
+    text: TextConfig = TextConfig(segment=True)
+    encoder: EncoderConfig = EncoderConfig()
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; parameters and losses are float32
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
+
+
+ModelConfig = PixelBertConfig | ImageBertConfig
+
+
+def imagebert_base() -> ImageBertConfig:
+    """The paper's model: BERT-base over 100 regions and 44 word pieces."""
+    return ImageBertConfig()
 
 
 def pixelbert_r50() -> PixelBertConfig:

@@ -1,17 +1,17 @@
-"""What the encoder reads: word pieces and pixels as vectors of the same width."""
+"""What the encoder reads: word pieces, pixels and regions as vectors of the same width."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ImageBertConfig, ModelConfig, PixelBertConfig
 from pixelbert_jax.conv import Conv
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.resnet import ceil_divide, max_pool, valid_mask, zero_outside
 
 
-def make_layer_norm(config: PixelBertConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def make_layer_norm(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """BERT's LayerNorm: float32 statistics by the two-pass formula."""
     return nnx.LayerNorm(
         config.encoder.width,
@@ -23,12 +23,14 @@ def make_layer_norm(config: PixelBertConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm
 
 
 class TextEmbedding(nnx.Module):
-    """LayerNorm(word + position), then dropout (paper section 3.2; the authors' implementation leaves s_w out)."""
+    """LayerNorm(word + position [+ segment]), then dropout (Pixel-BERT, section 3.2, whose authors leave the segment's
+    vector out; ImageBERT, section 3.2)."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         width = config.encoder.width
         self.word = nnx.Param(transformer_normal(config)(rngs.params(), (config.text.vocabulary_size, width)))
         self.position = nnx.Param(transformer_normal(config)(rngs.params(), (config.text.max_positions, width)))
+        self.segment = nnx.Param(transformer_normal(config)(rngs.params(), (width,))) if config.text.segment else None
         self.layer_norm = make_layer_norm(config, rngs=rngs)
         self.dropout, self.dtype = config.encoder.dropout, config.dtype
 
@@ -36,6 +38,8 @@ class TextEmbedding(nnx.Module):
         """Token ids to NxTxD."""
         word_NxTxD = jnp.take(self.word[...], text_NxT, axis=0)
         embedded_NxTxD = word_NxTxD + self.position[...][None, : text_NxT.shape[1]]
+        if self.segment is not None:
+            embedded_NxTxD += self.segment[...][None, None]
         return dropout(self.layer_norm(embedded_NxTxD).astype(self.dtype), self.dropout, dropout_key)
 
 
@@ -94,6 +98,49 @@ class PixelEmbedding(nnx.Module):
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         size_Bx2 = ceil_divide(size_Bx2, 2) if self.config.grid_rounding == "ceil" else jnp.maximum(1, size_Bx2 // 2)
         return max_pool(x, 2, 2, (0, 0)), size_Bx2
+
+
+class RegionEmbedding(nnx.Module):
+    """LayerNorm(feature + segment + box + position), the position being the same for all (ImageBERT, section 3.2)."""
+
+    def __init__(self, config: ImageBertConfig, *, rngs: nnx.Rngs) -> None:
+        normal, width, self.dtype = transformer_normal(config), config.encoder.width, config.dtype
+
+        def linear(inputs: int, dtype: str = config.dtype) -> nnx.Linear:
+            return nnx.Linear(inputs, width, kernel_init=normal, dtype=dtype, rngs=rngs)
+
+        self.feature = linear(config.regions.feature_size)
+        self.box = linear(5, "float32")  # bfloat16 is off by pixels
+        self.segment = nnx.Param(normal(rngs.params(), (width,)))
+        self.position = nnx.Param(normal(rngs.params(), (width,)))
+        self.layer_norm = make_layer_norm(config, rngs=rngs)
+        self.whole = linear(config.regions.global_size) if config.regions.global_size else None
+
+    def __call__(self, feature_NxRxF: jax.Array, box_NxRx4: jax.Array, whole_NxG: jax.Array | None = None) -> jax.Array:
+        """Regions to NxRxD, or to Nx(1+R)xD where the model reads a feature of the whole picture, which comes first.
+
+        Args:
+          feature_NxRxF: of the detector.
+          box_NxRx4: left, top, right, bottom, as shares of the picture's width and height.
+          whole_NxG: feature of the whole picture; its box is the picture's.
+        """
+        x_NxRxD = self._embed(self.feature(feature_NxRxF.astype(self.dtype)), box_NxRx4)
+        if self.whole is None:
+            return x_NxRxD
+        picture_Nx1x4 = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0]), (len(box_NxRx4), 1, 4))
+        whole_Nx1xD = self._embed(self.whole(whole_NxG.astype(self.dtype))[:, None], picture_Nx1x4)
+        return jnp.concatenate([whole_Nx1xD, x_NxRxD], axis=1)
+
+    def _embed(self, feature_NxRxD: jax.Array, box_NxRx4: jax.Array) -> jax.Array:
+        same_D = self.segment[...] + self.position[...]
+        sum_NxRxD = feature_NxRxD + self.box(box_vectors(box_NxRx4)) + same_D[None, None]
+        return self.layer_norm(sum_NxRxD).astype(self.dtype)
+
+
+def box_vectors(box_NxRx4: jax.Array) -> jax.Array:
+    """Left, top, right, bottom, as shares of the picture, and the share of its area: NxRx5."""
+    width, height = (box_NxRx4[..., i + 2] - box_NxRx4[..., i] for i in (0, 1))
+    return jnp.concatenate([box_NxRx4, (width * height)[..., None]], axis=-1)
 
 
 def sine_positions(size_Bx2: jax.Array, rows: int, columns: int, width: int) -> jax.Array:

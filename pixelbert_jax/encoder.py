@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pixelbert_jax.activations import gelu
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.initializers import transformer_normal
@@ -20,7 +20,7 @@ _REMAT_POLICIES = {
 class EncoderLayer(nnx.Module):
     """Self-attention and MLP, each followed by a residual sum and LayerNorm."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         def linear(inputs: int, outputs: int) -> nnx.Linear:
             return nnx.Linear(
                 inputs,
@@ -98,7 +98,7 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """All layers, with their parameters stacked along a leading axis; compile time does not grow with the depth."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config.encoder
         self.layers = nnx.vmap(lambda rngs: EncoderLayer(config, rngs=rngs))(rngs.split(config.encoder.layers))
 

@@ -40,7 +40,7 @@ class LoadedModel:
     """A trained model and what it needs to read pictures and words as it did in training.
 
     Attributes:
-      model: the task's module, such as PixelBertForPretraining.
+      model: the task's module, such as ModelForPretraining.
       tokenizer: of the run's vocabulary.
       task: what was trained, with the model's configuration.
       data: how pictures are resized, the canvases, the length of texts.

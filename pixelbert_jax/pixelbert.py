@@ -7,12 +7,13 @@ from flax import nnx
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.embeddings import PixelEmbedding, TextEmbedding
 from pixelbert_jax.encoder import Encoder
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.joint import Batch, JointModel, check_vocabulary
 from pixelbert_jax.resnet import ResNet
 
 
-class PixelBert(nnx.Module):
-    """Backbone, embeddings and encoder. Two steps are public: evaluation runs the first once an image."""
+class PixelBert(JointModel):
+    """Backbone, embeddings and encoder. Two steps are public, `encode_image` and `fuse`: evaluation runs the first once
+    an image."""
 
     def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         """Build with random parameters.
@@ -22,8 +23,7 @@ class PixelBert(nnx.Module):
           platform: what the programs are compiled for ("cpu", "gpu", "tpu"); JAX's default backend if None.
           rngs: source of the `params` key.
         """
-        if config.text.vocabulary_size < 1:
-            raise ConfigError("model.text.vocabulary_size is 0; set it to the number of lines of the vocabulary.")
+        check_vocabulary(config)
         platform = platform or jax.default_backend()
         self.config = config
         self.backbone = ResNet(config.backbone, platform=platform, rngs=rngs)
@@ -51,50 +51,6 @@ class PixelBert(nnx.Module):
         features, size_Bx2 = self.backbone(images.astype(self.config.dtype), image_size_Bx2, train=train)
         return self.pixel_embedding(features, size_Bx2)
 
-    def fuse(
-        self,
-        text_NxT: jax.Array,
-        text_mask_NxT: jax.Array,
-        pixels_NxPxD: jax.Array,
-        pixel_mask_NxP: jax.Array,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Read words and pixels together: hidden states Nx(T+P)xD of [CLS] words [SEP] pixels.
-
-        Without a `dropout_key` there is no dropout.
-        """
-        keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-        sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, pixels_NxPxD, pixel_mask_NxP, keys[0])
-        return self.encoder(sequence_NxSxD, mask_NxS, keys[1])
-
-    def fuse_first(
-        self, text_NxT: jax.Array, text_mask_NxT: jax.Array, pixels_NxPxD: jax.Array, pixel_mask_NxP: jax.Array
-    ) -> jax.Array:
-        """[CLS] of `fuse` without dropout, Nx1xD; the last layer computes nothing else: what retrieval needs."""
-        sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, pixels_NxPxD, pixel_mask_NxP, None)
-        return self.encoder.first(sequence_NxSxD, mask_NxS)[:, None]
-
-    def attention(
-        self,
-        text_NxT: jax.Array,
-        text_mask_NxT: jax.Array,
-        pixels_NxPxD: jax.Array,
-        pixel_mask_NxP: jax.Array,
-        layer: int,
-    ) -> jax.Array:
-        """Attention's probabilities NxHx(T+P)x(T+P) in one layer (paper, figure 3, shows the first, 0)."""
-        sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, pixels_NxPxD, pixel_mask_NxP, None)
-        return self.encoder.attention(sequence_NxSxD, mask_NxS, layer)
-
-    def _join(
-        self,
-        text_NxT: jax.Array,
-        text_mask_NxT: jax.Array,
-        pixels_NxPxD: jax.Array,
-        pixel_mask_NxP: jax.Array,
-        dropout_key: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """The encoder's input Nx(T+P)xD and its mask Nx(T+P)."""
-        text_NxTxD = self.text_embedding(text_NxT, dropout_key)
-        sequence_NxSxD = jnp.concatenate([text_NxTxD, pixels_NxPxD.astype(text_NxTxD.dtype)], axis=1)
-        return sequence_NxSxD, jnp.concatenate([text_mask_NxT, pixel_mask_NxP], axis=1)
+    def encode_visual(self, batch: Batch, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """`encode_image` of a batch's pictures."""
+        return self.encode_image(batch["images"], batch["image_size"], train=train)

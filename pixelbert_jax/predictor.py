@@ -14,6 +14,7 @@ from PIL import Image
 
 from data_pipelines import images as pictures
 from data_pipelines.image_files import read_header
+from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
 
@@ -68,7 +69,15 @@ class Predictor:
           batch_images: pictures that go through the backbone at once; 0: 1 on a CPU, which gains nothing from more,
             else 16.
           batch_pairs: pairs that go through the encoder at once; 0: 8 on a CPU, else 64.
+
+        Raises:
+          ConfigError: the model reads regions, which pictures alone do not have.
         """
+        if not isinstance(loaded.task.model, PixelBertConfig):
+            raise ConfigError(
+                f"{loaded.path} is an ImageBERT, which reads a detector's regions, not pictures; prepare the pictures "
+                "with --regions and use `python -m experiments.evaluate`."
+            )
         self.loaded, self.tokenizer, self.data = loaded, loaded.tokenizer, loaded.data
         on_cpu = next(iter(jax.tree.leaves(nnx.as_pure(nnx.state(loaded.model)))[0].devices())).platform == "cpu"
         self.batch_images = batch_images or (1 if on_cpu else 16)

@@ -21,11 +21,16 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
             raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, arguments))}.")
         return value
     if origin in (typing.Union, types.UnionType):
+        errors = {}
         for option in arguments:
             try:
                 return build(value, option, name)
-            except ConfigError:
-                continue
+            except ConfigError as error:
+                errors[option] = error
+        near = [option for option in arguments if dataclasses.is_dataclass(option)]
+        if near and isinstance(value, dict):
+            # Of several classes the one with the most of the value's fields was meant.
+            raise errors[max(near, key=lambda option: len(typing.get_type_hints(option).keys() & value.keys()))]
     elif origin is tuple and isinstance(value, list | tuple):
         if arguments[-1] is Ellipsis:
             return tuple(build(item, arguments[0], f"{name}.{i}") for i, item in enumerate(value))
@@ -43,7 +48,7 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
             raise ConfigError(f"{name}: {error}.") from None
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif (hint in (int, str) and type(value) is hint) or (hint is bool and isinstance(value, bool)):
+    elif (hint in (int, str, type(None)) and type(value) is hint) or (hint is bool and isinstance(value, bool)):
         return value
     readable = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
     raise ConfigError(f"{name}={value!r} is not a value of type {readable}.")

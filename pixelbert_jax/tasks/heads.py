@@ -1,11 +1,11 @@
-"""What the downstream tasks share: a classifier on [CLS], and their pairs of pictures and texts."""
+"""What the tasks share: the fields of a batch, and heads on [CLS]."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pixelbert_jax.activations import gelu
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ModelConfig, PixelBertConfig
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.pixelbert import PixelBert
@@ -16,7 +16,7 @@ class Classifier(nnx.Module):
     """Two-layer MLP: dense, GELU, LayerNorm, dense; float32 logits (its form is not stated in the paper)."""
 
     def __init__(
-        self, config: PixelBertConfig, inputs: int, outputs: int, *, first_bias: float = 0.0, rngs: nnx.Rngs
+        self, config: ModelConfig, inputs: int, outputs: int, *, first_bias: float = 0.0, rngs: nnx.Rngs
     ) -> None:
         """Args: first_bias: of every output."""
         normal, width = transformer_normal(config), config.encoder.width
@@ -38,15 +38,44 @@ class MatchingHead:
         return self.itm_head(hidden_NxSxD[:, 0].astype(jnp.float32))[:, 0]
 
 
-def pair_fields(vocabulary_size: int, images: tuple[int, ...] = ()) -> dict[str, Field]:
+def pair_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str, Field]:
     """Fields of B rows of pictures (`images` of them a row, or one without an axis) with K texts each."""
-    rows = ("B", *images)
+    last_word = model.text.vocabulary_size - 1
     return {
-        "images": Field((*rows, "H", "W", 3), "uint8", 0, 255, "RGB, each picture in the top-left corner"),
-        "image_size": Field((*rows, 2), "int32", 1, None, "valid (height, width) in pixels"),
-        "text": Field(("B", "K", "T"), "int32", 0, vocabulary_size - 1, "[CLS] word pieces [SEP] padding"),
+        **visual_fields(model, images),
+        "text": Field(("B", "K", "T"), "int32", 0, last_word, "[CLS] word pieces [SEP] padding, some masked"),
         "text_mask": Field(("B", "K", "T"), "bool", 0, 1, "True where text is not padding"),
         "pair_mask": Field(("B", "K"), "bool", 0, 1, "False for texts that only fill up a row or a batch"),
+    }
+
+
+def visual_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str, Field]:
+    """What a model sees of each row: pixels on a canvas, or R regions."""
+    rows = ("B", *images)
+    if isinstance(model, PixelBertConfig):
+        return {
+            "images": Field((*rows, "H", "W", 3), "uint8", 0, 255, "RGB, each picture in the top-left corner"),
+            "image_size": Field((*rows, 2), "int32", 1, None, "valid (height, width) in pixels"),
+        }
+    size, whole = model.regions.feature_size, model.regions.global_size
+    fields = {
+        "regions": Field((*rows, "R", size), "float16", None, None, "features, the surest region first"),
+        "boxes": Field((*rows, "R", 4), "float32", 0, 1, "left, top, right, bottom as shares of the picture's sides"),
+        "region_mask": Field((*rows, "R"), "bool", 0, 1, "True for regions that are there"),
+    }
+    if whole:
+        fields["whole"] = Field((*rows, whole), "float16", None, None, "feature of the whole picture")
+    return fields
+
+
+def word_fields(model: ModelConfig) -> dict[str, Field]:
+    """Masked words of K texts a row, and whether each text belongs to the picture."""
+    last_word = model.text.vocabulary_size - 1
+    return {
+        "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "places in the text to predict, 0 if unused"),
+        "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the word piece that stood there"),
+        "mlm_mask": Field(("B", "K", "M"), "bool", 0, 1, "True where a place is used"),
+        "itm_label": Field(("B", "K"), "int32", 0, 1, "1 where the text belongs to the image"),
     }
 
 

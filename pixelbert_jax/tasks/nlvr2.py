@@ -42,7 +42,7 @@ class Nlvr2Task:
 
     def fields(self) -> dict[str, Field]:
         return {
-            **pair_fields(self.model.text.vocabulary_size, (self.config.pictures,)),
+            **pair_fields(self.model, (self.config.pictures,)),
             "label": Field(("B", "K"), "int32", 0, 1, "1 where the sentence is true"),
         }
 

@@ -1,4 +1,7 @@
-"""Pixel-BERT's pre-training: masked language modelling and image-text matching (paper section 3.4)."""
+"""Pixel-BERT's pre-training: masked language modelling and image-text matching (Huang et al. 2020, section 3.4).
+
+ImageBERT's shares the heads and their losses.
+"""
 
 import dataclasses
 
@@ -8,13 +11,13 @@ import optax
 from flax import nnx
 
 from pixelbert_jax.activations import gelu
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ModelConfig, PixelBertConfig
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.initializers import transformer_normal
-from pixelbert_jax.pixelbert import PixelBert
+from pixelbert_jax.models import make_model
 from pixelbert_jax.sampling import gather_pixels, sample_pixels
-from pixelbert_jax.tasks.heads import MatchingHead
+from pixelbert_jax.tasks.heads import MatchingHead, pair_fields, word_fields
 from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 
@@ -37,7 +40,7 @@ class PretrainingConfig:
 class MaskedLanguageHead(nnx.Module):
     """BERT's: dense, GELU, LayerNorm, then the word embeddings again, plus a bias."""
 
-    def __init__(self, config: PixelBertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         width = config.encoder.width
         self.transform = nnx.Linear(width, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
@@ -50,11 +53,11 @@ class MaskedLanguageHead(nnx.Module):
         return logits + self.bias[...][None, None]
 
 
-class PixelBertForPretraining(MatchingHead, nnx.Module):
-    """Pixel-BERT with both heads."""
+class ModelForPretraining(MatchingHead, nnx.Module):
+    """Pixel-BERT or ImageBERT with the heads for masked words and matching."""
 
-    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
-        self.model = PixelBert(config, platform=platform, rngs=rngs)
+    def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
+        self.model = make_model(config, platform=platform, rngs=rngs)
         self.mlm_head = MaskedLanguageHead(config, rngs=rngs)
         self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=transformer_normal(config), rngs=rngs)
 
@@ -73,77 +76,35 @@ class PretrainingTask:
     word_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked word pieces apart
 
     def fields(self) -> dict[str, Field]:
-        last_word = self.model.text.vocabulary_size - 1
-        return {
-            "images": Field(("B", "H", "W", 3), "uint8", 0, 255, "RGB, each picture in the top-left corner"),
-            "image_size": Field(("B", 2), "int32", 1, None, "valid (height, width) in pixels"),
-            "text": Field(
-                ("B", "K", "T"),
-                "int32",
-                0,
-                last_word,
-                "[CLS] word pieces [SEP] padding, some masked",
-            ),
-            "text_mask": Field(("B", "K", "T"), "bool", 0, 1, "True where text is not padding"),
-            "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "places in the text to predict, 0 if unused"),
-            "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the word piece that stood there"),
-            "mlm_mask": Field(("B", "K", "M"), "bool", 0, 1, "True where a place is used"),
-            "itm_label": Field(("B", "K"), "int32", 0, 1, "1 where the text belongs to the image"),
-            "pair_mask": Field(("B", "K"), "bool", 0, 1, "False for rows that only fill up the last batch"),
-        }
+        return {**pair_fields(self.model), **word_fields(self.model)}
 
-    def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBertForPretraining:
-        return PixelBertForPretraining(self.model, platform=platform, rngs=rngs)
+    def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> ModelForPretraining:
+        return ModelForPretraining(self.model, platform=platform, rngs=rngs)
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return {"pairs": batch["pair_mask"].sum(), "words": self._counted_words(batch).sum()}
 
     def loss(
         self,
-        module: PixelBertForPretraining,
+        module: ModelForPretraining,
         batch: Batch,
         totals: dict[str, jax.Array],
         key: jax.Array | None,
     ) -> tuple[jax.Array, Sums]:
-        word_logits, itm_logit_N = self.forward(module, batch, key)
-        pairs = itm_logit_N.shape[0]
-        target_NxM = batch["mlm_target"].reshape(pairs, -1)
-        counted_NxM = self._counted_words(batch).reshape(pairs, -1)
-        word_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(word_logits, target_NxM)
-        mlm_sum = jnp.where(counted_NxM, word_loss_NxM, 0).sum()
-        label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)
-        pair_loss_N = optax.sigmoid_binary_cross_entropy(itm_logit_N, label_N.astype(jnp.float32))
-        itm_sum = jnp.where(pair_mask_N, pair_loss_N, 0).sum()
-        words, all_pairs = jnp.maximum(totals["words"], 1), jnp.maximum(totals["pairs"], 1)
-        loss = self.config.mlm_weight * mlm_sum / words + self.config.itm_weight * itm_sum / all_pairs
-        right_NxM = word_logits.argmax(-1) == target_NxM
-        sums = {
-            "mlm_loss": (mlm_sum, counted_NxM.sum()),
-            "itm_loss": (itm_sum, pair_mask_N.sum()),
-            "mlm_accuracy": ((right_NxM & counted_NxM).sum(), counted_NxM.sum()),
-            "itm_accuracy": (
-                (((itm_logit_N > 0) == label_N) & pair_mask_N).sum(),
-                pair_mask_N.sum(),
-            ),
-        }
-        if key is None:
-            matched_NxM = counted_NxM & (label_N == 1)[:, None]
-            sums["mlm_accuracy_matched"] = ((right_NxM & matched_NxM).sum(), matched_NxM.sum())
-            if self.word_ids:
-                chosen_NxM = matched_NxM & jnp.isin(target_NxM, jnp.array(self.word_ids))
-                sums["mlm_accuracy_words"] = ((right_NxM & chosen_NxM).sum(), chosen_NxM.sum())
-        return loss, sums
+        words, matching, sums = words_and_matching(
+            *self.forward(module, batch, key), batch, self._counted_words(batch), self.word_ids, held_out=key is None
+        )
+        word_count, pair_count = jnp.maximum(totals["words"], 1), jnp.maximum(totals["pairs"], 1)
+        return self.config.mlm_weight * words / word_count + self.config.itm_weight * matching / pair_count, sums
 
-    def forward(
-        self, module: PixelBertForPretraining, batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
+    def forward(self, module: ModelForPretraining, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Word logits NxMxV and matching logits N, N = B*K.
 
         With a key: training, dropout and sampled pixels. Without: evaluation, all pixels.
         """
         text_BxKxT = batch["text"]
         rows, texts, length = text_BxKxT.shape
-        pixels_BxPxD, mask_BxP = module.model.encode_image(batch["images"], batch["image_size"], train=key is not None)
+        pixels_BxPxD, mask_BxP = module.model.encode_visual(batch, train=key is not None)
         sample_key = dropout_key = None
         if key is not None:
             sample_key, dropout_key = jax.random.split(key)
@@ -169,3 +130,46 @@ class PretrainingTask:
         """Masked words that take part in the loss, BxKxM."""
         counted = batch["mlm_mask"] & batch["pair_mask"][..., None]
         return counted if self.config.mlm_on_negatives else counted & (batch["itm_label"] == 1)[..., None]
+
+
+def words_and_matching(
+    word_logits_NxMxV: jax.Array,
+    itm_logit_N: jax.Array,
+    batch: Batch,
+    counted_BxKxM: jax.Array,
+    word_ids: tuple[int, ...],
+    *,
+    held_out: bool,
+) -> tuple[jax.Array, jax.Array, Sums]:
+    """Losses of masked words and of matching, each summed, and their figures.
+
+    Args:
+      word_logits_NxMxV: at the masked places of N = B*K texts.
+      itm_logit_N: of matching.
+      batch: with `word_fields`.
+      counted_BxKxM: masked words that take part.
+      word_ids: report the accuracy on these apart, if held out.
+      held_out: report the accuracy in matched pairs too.
+    """
+    pairs = itm_logit_N.shape[0]
+    target_NxM = batch["mlm_target"].reshape(pairs, -1)
+    counted_NxM = counted_BxKxM.reshape(pairs, -1)
+    word_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(word_logits_NxMxV, target_NxM)
+    mlm_sum = jnp.where(counted_NxM, word_loss_NxM, 0).sum()
+    label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)
+    pair_loss_N = optax.sigmoid_binary_cross_entropy(itm_logit_N, label_N.astype(jnp.float32))
+    itm_sum = jnp.where(pair_mask_N, pair_loss_N, 0).sum()
+    right_NxM = word_logits_NxMxV.argmax(-1) == target_NxM
+    sums = {
+        "mlm_loss": (mlm_sum, counted_NxM.sum()),
+        "itm_loss": (itm_sum, pair_mask_N.sum()),
+        "mlm_accuracy": ((right_NxM & counted_NxM).sum(), counted_NxM.sum()),
+        "itm_accuracy": ((((itm_logit_N > 0) == label_N) & pair_mask_N).sum(), pair_mask_N.sum()),
+    }
+    if held_out:
+        matched_NxM = counted_NxM & (label_N == 1)[:, None]
+        sums["mlm_accuracy_matched"] = ((right_NxM & matched_NxM).sum(), matched_NxM.sum())
+        if word_ids:
+            chosen_NxM = matched_NxM & jnp.isin(target_NxM, jnp.array(word_ids))
+            sums["mlm_accuracy_words"] = ((right_NxM & chosen_NxM).sum(), chosen_NxM.sum())
+    return mlm_sum, itm_sum, sums

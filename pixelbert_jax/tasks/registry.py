@@ -2,18 +2,20 @@
 
 from typing import Any
 
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config, Nlvr2Task
 from pixelbert_jax.tasks.pretraining import PretrainingConfig, PretrainingTask
+from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig, RegionsPretrainingTask
 from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.tasks.vqa import VqaConfig, VqaTask
 
-TaskConfig = PretrainingConfig | VqaConfig | Nlvr2Config | RetrievalConfig
+TaskConfig = PretrainingConfig | RegionsPretrainingConfig | VqaConfig | Nlvr2Config | RetrievalConfig
 TASKS = {
     "pretraining": (PretrainingConfig, PretrainingTask),
+    "regions_pretraining": (RegionsPretrainingConfig, RegionsPretrainingTask),
     "vqa": (VqaConfig, VqaTask),
     "nlvr2": (Nlvr2Config, Nlvr2Task),
     "retrieval": (RetrievalConfig, RetrievalTask),
@@ -35,5 +37,5 @@ def task_of(description: dict[str, Any]) -> Task:
     if name not in TASKS:
         raise ConfigError(f"The checkpoint is of the task {name!r}; this code knows {', '.join(TASKS)}.")
     config_class, task_class = TASKS[name]
-    model = build(config["model"], PixelBertConfig, "config.model")
+    model = build(config["model"], ModelConfig, "config.model")
     return task_class(model, build(config["task"], config_class, "config.task"))

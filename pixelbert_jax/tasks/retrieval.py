@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.initializers import transformer_normal
-from pixelbert_jax.pixelbert import PixelBert
+from pixelbert_jax.models import make_model
 from pixelbert_jax.tasks.heads import MatchingHead, pair_fields
 from pixelbert_jax.tasks.task import Batch, Field, Sums
 
@@ -24,19 +24,28 @@ class RetrievalConfig:
     negatives: int = 20  # random texts of other pictures
     hardest: int = 5  # of them that get a gradient: those with the highest scores
     image_negatives: bool = False  # also each text against random other pictures of the batch, in the same numbers
+    multiclass_weight: float = 1.0  # Pixel-BERT's loss: which of the candidates is true
+    binary_weight: float = 0.0  # ImageBERT's best: whether each candidate is true, averaged over the candidates
+    triplet_weight: float = 0.0  # the true pair's probability above the hardest other's, by the margin
+    margin: float = 0.2  # UNITER's; ImageBERT does not state its own
 
     def __post_init__(self) -> None:
+        weights = (self.multiclass_weight, self.binary_weight, self.triplet_weight)
+        if min(weights) < 0 or not any(weights):
+            raise ConfigError(
+                "task.multiclass_weight, binary_weight and triplet_weight must not be negative, and one positive."
+            )
         if not 0 < self.hardest <= self.negatives:
             raise ConfigError(
                 f"task.hardest={self.hardest} must be at least 1 and at most task.negatives={self.negatives}."
             )
 
 
-class PixelBertForRetrieval(MatchingHead, nnx.Module):
-    """Pixel-BERT with the matching head of pre-training, from which its score starts."""
+class ModelForRetrieval(MatchingHead, nnx.Module):
+    """Pixel-BERT or ImageBERT with the matching head of pre-training, from which its score starts."""
 
-    def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
-        self.model = PixelBert(config, platform=platform, rngs=rngs)
+    def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
+        self.model = make_model(config, platform=platform, rngs=rngs)
         self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=transformer_normal(config), rngs=rngs)
 
 
@@ -44,30 +53,30 @@ class PixelBertForRetrieval(MatchingHead, nnx.Module):
 class RetrievalTask:
     """A batch is B pictures with 1 + negatives texts each, the true one first."""
 
-    model: PixelBertConfig
+    model: ModelConfig
     config: RetrievalConfig
 
     def fields(self) -> dict[str, Field]:
         return {
-            **pair_fields(self.model.text.vocabulary_size),
+            **pair_fields(self.model),
             "image_group": Field(("B",), "int32", 0, None, "the same number for rows with the same picture"),
         }
 
-    def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBertForRetrieval:
-        return PixelBertForRetrieval(self.model, platform=platform, rngs=rngs)
+    def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> ModelForRetrieval:
+        return ModelForRetrieval(self.model, platform=platform, rngs=rngs)
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return {"rows": batch["pair_mask"][:, 0].sum()}
 
     def loss(
-        self, module: PixelBertForRetrieval, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
+        self, module: ModelForRetrieval, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
     ) -> tuple[jax.Array, Sums]:
-        """Softmax cross-entropy over the true pair and the hardest mismatched ones, averaged over the rows.
+        """`candidate_losses` of the true pair and the hardest mismatched ones, averaged over the rows.
 
         All candidates are scored first, without dropout or gradient; the hardest are then run again with both, which
         is cheaper than to keep what the gradient of all would need.
         """
-        seen = module.model.encode_image(batch["images"], batch["image_size"])
+        seen = module.model.encode_visual(batch)
         text, text_mask, used = batch["text"], batch["text_mask"], batch["pair_mask"]
         rows = jnp.arange(len(text))
         own = jnp.broadcast_to(rows[:, None], used.shape)
@@ -89,8 +98,7 @@ class RetrievalTask:
             take = jax.vmap(lambda x, i: x[i])
             hard = (take(x, chosen_BxC) for x in (picture_BxK, text_BxKxT, mask_BxKxT))
             logit_BxC = self._score(module, seen, *hard, dropout_key)
-            logit_BxC = jnp.where(take(used_BxK, chosen_BxC), logit_BxC, _NEVER)
-            loss_B = optax.softmax_cross_entropy_with_integer_labels(logit_BxC, jnp.zeros(len(rows), jnp.int32))
+            loss_B = candidate_losses(logit_BxC, take(used_BxK, chosen_BxC), self.config)
             loss += jnp.where(used_BxK[:, 0], loss_B, 0).sum()
         count = used[:, 0].sum()
         sums = {
@@ -101,14 +109,14 @@ class RetrievalTask:
 
     def _score(
         self,
-        module: PixelBertForRetrieval,
+        module: ModelForRetrieval,
         seen: tuple[jax.Array, jax.Array],
         picture_BxK: jax.Array,
         text_BxKxT: jax.Array,
         mask_BxKxT: jax.Array,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """Logits BxK of texts with the pictures of the rows `picture_BxK`; `seen` is what encode_image gave."""
+        """Logits BxK of texts with the pictures of the rows `picture_BxK`; `seen` is what encode_visual gave."""
         picture_N, length = picture_BxK.reshape(-1), text_BxKxT.shape[-1]
         hidden = module.model.fuse(
             text_BxKxT.reshape(-1, length),
@@ -133,3 +141,24 @@ class RetrievalTask:
         spread = (count, number + 1, batch["text"].shape[-1])
         text_BxKxT = jnp.broadcast_to(batch["text"][:, :1], spread)
         return picture_BxK, text_BxKxT, jnp.broadcast_to(batch["text_mask"][:, :1], spread), used_BxK
+
+
+def candidate_losses(logit_BxC: jax.Array, used_BxC: jax.Array, config: RetrievalConfig) -> jax.Array:
+    """Weighted sum of the losses of each row's candidates, B; the first one is true.
+
+    Multi-class: Pixel-BERT, section 4.2.3; all three: ImageBERT, section 4.2.
+    """
+    loss_B = jnp.zeros(len(logit_BxC))
+    if config.multiclass_weight:
+        logits = jnp.where(used_BxC, logit_BxC, _NEVER)
+        first_B = jnp.zeros(len(logit_BxC), jnp.int32)
+        loss_B += config.multiclass_weight * optax.softmax_cross_entropy_with_integer_labels(logits, first_B)
+    if config.binary_weight:
+        is_true_BxC = jnp.broadcast_to(jnp.arange(logit_BxC.shape[1]) == 0, logit_BxC.shape).astype(jnp.float32)
+        each_BxC = jnp.where(used_BxC, optax.sigmoid_binary_cross_entropy(logit_BxC, is_true_BxC), 0)
+        loss_B += config.binary_weight * each_BxC.sum(1) / jnp.maximum(used_BxC.sum(1), 1)
+    if config.triplet_weight:
+        probability_BxC = jnp.where(used_BxC, jax.nn.sigmoid(logit_BxC), -jnp.inf)
+        hardest_B = probability_BxC[:, 1:].max(1)
+        loss_B += config.triplet_weight * jax.nn.relu(config.margin + hardest_B - probability_BxC[:, 0])
+    return loss_B

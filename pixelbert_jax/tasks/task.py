@@ -16,12 +16,12 @@ class Field:
     """One array of a batch: the contract between data_pipelines/batches and this package.
 
     `shape` holds letters for axes that vary (B rows, H and W canvas, ...) and numbers for those that do not;
-    values lie in [low, high].
+    values lie in [low, high], without a bound where it is None.
     """
 
     shape: tuple[str | int, ...]
     dtype: str
-    low: int
+    low: int | None
     high: int | None
     meaning: str
 

@@ -47,7 +47,7 @@ class VqaTask:
     def fields(self) -> dict[str, Field]:
         slots = ("B", "K", self.config.answer_slots)
         return {
-            **pair_fields(self.model.text.vocabulary_size),
+            **pair_fields(self.model),
             "answer": Field(slots, "int32", 0, self.config.answers - 1, "answers that are right, 0 if unused"),
             "answer_score": Field(slots, "float32", 0, 1, "how right each is, 0 if unused"),
         }

@@ -8,14 +8,19 @@ import jax.numpy as jnp
 
 def checksums(tree: Any) -> dict[str, int]:
     """A 32-bit checksum of every array of a tree, by its path."""
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): _checksum(leaf)
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    return {name: int(value) for name, value in jax.device_get(found).items()}
+    return {name: int(value) for name, value in jax.device_get(_checksums(arrays)).items()}
 
 
 @jax.jit
+def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """All in one program: several would run at once, and two processes could wait for each other in different ones."""
+    return {name: _checksum(array) for name, array in arrays.items()}
+
+
 def _checksum(array: jax.Array) -> jax.Array:
     """Sum of the bit patterns, each times an odd number that depends on its place, modulo 2**32.
 

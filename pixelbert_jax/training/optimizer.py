@@ -118,7 +118,7 @@ def parameter_count(params: Any) -> int:
     return sum(array.size for array in jax.tree.leaves(params))
 
 
-def parameter_group(name: str, backbone: ResNetConfig) -> Literal["frozen", "backbone", "transformer"]:
+def parameter_group(name: str, backbone: ResNetConfig | None) -> Literal["frozen", "backbone", "transformer"]:
     """Which optimizer trains the parameter of that name."""
     parts = name.split("/")
     if "backbone" not in parts:
@@ -128,15 +128,19 @@ def parameter_group(name: str, backbone: ResNetConfig) -> Literal["frozen", "bac
     return "frozen" if part <= backbone.frozen_parts else "backbone"
 
 
-def make_optimizer(config: OptimizerConfig, backbone: ResNetConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """The whole optimizer; frozen parts of the backbone get neither updates nor weight decay."""
+def make_optimizer(
+    config: OptimizerConfig, backbone: ResNetConfig | None, schedule: Schedule
+) -> optax.GradientTransformation:
+    """The whole optimizer, of a model with or without a backbone, whose frozen parts get neither updates nor decay."""
 
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: parameter_group(parameter_name(path), backbone), params)
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: config.decay_vectors or parameter_name(path).split("/")[-1] in _DECAYED,
+            lambda path, array: (
+                config.decay_vectors or (parameter_name(path).split("/")[-1] in _DECAYED and array.ndim > 1)
+            ),
             params,
         )
 
@@ -161,3 +165,12 @@ def make_optimizer(config: OptimizerConfig, backbone: ResNetConfig, schedule: Sc
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
     return by_group
+
+
+def restarted(state: optax.OptState, fresh: optax.OptState) -> optax.OptState:
+    """The optimizer's first state, but for the steps that its schedules have counted."""
+
+    def is_count(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    return jax.tree.map(lambda old, new: old if is_count(old) else new, state, fresh, is_leaf=is_count)

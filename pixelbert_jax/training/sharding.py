@@ -1,9 +1,12 @@
 """How arrays lie on the devices: a mesh (data, fsdp) and one rule that looks at shapes only."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pixelbert_jax.errors import ConfigError
@@ -37,7 +40,19 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"mesh.data={config.data} x mesh.fsdp={config.fsdp} does not fit {len(devices)} device(s); "
             "choose sizes whose product is that number (data=-1 takes the rest)."
         )
-    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
+    axes, kinds = ("data", "fsdp"), (AxisType.Auto,) * 2
+    mesh = jax.make_mesh((data, config.fsdp), axes, kinds, devices=devices)
+    if are_together([device.process_index for device in mesh.devices.flat]):
+        return mesh
+    # A process reads neighbouring rows of a batch, so its devices have to be neighbours too.
+    by_process = sorted(mesh.devices.flat, key=lambda device: device.process_index)
+    return Mesh(np.array(by_process).reshape(mesh.devices.shape), axes, kinds)
+
+
+def are_together(owners: Sequence[int]) -> bool:
+    """Whether each owner's places follow each other."""
+    changes = sum(one != other for one, other in itertools.pairwise(owners))
+    return changes == len(set(owners)) - 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pixelbert_jax.tasks.task import Batch, Sums, Task, figures
-from pixelbert_jax.training.optimizer import Schedule
+from pixelbert_jax.training.optimizer import Schedule, restarted
 from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, replicated, state_shardings
 
 
@@ -38,6 +38,7 @@ class Trainer:
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     eval_step: Callable[[TrainState, Batch], Sums]
+    restart: Callable[[TrainState], TrainState]  # with fresh moments of the optimizer; the state is donated
 
     def module(self, state: TrainState) -> nnx.Module:
         """The model with the state's parameters, the moving average where there is one."""
@@ -156,6 +157,9 @@ def make_trainer(
         module = nnx.merge(graphdef, state.ema or state.params, state.rest)
         return task.loss(module, batch, task.totals(batch), None)[1]
 
+    def restart(state: TrainState) -> TrainState:
+        return state._replace(opt_state=restarted(state.opt_state, optimizer.init(state.params)))
+
     return Trainer(
         graphdef=graphdef,
         mesh=mesh,
@@ -169,4 +173,5 @@ def make_trainer(
             out_shardings=(shardings, same),
         ),
         eval_step=jax.jit(eval_step, in_shardings=(shardings, rows), out_shardings=same),
+        restart=jax.jit(restart, donate_argnums=0, in_shardings=(shardings,), out_shardings=shardings),
     )

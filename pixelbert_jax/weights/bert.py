@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.embeddings import TextEmbedding
 from pixelbert_jax.encoder import Encoder
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.pretraining import MaskedLanguageHead
-from pixelbert_jax.weights.conversion import Loaded, Row, convert, linear, plus_first_row, renamed, shapes
+from pixelbert_jax.weights.conversion import Loaded, Row, convert, first_row, linear, plus_first_row, renamed, shapes
 from pixelbert_jax.weights.files import check_config, find, read_config, read_tensors
 
 
@@ -27,10 +27,15 @@ def _norm(target: str, source: str) -> tuple[Row, ...]:
 _WORD, _POSITION = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
 _SELF = "encoder.layer.{layer}.attention.self"
 
+_TYPES = "embeddings.token_type_embeddings.weight"
+# Text is the first of BERT's two types; its vector is added at every position.
+_FOLDED_TYPE = (Row("model.text_embedding.position", (_POSITION, _TYPES), plus_first_row),)
+_OWN_TYPE = (
+    Row("model.text_embedding.position", (_POSITION,)),
+    Row("model.text_embedding.segment", (_TYPES,), first_row),
+)
 TABLE = (
     Row("model.text_embedding.word", (_WORD,)),
-    # Text is the first of BERT's two types; its vector is added at every position.
-    Row("model.text_embedding.position", (_POSITION, "embeddings.token_type_embeddings.weight"), plus_first_row),
     *_norm("model.text_embedding.layer_norm", "embeddings.LayerNorm"),
     *_linear("model.encoder.layers.query_key_value", f"{_SELF}.query", f"{_SELF}.key", f"{_SELF}.value"),
     *_linear("model.encoder.layers.attention_output", "encoder.layer.{layer}.attention.output.dense"),
@@ -47,11 +52,12 @@ _ALLOWED = (r"pooler\..*", r"cls\.seq_relationship\..*", r"embeddings\.position_
 _DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 
 
-def bert_parameters(name_or_path: str, config: PixelBertConfig, *, resize: bool = False) -> Loaded:
+def bert_parameters(name_or_path: str, config: ModelConfig, *, resize: bool = False) -> Loaded:
     """Text embedding, encoder and, where the source has it, the head for masked words.
 
-    The vector of token type 0 is folded into the positions, so that text alone gives what BERT gives. A ReLU model's
-    head is left out: ours has GELU. Without config.json (a single file) shapes alone are checked, not the heads.
+    The vector of token type 0 is folded into the positions of a model whose text has no segment, so that text alone
+    gives what BERT gives. A ReLU model's head is left out: ours has GELU. Without config.json (a single file) shapes
+    alone are checked, not the heads.
 
     Args:
       name_or_path: a file, a folder, or a Hugging Face name.
@@ -60,7 +66,7 @@ def bert_parameters(name_or_path: str, config: PixelBertConfig, *, resize: bool 
         if one vocabulary begins with the other.
 
     Returns:
-      Arrays by their names in PixelBertForPretraining: `model.text_embedding.word` (VxD), ...
+      Arrays by their names in ModelForPretraining: `model.text_embedding.word` (VxD), ...
 
     Raises:
       ConfigError: no such weights, broken ones, or ones that do not fit the config.
@@ -88,7 +94,8 @@ def bert_parameters(name_or_path: str, config: PixelBertConfig, *, resize: bool 
         allowed += (r"cls\.predictions\..*",)
     elif any(name.startswith("cls.predictions.") for name in tensors):
         targets |= shapes(lambda rngs: MaskedLanguageHead(theirs, rngs=rngs), "mlm_head")
-    arrays = convert(tensors, TABLE, targets, source=name_or_path, allowed=allowed)
+    table = (*TABLE, *(_OWN_TYPE if config.text.segment else _FOLDED_TYPE))
+    arrays = convert(tensors, table, targets, source=name_or_path, allowed=allowed)
     return _fitted(arrays, config)
 
 
@@ -108,7 +115,7 @@ def _untie(tensors: dict[str, np.ndarray], copy: str, original: str, source: str
             )
 
 
-def _check_config(found: dict[str, Any], config: PixelBertConfig, source: str) -> None:
+def _check_config(found: dict[str, Any], config: ModelConfig, source: str) -> None:
     encoder = config.encoder
     expected = {
         "hidden_act": (encoder.activation, "model.encoder.activation"),
@@ -124,7 +131,7 @@ def _check_config(found: dict[str, Any], config: PixelBertConfig, source: str) -
     check_config(_DEFAULTS | found if found else {}, expected, source)
 
 
-def _fitted(arrays: dict[str, np.ndarray], config: PixelBertConfig) -> Loaded:
+def _fitted(arrays: dict[str, np.ndarray], config: ModelConfig) -> Loaded:
     """Tables cut to the config's sizes, with a note where they are shorter."""
     text, partial = config.text, {}
     sizes = {

@@ -38,6 +38,11 @@ def plus_first_row(table_PxD: np.ndarray, other_NxD: np.ndarray) -> np.ndarray:
     return table_PxD + other_NxD[:1]
 
 
+def first_row(table_NxD: np.ndarray) -> np.ndarray:
+    """The first row of a table."""
+    return table_NxD[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A line of a conversion table.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pixelbert_jax.config import PixelBertConfig, check_choices
+from pixelbert_jax.config import ModelConfig, PixelBertConfig, check_choices
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.step import TrainState
 from pixelbert_jax.weights.bert import bert_parameters
@@ -30,14 +30,14 @@ class InitConfig:
         check_choices(self, "init")
 
 
-def load_initial(config: InitConfig, model: PixelBertConfig) -> dict[str, Loaded]:
+def load_initial(config: InitConfig, model: ModelConfig) -> dict[str, Loaded]:
     """What `init.text` and `init.backbone` name, by a label of the source.
 
     Raises:
       ConfigError: weights that are not there, are broken, or do not fit the model.
     """
     loaded = {}
-    if config.backbone:
+    if config.backbone and isinstance(model, PixelBertConfig):
         loaded[f"init.backbone={config.backbone}"] = resnet_parameters(config.backbone, model.backbone)
     if config.text:
         loaded[f"init.text={config.text}"] = bert_parameters(config.text, model, resize=config.resize)
@@ -123,7 +123,8 @@ def _by_part(names: list[str]) -> str:
 
 def _placed(array: np.ndarray, leaf: jax.Array, rows: int | None) -> jax.Array:
     """The array where the leaf lies, or its leading rows above the leaf's others."""
-    array = array.astype(leaf.dtype)  # a copy: a donated buffer must be nobody else's
+    array = array.astype(leaf.dtype)
     if rows is None:
-        return jax.device_put(array, leaf.sharding)
+        # Each device a copy: a donated buffer must be nobody else's.
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda place: np.array(array[place]))
     return jax.jit(lambda leaf, array: leaf.at[:rows].set(array), out_shardings=leaf.sharding)(leaf, array)

@@ -55,7 +55,7 @@ def resnet_parameters(name_or_path: str, config: ResNetConfig) -> Loaded:
       config: the backbone that takes the weights.
 
     Returns:
-      Arrays by their names in PixelBertForPretraining: `model.backbone.stem.conv.kernel` (hxwxIxO), ...
+      Arrays by their names in ModelForPretraining: `model.backbone.stem.conv.kernel` (hxwxIxO), ...
 
     Raises:
       ConfigError: no such weights, broken ones, or ones that do not fit the config.

@@ -17,7 +17,7 @@ from pixelbert_jax.config import (
 )
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.pixelbert import PixelBert
-from pixelbert_jax.tasks.pretraining import PixelBertForPretraining, PretrainingConfig
+from pixelbert_jax.tasks.pretraining import ModelForPretraining, PretrainingConfig
 from pixelbert_jax.training.optimizer import parameter_count
 from tests.pixelbert_jax.helpers import small_model
 
@@ -87,7 +87,7 @@ def test_whole_model_count():
     pixels = (2048 * 768 + 768) + 768  # projection and s_v
     text = 30522 * 768 + 512 * 768 + 2 * 768
     heads = (768 * 768 + 768) + 2 * 768 + 30522 + (768 + 1)
-    built = count(lambda: PixelBertForPretraining(configs.pixelbert_r50(), platform="cpu", rngs=nnx.Rngs(params=0)))
+    built = count(lambda: ModelForPretraining(configs.pixelbert_r50(), platform="cpu", rngs=nnx.Rngs(params=0)))
     assert built == (25_557_032 - CLASSIFIER) + pixels + text + ENCODER + heads
 
 

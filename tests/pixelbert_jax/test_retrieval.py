@@ -1,4 +1,4 @@
-"""Retrieval: which candidates count and get a gradient, against plain numpy; the frozen backbone; learning."""
+"""Retrieval: candidates, their three losses and gradients against plain numpy; the frozen backbone; learning."""
 
 import dataclasses
 import functools
@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.joint import JointModel
 from pixelbert_jax.pixelbert import PixelBert
-from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask
+from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask, candidate_losses
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
 from tests.pixelbert_jax.helpers import (
     assert_fields_are_needed,
@@ -19,7 +20,9 @@ from tests.pixelbert_jax.helpers import (
     make_pairs,
     named,
     randomize,
+    small_imagebert,
     small_model,
+    with_regions,
 )
 
 ROWS, OTHERS = 5, 6
@@ -43,12 +46,15 @@ class Table:
     def model(self):
         return self
 
-    def encode_image(self, images, sizes):
-        return images, None
+    def encode_visual(self, batch):
+        return batch["images"], None
 
 
 def table():
-    return np.random.default_rng(0).normal(0, 2, (ROWS, TEXTS)).astype(np.float32)
+    """Random scores; the true text of the first row wins by far."""
+    scores = np.random.default_rng(0).normal(0, 2, (ROWS, TEXTS)).astype(np.float32)
+    scores[0, : 1 + OTHERS] += np.where(np.arange(1 + OTHERS) == 0, 5, -5)
+    return scores
 
 
 def batch(rows=ROWS, others=OTHERS):
@@ -78,30 +84,55 @@ def run(arrays, config, key=None, scores=None, totals_of=None):
     return float(value), {name: (float(a), int(b)) for name, (a, b) in sums.items()}, np.asarray(gradient)
 
 
-def by_hand(candidates, hardest):
+def by_hand(candidates, config):
     """Sum of the losses, rows won, and the gradient of the scores of lists of (picture, text), the true one first."""
     loss, won, gradient = 0.0, 0, np.zeros((ROWS, TEXTS))
     for own, *others in candidates:
-        chosen = [own, *sorted(others, key=lambda pair: -table()[pair])[:hardest]]
+        chosen = [own, *sorted(others, key=lambda pair: -table()[pair])[: config.hardest]]
         x = np.array([table()[pair] for pair in chosen], np.float64)
-        probability = np.exp(x) / np.exp(x).sum()
-        loss -= np.log(probability[0])
+        value, slopes = row_loss(x, config)
+        loss += value
         won += all(table()[own] > table()[other] for other in others)
-        for pair, share in zip(chosen, probability, strict=True):
-            gradient[pair] += share - (pair == own)
+        for pair, slope in zip(chosen, slopes, strict=True):
+            gradient[pair] += slope
     return loss, won, gradient
+
+
+def row_loss(x, config):
+    """Loss of a row's scores, the true one first and the others falling, and its gradient."""
+    is_true, sigmoid = np.arange(len(x)) == 0, 1 / (1 + np.exp(-x))
+    softmax = np.exp(x) / np.exp(x).sum()
+    loss, slopes = -config.multiclass_weight * np.log(softmax[0]), config.multiclass_weight * (softmax - is_true)
+    loss -= config.binary_weight * np.log(np.where(is_true, sigmoid, 1 - sigmoid)).mean()
+    slopes += config.binary_weight * (sigmoid - is_true) / len(x)
+    if len(x) > 1 and sigmoid[1] + config.margin > sigmoid[0]:
+        loss += config.triplet_weight * (sigmoid[1] + config.margin - sigmoid[0])
+        slopes[:2] += config.triplet_weight * np.array([-1, 1]) * (sigmoid * (1 - sigmoid))[:2]
+    return loss, slopes
+
+
+MULTICLASS, BINARY, TRIPLET = (
+    {**dict.fromkeys(("multiclass_weight", "binary_weight", "triplet_weight"), 0.0), f"{name}_weight": 1.0}
+    for name in ("multiclass", "binary", "triplet")
+)
+SUMMED = {"multiclass_weight": 0.5, "binary_weight": 2.0, "triplet_weight": 3.0, "margin": 0.4}
+LOSSES = pytest.mark.parametrize(
+    "weights", [MULTICLASS, BINARY, TRIPLET, SUMMED], ids=["multi", "binary", "triplet", "sum"]
+)
+
+
+def true_and_other_texts(arrays):
+    """(picture, text) of each row's candidates."""
+    return [[(row, int(t)) for t in arrays["text"][row, :, 0][arrays["pair_mask"][row]]] for row in range(ROWS - 1)]
 
 
 @pytest.mark.parametrize("hardest", [1, 3, OTHERS])
 def test_loss_of_the_hardest_texts(hardest):
     """Of those that are there: the second row has but two. No other score gets a gradient."""
-    arrays = batch()
-    candidates = [
-        [(row, int(t)) for t in arrays["text"][row, :, 0][arrays["pair_mask"][row]]] for row in range(ROWS - 1)
-    ]
-    expected_loss, won, gradient = by_hand(candidates, hardest)
+    arrays, config = batch(), RetrievalConfig(OTHERS, hardest)
+    expected_loss, won, gradient = by_hand(true_and_other_texts(arrays), config)
     for key in (None, KEY):
-        loss, sums, found = run(arrays, RetrievalConfig(OTHERS, hardest), key)
+        loss, sums, found = run(arrays, config, key)
         assert sums == {
             "retrieval_loss": (pytest.approx(expected_loss, rel=1e-5), ROWS - 1),
             "retrieval_accuracy": (won, ROWS - 1),
@@ -111,6 +142,52 @@ def test_loss_of_the_hardest_texts(hardest):
         used = (1 + min(hardest, OTHERS)) * (ROWS - 2) + (1 + min(hardest, 2))
         assert (found != 0).sum() == (gradient != 0).sum() == used
     assert 0 < won < ROWS - 1 or hardest == OTHERS
+
+
+@LOSSES
+def test_losses_of_texts(weights):
+    """Alone and summed; the margin is kept in some rows and not in others."""
+    arrays, config = batch(), RetrievalConfig(OTHERS, 3, **weights)
+    expected_loss, _, gradient = by_hand(true_and_other_texts(arrays), config)
+    loss, sums, found = run(arrays, config, KEY)
+    assert sums["retrieval_loss"] == (pytest.approx(expected_loss, rel=1e-5), ROWS - 1)
+    assert loss == pytest.approx(expected_loss / (ROWS - 1), rel=1e-5)
+    np.testing.assert_allclose(found, gradient / (ROWS - 1), atol=1e-6)
+    if weights is TRIPLET:
+        assert 0 < (gradient != 0).any(1).sum() < ROWS - 1
+
+
+def test_losses_by_definition():
+    """Two rows written out: three candidates, and one that is there with one that is not."""
+    logit, used = np.float32([[1.0, 0.5, -2.0], [0.3, -0.1, 9.0]]), np.array([[True] * 3, [True, True, False]])
+    p = 1 / (1 + np.exp(-logit.astype(np.float64)))
+    expected = {
+        "multiclass": [np.log(1 + np.exp(-0.5) + np.exp(-3.0)), np.log(1 + np.exp(-0.4))],
+        "binary": [
+            -(np.log(p[0, 0]) + np.log(1 - p[0, 1]) + np.log(1 - p[0, 2])) / 3,
+            -(np.log(p[1, 0]) + np.log(1 - p[1, 1])) / 2,
+        ],
+        "triplet": [0.2 + p[0, 1] - p[0, 0], 0.2 + p[1, 1] - p[1, 0]],
+    }
+    for weights, values in zip((MULTICLASS, BINARY, TRIPLET), expected.values(), strict=True):
+        losses = candidate_losses(jnp.array(logit), jnp.array(used), RetrievalConfig(**weights))
+        np.testing.assert_allclose(losses, values, rtol=1e-5)
+    assert (np.array(expected["triplet"]) > 0).all()
+    far = candidate_losses(jnp.array([[3.0, -3.0]]), jnp.ones((1, 2), bool), RetrievalConfig(**TRIPLET))
+    np.testing.assert_array_equal(far, 0)
+
+
+@LOSSES
+def test_a_picture_without_other_candidates(weights):
+    """Binary alone has something to say of it; nothing is infinite."""
+    arrays = batch()
+    arrays["pair_mask"][:, 1:] = False
+    loss, sums, gradient = run(arrays, RetrievalConfig(OTHERS, 3, **weights), KEY)
+    assert np.isfinite(loss) and np.isfinite(gradient).all() and sums["retrieval_loss"][1] == ROWS - 1
+    own = [table()[row, arrays["text"][row, 0, 0]] for row in range(ROWS - 1)]
+    expected = weights["binary_weight"] * np.log1p(np.exp(-np.array(own, np.float64))).mean()
+    assert loss == pytest.approx(expected, abs=1e-6)
+    assert gradient.any() == (weights["binary_weight"] > 0)
 
 
 def test_a_tie_is_lost():
@@ -137,25 +214,26 @@ def test_parts_add_up_to_the_batch():
     assert parts == pytest.approx(run(arrays, RetrievalConfig(OTHERS, 2), KEY)[0], rel=1e-6)
 
 
-def test_image_side_by_hand():
+@LOSSES
+def test_image_side_by_hand(weights):
     """As many pictures as there are, so chance chooses nothing: each true text against all pictures but its own."""
     arrays = batch()
     arrays["image_group"][3] = arrays["image_group"][0]
-    config = RetrievalConfig(OTHERS, 2, image_negatives=True)
-    texts = [[(row, int(t)) for t in arrays["text"][row, :, 0][arrays["pair_mask"][row]]] for row in range(ROWS - 1)]
-    group = arrays["image_group"]
+    config = RetrievalConfig(OTHERS, 2, image_negatives=True, **weights)
+    texts, group = true_and_other_texts(arrays), arrays["image_group"]
     pictures = [
         [(row, texts[row][0][1])] + [(p, texts[row][0][1]) for p in range(ROWS - 1) if group[p] != group[row]]
         for row in range(ROWS - 1)
     ]
-    expected = [a + b for a, b in zip(by_hand(texts, 2), by_hand(pictures, 2), strict=True)]
+    expected = [a + b for a, b in zip(by_hand(texts, config), by_hand(pictures, config), strict=True)]
     loss, sums, gradient = run(arrays, config, KEY)
     count = 2 * (ROWS - 1)
     assert sums["retrieval_loss"] == (pytest.approx(expected[0], rel=1e-5), count)
     assert sums["retrieval_accuracy"] == (expected[1], count)
     assert loss == pytest.approx(expected[0] / (ROWS - 1), rel=1e-5)
     np.testing.assert_allclose(gradient, expected[2] / (ROWS - 1), atol=1e-6)
-    assert run(arrays, config)[:2] == run(arrays, RetrievalConfig(OTHERS, 2))[:2]  # evaluation asks for texts alone
+    texts_alone = dataclasses.replace(config, image_negatives=False)
+    assert run(arrays, config)[:2] == run(arrays, texts_alone)[:2]  # evaluation asks for texts alone
 
 
 def test_other_pictures_are_other_pictures():
@@ -193,10 +271,11 @@ def test_fewer_pictures_than_are_asked_for(rows):
     assert sums["retrieval_loss"][1] == rows * (1 if rows == 1 else 2)
 
 
-def test_fields_are_what_the_loss_takes():
+@pytest.mark.parametrize("model", [small_model(), small_imagebert()], ids=["pixels", "regions"])
+def test_fields_are_what_the_loss_takes(model):
     """`image_group` is for the image side alone."""
-    task = RetrievalTask(small_model(), RetrievalConfig(OTHERS, 2))
-    arrays = batch()
+    task = RetrievalTask(model, RetrievalConfig(OTHERS, 2))
+    arrays = batch() if task.model == small_model() else with_regions(batch())
 
     @dataclasses.dataclass(frozen=True)
     class WithoutGroup(RetrievalTask):
@@ -212,6 +291,9 @@ def test_bad_configurations():
     for fields in ({"hardest": 0}, {"hardest": 21}, {"negatives": 4}):
         with pytest.raises(ConfigError, match=r"at least 1 and at most task\.negatives"):
             RetrievalConfig(**fields)
+    for fields in ({"multiclass_weight": 0.0}, {"binary_weight": -1.0}, {"triplet_weight": -0.1}):
+        with pytest.raises(ConfigError, match=r"task\.multiclass_weight, binary_weight and triplet_weight must not be"):
+            RetrievalConfig(**fields)
 
 
 FROZEN = {"frozen_parts": 2}  # all parts of the small backbone
@@ -222,7 +304,7 @@ def test_only_the_transformer_learns(monkeypatch):
     task = RetrievalTask(small_model(FROZEN), RetrievalConfig(4, 2))
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(module)
-    calls, fuse, encode = [], PixelBert.fuse, PixelBert.encode_image
+    calls, fuse, encode = [], JointModel.fuse, PixelBert.encode_image
 
     def fuse_spy(self, text, text_mask, pixels, mask, dropout_key=None):
         calls.append((len(text), dropout_key is not None))
@@ -232,7 +314,7 @@ def test_only_the_transformer_learns(monkeypatch):
         calls.append((len(images), train))
         return encode(self, images, sizes, train=train)
 
-    monkeypatch.setattr(PixelBert, "fuse", fuse_spy)
+    monkeypatch.setattr(JointModel, "fuse", fuse_spy)
     monkeypatch.setattr(PixelBert, "encode_image", encode_spy)
     graphdef, state = nnx.split(module)
     arrays = batch(3, 4) | {"row": np.arange(3)}
@@ -258,3 +340,29 @@ def test_a_batch_can_be_learned_by_heart_on_any_number_of_devices():
     )
     options = {"model": small_model(FROZEN), "optimizer": optimizer}
     assert_learned(config, arrays, "retrieval_accuracy", steps=40, **options)
+
+
+def test_a_model_of_regions():
+    """Its loss, from texts and from pictures, is that of the scores that it gives each pair alone."""
+    model = small_imagebert()
+    config = RetrievalConfig(OTHERS, 2, image_negatives=True, multiclass_weight=0.5, binary_weight=1.0)
+    task, arrays = RetrievalTask(model, config), with_regions(batch())
+    module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
+    randomize(module)
+    text, mask = (arrays[name].reshape(-1, arrays[name].shape[-1]) for name in ("text", "text_mask"))
+    arrays["row"] = np.arange(ROWS)
+
+    @nnx.jit
+    def loss_and_scores(module):
+        seen = module.model.encode_visual(arrays)
+        scores = [
+            module.matching_logit(
+                module.model.fuse(text, mask, *(jnp.repeat(x[i : i + 1], len(text), 0) for x in seen))
+            )
+            for i in range(ROWS)
+        ]
+        return task.loss(module, arrays, task.totals(arrays), KEY)[0], jnp.stack(scores)
+
+    loss, scores = loss_and_scores(module)
+    assert scores.std(0).min() > 1e-3  # the picture matters
+    assert loss == pytest.approx(run(batch(), config, KEY, np.asarray(scores))[0], rel=1e-5)

@@ -12,6 +12,7 @@ from pixelbert_jax.tasks.vqa import VqaConfig, VqaTask
 from tests.pixelbert_jax.helpers import (
     assert_fields_are_needed,
     assert_learned,
+    assert_parts_add_up,
     make_pairs,
     randomize,
     small_model,
@@ -107,11 +108,7 @@ def test_filling_questions_do_not_count():
 def test_parts_add_up_to_the_batch():
     arrays = batch()
     arrays["pair_mask"][-1, 1:] = False
-    parts = 0.0
-    for row in range(ROWS):
-        part = {name: array[row : row + 1] for name, array in arrays.items()}
-        parts += run(part, logits()[row * TEXTS : (row + 1) * TEXTS], arrays)[0]
-    assert parts == pytest.approx(run(arrays)[0], rel=1e-6)
+    assert_parts_add_up(run, arrays, logits())
 
 
 def test_an_empty_batch_is_no_nan():

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from data_pipelines.text import Tokenizer, read_vocabulary
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig, TextConfig
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.tasks.pretraining import PixelBertForPretraining
+from pixelbert_jax.tasks.pretraining import ModelForPretraining
 from pixelbert_jax.weights.bert import bert_parameters
 from tests.pixelbert_jax.helpers import small_model
 from tests.real_data import real_data
@@ -46,7 +46,7 @@ def texts(vocabulary=VOCABULARY, length=POSITIONS):
 
 def ours(config, arrays, ids, mask):
     """Hidden states of text alone, and word logits at every position."""
-    module = PixelBertForPretraining(config, platform="cpu", rngs=nnx.Rngs(params=1))
+    module = ModelForPretraining(config, platform="cpu", rngs=nnx.Rngs(params=1))
 
     def read(module, ids, mask):
         nothing = jnp.zeros((len(ids), 0, config.encoder.width))

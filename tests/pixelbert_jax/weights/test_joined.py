@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from pixelbert_jax.config import EncoderConfig, ResNetConfig, TextConfig
-from pixelbert_jax.tasks.pretraining import PixelBertForPretraining
+from pixelbert_jax.tasks.pretraining import ModelForPretraining
 from pixelbert_jax.training.step import TrainState
 from pixelbert_jax.weights.initialize import InitConfig, apply, load_initial
 from tests.pixelbert_jax.helpers import randomize, small_model
@@ -43,7 +43,7 @@ def test_image_and_text(tmp_path):
     bert = torch_bert(CONFIG.encoder, 60, 20)
     resnet.save_pretrained(tmp_path / "resnet")
     bert.save_pretrained(tmp_path / "bert")
-    module = PixelBertForPretraining(CONFIG, platform="cpu", rngs=nnx.Rngs(params=0))
+    module = ModelForPretraining(CONFIG, platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(module)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
     state = TrainState(0, nnx.as_pure(params), nnx.as_pure(rest), (), {}, 0, 0)

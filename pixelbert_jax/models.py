@@ -1,0 +1,14 @@
+"""The two models by their configuration."""
+
+from flax import nnx
+
+from pixelbert_jax.config import ModelConfig, PixelBertConfig
+from pixelbert_jax.imagebert import ImageBert
+from pixelbert_jax.pixelbert import PixelBert
+
+
+def make_model(config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBert | ImageBert:
+    """The model of a configuration, with random parameters; arguments as of PixelBert."""
+    if isinstance(config, PixelBertConfig):
+        return PixelBert(config, platform=platform, rngs=rngs)
+    return ImageBert(config, rngs=rngs)
