@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint format clean
+.PHONY: quickstart test test-slow faults lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Runs of several processes that are killed, frozen, blocked.
+faults: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow tests/multi_process
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,7 +1,6 @@
 """Does pre-training help the small model? Three tasks on real data, from a pre-trained model and from nothing.
 
-    python -m benchmarks.downstream --pretrained=runs/tiny --data_dir=data --vocabulary=/path/to/vocab.txt \\
-        --folder=runs/downstream
+    python -m benchmarks.downstream --pretrained=runs/tiny --data_dir=data --folder=runs/downstream
 
 Fine-tunes with the same budget and several seeds, evaluates on the held-out split with the true and with shuffled
 pictures, and prints a table with the guesses that see no picture. Runs that are finished are not run again. Data sets:
@@ -11,22 +10,22 @@ daquar, nlvr and flickr8k, prepared; the tasks that are to be run can be chosen 
 import collections
 import dataclasses
 import json
-import re
-import subprocess
-import sys
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from benchmarks.comparing import figures_in, run, table_of
 from data_pipelines.records import Records, open_records
 from data_pipelines.whole_files import write_atomically
 from experiments.common_flags import DATA_DIR, required
+from experiments.config_flags import run_main
 from experiments.metrics.retrieval import recalls
+from pixelbert_jax.errors import ConfigError
 
 _PRETRAINED = flags.DEFINE_string("pretrained", "", "Workdir of the pre-training run.")
-_VOCABULARY = flags.DEFINE_string("vocabulary", "", "vocab.txt of the pre-training run.")
 _FOLDER = flags.DEFINE_string("folder", "", "Where runs and results go.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each start.")
 _TASKS = flags.DEFINE_list("tasks", ["daquar", "nlvr", "flickr8k"], "Which to run.")
@@ -53,9 +52,12 @@ _EXPERIMENTS = {
 }
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Run what is missing, then print the table."""
-    required(DATA_DIR, _PRETRAINED, _VOCABULARY, _FOLDER)
+    required(DATA_DIR, _PRETRAINED, _FOLDER)
+    unknown = [name for name in _TASKS.value if name not in _EXPERIMENTS]
+    if unknown:
+        raise ConfigError(f"--tasks: {', '.join(unknown)} unknown; choose from {', '.join(_EXPERIMENTS)}.")
     folder = Path(_FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _TASKS.value:
@@ -89,11 +91,11 @@ def _fine_tune(experiment: _Experiment, workdir: Path, start: str, seed: int) ->
         f"--config=experiments/configs/{experiment.config}.py",
         f"--workdir={workdir}",
         f"--config.data.data_dir={DATA_DIR.value}",
-        f"--config.data.vocabulary={_VOCABULARY.value}",
+        f"--config.data.vocabulary={Path(_PRETRAINED.value) / 'vocab.txt'}",
         f"--config.seed={seed}",
         *(f"--config.{override}" for override in _OVERRIDES.value),
     ]
-    _run([*command, *([f"--config.init.checkpoint={_PRETRAINED.value}"] if start == "pre-trained" else [])])
+    run([*command, *([f"--config.init.checkpoint={_PRETRAINED.value}"] if start == "pre-trained" else [])])
 
 
 def _scores(name: str, experiment: _Experiment, model: Path, folder: Path) -> dict[str, dict[str, float]]:
@@ -116,33 +118,17 @@ def _scores(name: str, experiment: _Experiment, model: Path, folder: Path) -> di
 
 def _evaluate(name: str, experiment: _Experiment, model: Path, output: Path, *more: str) -> dict[str, float]:
     command = ["experiments.evaluate", f"--workdir={model}", f"--dataset={name}", f"--data_dir={DATA_DIR.value}"]
-    return figures_in(_run([*command, f"--split={experiment.split}", f"--output={output}", *more]))
-
-
-def figures_in(printed: str) -> dict[str, float]:
-    """The scores in what evaluate prints."""
-    return {key: float(value) for key, value in re.findall(r"^(\S+) {2,}([\d.]+)$", printed, re.MULTILINE)}
-
-
-def _run(command: list[str]) -> str:
-    print("python -m " + " ".join(command), flush=True)
-    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stdout[-2000:])
-    return done.stdout
+    return figures_in(run([*command, f"--split={experiment.split}", f"--output={output}", *more]))
 
 
 def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
     """Figures of guesses that see no picture."""
     held_out = open_records(DATA_DIR.value, name, experiment.split)
     if name == "flickr8k":
-        scores = np.zeros((len(held_out), held_out.index.num_texts.sum()))
+        shape = (len(held_out), int(held_out.index.num_texts.sum()))
         generator = np.random.default_rng(0)
         image_of_text = np.repeat(np.arange(len(held_out)), held_out.index.num_texts)
-        draws = [
-            recalls(generator.permuted(scores + np.arange(scores.size).reshape(scores.shape), axis=None), image_of_text)
-            for _ in range(100)
-        ]
+        draws = [recalls(generator.permutation(math.prod(shape)).reshape(shape), image_of_text) for _ in range(100)]
         return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
     train = [open_records(DATA_DIR.value, name, split) for split in experiment.train]
     known, asked = [q for records in train for q in _questions(records)], list(_questions(held_out))
@@ -180,23 +166,10 @@ def nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[
         common_QxK = asked_QxW @ known_KxW.T
         share_QxK = common_QxK / (asked_QxW.sum(1)[:, None] + known_KxW.sum(1)[None] - common_QxK)
         for (_, answer), share_K in zip(asked[start : start + 256], share_QxK, strict=True):
-            nearest = np.flatnonzero(share_K == share_K.max())
-            right.append(collections.Counter(known[k][1] for k in nearest).most_common(1)[0][0] == answer)
+            most_alike = np.flatnonzero(share_K == share_K.max())
+            right.append(collections.Counter(known[k][1] for k in most_alike).most_common(1)[0][0] == answer)
     return right
 
 
-def table_of(figures: tuple[str, ...], rows: Mapping[str, list[Mapping[str, float]]]) -> str:
-    """Markdown: mean, and standard deviation over seeds where there are several."""
-    lines = [f"| | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
-    for label, runs in rows.items():
-        cells = []
-        for figure in figures:
-            values = [run[figure] for run in runs if figure in run]
-            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3f}{spread}" if values else "")
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 if __name__ == "__main__":
-    app.run(main)
+    run_main(main, takes_config=False)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.config import DataConfig
 from data_pipelines.images import Canvas
+from data_pipelines.whole_files import write_atomically
 from pixelbert_jax.config import PixelBertConfig
 
 IMAGES = flags.DEFINE_integer("images", 1, "Images a step or turn, on all devices together.", lower_bound=1)
@@ -89,4 +90,4 @@ def report(result: dict[str, Any], output: str | None) -> None:
     text = json.dumps(result, indent=1)
     print(text)
     if output:
-        Path(output).write_text(text + "\n")
+        write_atomically(Path(output), text + "\n")

@@ -197,7 +197,8 @@ def time_ways(loaded: LoadedModel, mesh: Mesh, sizes: Sizes) -> Times:
     blocks = [slice(start, start + sizes.block_images) for start in range(0, sizes.images, sizes.block_images)]
 
     def backbone() -> list[tuple[jax.Array, jax.Array]]:
-        return [scorers["cls_only"].encode(pictures_IxHxWx3[part], size_Ix2[part]) for part in blocks]
+        batches = ({"images": pictures_IxHxWx3[part], "image_size": size_Ix2[part]} for part in blocks)
+        return [scorers["cls_only"].encode(batch) for batch in batches]
 
     def encoder(scorer: PairScorer, seen: list[tuple[jax.Array, jax.Array]]) -> np.ndarray:
         return np.concatenate([scorer.match(*block) for block in seen])

@@ -2,26 +2,26 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from etils import epath
 
-from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.evaluation_plan import EvaluationPlan
-from data_pipelines.images import choose_canvas, resized_size
-from data_pipelines.plan import Plan, PlannedSource, visits_of
-from data_pipelines.records import Records, open_records
+from data_pipelines.records import Records
 from data_pipelines.text import Tokenizer, read_vocabulary, train_vocabulary
 from data_pipelines.whole_files import write_atomically
 from experiments.best import check_figure, held_out_figures
+from experiments.canvases import canvas_of
 from experiments.config import RunConfig, differences, evaluation_rows
+from experiments.distributed import are_many, is_first
 from experiments.inputs import (
     Batches,
     Vocabularies,
     check_labels,
+    check_regions,
     find_answers,
     held_out_visits,
     make_batches,
@@ -31,13 +31,14 @@ from experiments.inputs import (
 )
 from experiments.loop import Stream
 from experiments.progress import say
+from experiments.stages import Sources, make_plan, open_sources, stages_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import find_description
-from pixelbert_jax.serialization import to_dict
+from pixelbert_jax.serialization import build, to_dict
 from pixelbert_jax.tasks.registry import task_name
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.training.checkpoint import Checkpoints, describe
-from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
+from pixelbert_jax.training.optimizer import make_optimizer
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
 from pixelbert_jax.training.step import Trainer, make_trainer
 
@@ -55,7 +56,7 @@ class Run:
     description: dict[str, Any]
 
 
-def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints, command: str = "") -> Run:
+def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoints, command: str = "") -> Run:
     """Build a run, new or resumed; `command` is what started it, for its description.
 
     Raises:
@@ -63,10 +64,12 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints, command
       ConfigError: the workdir holds a run of another configuration, or the configuration does not fit the data.
     """
     saved = None if checkpoints.latest is None else checkpoints.description(checkpoints.latest)
-    train_records = open_sources(config.data, config.data.train)
+    sources_of_stage = [open_sources(config.data, stage.train) for stage in stages_of(config)]
+    train_records = [source for sources in sources_of_stage for source in sources]
     eval_records = open_sources(config.data, config.data.eval) if config.evaluation.every else []
     for records, held_out in [(r, False) for _, r in train_records] + [(r, True) for _, r in eval_records]:
         check_labels(config, records, known=True, scored=held_out)
+        check_regions(config, records)
     vocabulary = tuple(saved["vocabulary"]) if saved else find_vocabulary(config, train_records)
     answers = find_answers(config, [r for _, r in train_records]) if saved is None else saved_answers(saved)
     words = Vocabularies(Tokenizer(vocabulary, config.data.lowercase), answers)
@@ -84,33 +87,12 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints, command
         check_resumable(saved, description, workdir)
         description["init"] = saved["init"]
 
-    canvases = config.data.all_canvases
-    plan = Plan(
-        [
-            PlannedSource(
-                canvas_of(records, config.data),
-                visits_of(records.index.num_texts, config.data.texts_per_image, config.data.epoch),
-                source.weight,
-            )
-            for source, records in train_records
-        ],
-        canvases,
-        rows=config.data.batch_images,
-        seed=config.seed,
-        steps=config.train.steps,
-        epochs=config.train.epochs,
-    )
-    if not plan.steps:
-        raise ConfigError(
-            f"train.epochs={config.train.epochs} is less than one step: an epoch has {plan.steps_per_epoch:.2f} steps "
-            f"of data.batch_images={config.data.batch_images}; raise epochs or lower batch_images."
-        )
+    plan, schedule = make_plan(config, sources_of_stage)
     task = make_task(config, words.tokenizer)
-    schedule = make_schedule(config.optimizer.schedule, plan.steps, plan.steps_per_epoch)
     mesh = make_mesh(config.mesh)
     trainer = make_trainer(
         task,
-        make_optimizer(config.optimizer, config.model.backbone, schedule),
+        make_optimizer(config.optimizer, getattr(config.model, "backbone", None), schedule),
         schedule,
         mesh,
         config.mesh,
@@ -123,7 +105,7 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints, command
         return make_batches(config, words, records, data, seed=seed, rows=host_rows(trainer, rows), held_out=held_out)
 
     sources = [records for _, records in train_records]
-    train = Stream(plan, maker(sources, config.data, config.seed, config.data.batch_images, False))
+    train = Stream(plan, maker(sources, config.data, config.seed, config.data.batch_images, False), plan.boundaries)
     evaluation = {}
     if eval_records:
         rows, sources = evaluation_rows(config), [records for _, records in eval_records]
@@ -137,30 +119,18 @@ def assemble(config: RunConfig, workdir: Path, checkpoints: Checkpoints, command
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
         evaluation["eval"] = Stream(eval_plan, maker(sources, data, 0, rows, True))
     if config.checkpoint.best:
-        check_figure(config.checkpoint.best, held_out_figures(task, trainer, canvases[0], evaluation))
-    images = sum(len(records) for _, records in train_records)
-    used = ", ".join("x".join(map(str, canvases[c])) for c in plan.used_canvases)
-    say(f"{images} images, {plan.steps_per_epoch:.1f} steps an epoch, {plan.steps} steps; canvases {used}")
+        check_figure(config.checkpoint.best, held_out_figures(task, trainer, config.data.all_canvases[0], evaluation))
     return Run(config, task, trainer, train, evaluation, words, description)
 
 
-def open_sources(data: DataConfig, sources: tuple[SourceConfig, ...]) -> list[tuple[SourceConfig, Records]]:
-    """The records of each split; "a+b" gives two."""
-    return [
-        (source, open_records(data.data_dir, source.name, split))
-        for source in sources
-        for split in source.split.split("+")
-    ]
-
-
-def find_vocabulary(config: RunConfig, sources: list[tuple[SourceConfig, Records]]) -> tuple[str, ...]:
+def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
     """The vocabulary that the config names, that of init.checkpoint, or one trained on the training data's texts."""
     data = config.data
     if data.vocabulary:
         return read_vocabulary(data.vocabulary)
     if config.init.checkpoint and config.init.checkpoint_parts != "backbone":
         return tuple(find_description(config.init.checkpoint)[1]["vocabulary"])
-    say("training a vocabulary on the texts of data.train")
+    say("training a vocabulary on the texts of the training data")
     texts = (text for _, records in sources for record in records.texts() for text in record.texts)
     return train_vocabulary(texts, data.vocabulary_size, data.lowercase)
 
@@ -181,9 +151,10 @@ def with_vocabulary_size(config: RunConfig, size: int) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
 
 
-def check_resumable(saved: dict[str, Any], description: dict[str, Any], workdir: Path) -> None:
+def check_resumable(saved: dict[str, Any], description: dict[str, Any], workdir: epath.PathLike) -> None:
     """Refuse to go on with a run under a configuration, or on data, that would make it another run."""
-    differing = differences(saved["config"], description["config"])
+    # What an earlier release did not know yet has its first value.
+    differing = differences(to_dict(build(saved["config"], RunConfig)), description["config"])
     if differing:
         raise ConfigError(
             f"{workdir} holds a run of another configuration: {'; '.join(differing)}. "
@@ -196,23 +167,6 @@ def check_resumable(saved: dict[str, Any], description: dict[str, Any], workdir:
         )
 
 
-def canvas_of(records: Records, data: DataConfig) -> np.ndarray:
-    """Index of the canvas of each record.
-
-    Raises:
-      DataError: a picture fits none of the canvases.
-    """
-    index, canvases = records.index, data.all_canvases
-    pictures = [index.heights, index.widths]
-    if index.second_heights is not None:
-        pictures += [index.second_heights, index.second_widths]
-    sizes, inverse = np.unique(np.stack(pictures, 1), axis=0, return_inverse=True)
-    resized = [[resized_size(int(h), int(w), data.resize) for h, w in size.reshape(-1, 2)] for size in sizes]
-    # Both pictures of a pair lie on canvases of one size: the smallest that holds each.
-    chosen = [choose_canvas(*map(max, *both, both[0]), canvases) for both in resized]
-    return np.array(chosen, np.int32)[inverse.reshape(-1)]
-
-
 def host_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
     """First and last + 1 of the rows of a global batch that lie on this process's devices."""
     slices = batch_sharding(trainer.mesh).addressable_devices_indices_map((rows,)).values()
@@ -223,8 +177,10 @@ def host_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
     return first, last
 
 
-def write_run_files(workdir: Path, run: Run) -> None:
+def write_run_files(workdir: epath.Path, run: Run) -> None:
     """Leave config.json, vocab.txt and init.json (what came from where) beside the checkpoints, for people."""
+    if not is_first():
+        return
     files = {
         "config.json": json.dumps(run.description["config"], indent=2) + "\n",
         "vocab.txt": "\n".join(run.words.tokenizer.vocabulary) + "\n",
@@ -237,7 +193,11 @@ def write_run_files(workdir: Path, run: Run) -> None:
 
 
 def start_compilation_cache(path: str) -> None:
-    """Keep compiled programs on the disk, so that the next start is quick."""
-    if path:
-        jax.config.update("jax_compilation_cache_dir", str(Path(path).expanduser()))
+    """Keep compiled programs on the disk, so that the next start is quick.
+
+    Not in several processes on CPUs: only the first one's programs are kept there, and the others would be late by a
+    compilation, which their collectives do not wait for.
+    """
+    if path and not (are_many() and jax.default_backend() == "cpu"):
+        jax.config.update("jax_compilation_cache_dir", str(epath.Path(path).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

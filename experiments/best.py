@@ -1,10 +1,10 @@
 """The best checkpoint by a held-out figure, kept in `best/` beside the last ones."""
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from experiments.metric_writer import read_metrics
 from pixelbert_jax.errors import ConfigError
@@ -45,7 +45,7 @@ def check_figure(figure: str, known: Collection[str]) -> None:
 class BestCheckpoint:
     """Keeps the state at which a figure was greatest."""
 
-    def __init__(self, workdir: Path, figure: str, resume_step: int) -> None:
+    def __init__(self, workdir: epath.Path, figure: str, resume_step: int) -> None:
         """Take up where metrics.jsonl stood at `resume_step`; a figure named like a loss counts the other way."""
         self._figure, self._sign = figure, -1 if figure.endswith("_loss") else 1
         records = read_metrics(workdir / "metrics.jsonl")

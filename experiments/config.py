@@ -2,15 +2,11 @@
 
 import dataclasses
 
-import jax
-
-from data_pipelines.config import DataConfig
-from pixelbert_jax.config import PixelBertConfig
-from pixelbert_jax.errors import ConfigError
+from data_pipelines.config import DataConfig, SourceConfig
+from pixelbert_jax.config import ModelConfig, PixelBertConfig
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.tasks.registry import TaskConfig
-from pixelbert_jax.tasks.retrieval import RetrievalConfig
-from pixelbert_jax.training.optimizer import OptimizerConfig
+from pixelbert_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 from pixelbert_jax.training.sharding import MeshConfig
 from pixelbert_jax.weights.initialize import InitConfig
 
@@ -25,7 +21,19 @@ class TrainConfig:
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # needs the extra `tensorboard`
     max_skipped_in_a_row: int = 20  # steps with a gradient that is not finite before the run stops
+    stall_report: float = 45.0  # seconds of waiting for one batch until a report says where; ten times that for a step
+    stall_end: float = 3600.0  # seconds of such a wait until a process of several ends the run; 0: never, as above
     compilation_cache: str = "~/.cache/pixelbert_jax/compiled"  # "": none
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """A part of a run: from the weights of the part before it, with fresh moments of the optimizer."""
+
+    train: tuple[SourceConfig, ...]  # what it mixes, in place of data.train
+    epochs: float = 0.0  # give this or `steps`
+    steps: int = 0
+    schedule: ScheduleConfig | None = None  # counted from its first step; None: optimizer.schedule's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +63,11 @@ class RunConfig:
 
     data: DataConfig
     init: InitConfig = InitConfig()
-    model: PixelBertConfig = PixelBertConfig()
+    model: ModelConfig = PixelBertConfig()
     task: TaskConfig = PretrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    stages: tuple[StageConfig, ...] = ()  # ImageBERT's multi-stage pre-training; empty: one, of data.train
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
@@ -82,83 +91,11 @@ _FREE_ON_RESUME = (
     "train.epochs",
     "train.log_every",
     "train.max_skipped_in_a_row",
+    "train.stall_end",
+    "train.stall_report",
     "train.steps",
     "train.tensorboard",
 )
-
-
-def validate(config: RunConfig) -> None:
-    """Check what one dataclass alone cannot see, before anything is built.
-
-    Raises:
-      ConfigError: fields that do not fit each other.
-    """
-    model, data, train = config.model, config.data, config.train
-    if (train.epochs > 0) == (train.steps > 0):
-        raise ConfigError(
-            f"train.epochs={train.epochs} and train.steps={train.steps}: set exactly one of them above 0."
-        )
-    if data.max_text_length > model.text.max_positions:
-        raise ConfigError(
-            f"data.max_text_length={data.max_text_length} is longer than model.text.max_positions="
-            f"{model.text.max_positions}; lower the first or raise the second."
-        )
-    for height, width in data.all_canvases:
-        if height % model.stride or width % model.stride:
-            raise ConfigError(
-                f"The canvas {height}x{width} is not a multiple of the model's stride {model.stride}; "
-                "change data.canvases."
-            )
-        rows, columns = model.grid(height, width)
-        if model.pixels.position == "rowcol" and max(rows, columns) > model.pixels.max_grid:
-            raise ConfigError(
-                f"The canvas {height}x{width} has {rows}x{columns} cells, more than model.pixels.max_grid="
-                f"{model.pixels.max_grid}; raise it."
-            )
-    backbone = model.backbone
-    stored = backbone.frozen_parts > 0 or (backbone.norm == "batch" and backbone.batch_statistics == "frozen")
-    if stored and not (config.init.backbone or config.init.checkpoint):
-        raise ConfigError(
-            "model.backbone keeps frozen parts or stored BatchNorm statistics, but nothing is loaded into it; set "
-            "init.backbone or init.checkpoint, or train it from nothing: frozen_parts=0 with norm='group' or "
-            "batch_statistics='train'."
-        )
-    devices = jax.device_count()
-    for name, rows in (
-        ("data.batch_images", data.batch_images),
-        ("evaluation.batch_images", evaluation_rows(config)),
-    ):
-        if rows % devices:
-            raise ConfigError(f"{name}={rows} is not a multiple of the {devices} devices; change it.")
-    if train.accumulation < 1 or data.batch_images % (devices * train.accumulation):
-        raise ConfigError(
-            f"train.accumulation={train.accumulation} does not divide the {data.batch_images // devices} rows a device "
-            "that data.batch_images gives; change one of the two."
-        )
-    for name, value in (
-        ("train.log_every", train.log_every),
-        ("checkpoint.every", config.checkpoint.every),
-        ("checkpoint.keep_last", config.checkpoint.keep_last),
-    ):
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1.")
-    if config.evaluation.every and not data.eval:
-        raise ConfigError(
-            "evaluation.every is set but data.eval names no data set; set evaluation.every=0 or data.eval."
-        )
-    if config.report and not isinstance(config.task, PretrainingConfig):
-        raise ConfigError("report=true draws what pre-training learned; set it to false for other tasks.")
-    if config.checkpoint.best and not config.evaluation.every:
-        raise ConfigError("checkpoint.best names a held-out figure, but evaluation.every=0; set one of the two.")
-    if config.report and not config.evaluation.every:
-        raise ConfigError("report=true draws held-out figures, but evaluation.every=0; set one of the two.")
-    if isinstance(config.task, PretrainingConfig) and data.batch_images * data.texts_per_image < 2:
-        raise ConfigError("A batch of one pair has no mismatched pair; raise data.batch_images.")
-    if isinstance(config.task, RetrievalConfig) and (data.texts_per_image != 1 or data.batch_images < 2):
-        raise ConfigError(
-            f"data.texts_per_image={data.texts_per_image}, data.batch_images={data.batch_images}: retrieval takes one "
-            "text a picture and the others from other pictures of the batch; set the first to 1, the second above 1."
-        )
 
 
 def evaluation_rows(config: RunConfig) -> int:

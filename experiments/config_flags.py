@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from data_pipelines.errors import DataError
+from experiments import distributed
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build, to_dict
 
@@ -140,8 +142,14 @@ def parse(text: str, hint: Any, name: str) -> Any:
     return build(value, hint, name)
 
 
-def run_main(main: Callable[..., None], *, takes_config: bool = True) -> None:
-    """Run `main(config)`, or `main()`, with absl flags; bad input ends it with one sentence and exit code 1."""
+def run_main(main: Callable[..., None], *, takes_config: bool = True, many_processes: bool = False) -> None:
+    """Run `main(config)`, or `main()`, with absl flags; bad input ends it with one sentence and exit code 1.
+
+    Args:
+      main: the program.
+      takes_config: it is given the configuration that the command line names.
+      many_processes: it can be one of several processes (`experiments.distributed`), and joins them.
+    """
     arguments_of_main: list[Any] = []
 
     def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -160,9 +168,14 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
         try:
+            distributed.start() if many_processes else distributed.refuse_many(Path(sys.argv[0]).stem)
             main(*arguments_of_main)
-        except (ConfigError, DataError) as error:
-            raise SystemExit(f"error: {error}") from None
+        except Exception as error:
+            if distributed.are_many():
+                distributed.fail(error)
+            if isinstance(error, ConfigError | DataError):
+                raise SystemExit(f"error: {error}") from None
+            raise
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from the last checkpoint") from None
 

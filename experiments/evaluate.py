@@ -7,21 +7,27 @@ script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printe
 `--wordnet=FOLDER`, the dict/ of WordNet 3.0, WUPS is among them, for questions whose answers are right, as DAQUAR's.
 """
 
+import contextlib
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from data_pipelines.records import open_records
+from data_pipelines.whole_files import write_atomically
 from experiments import predictions, retrieval_evaluation
 from experiments.best import FOLDER
 from experiments.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
 from experiments.config import RunConfig
 from experiments.config_flags import run_main
-from experiments.inputs import Vocabularies, check_labels, saved_answers
+from experiments.distributed import are_many, is_first
+from experiments.inputs import Vocabularies, check_labels, check_regions, saved_answers
 from experiments.metrics.wordnet import WordNet
 from experiments.progress import say
+from experiments.stages import stages_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.serialization import build
@@ -41,10 +47,10 @@ _RERANK_TOP = flags.DEFINE_integer(
 )
 _RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each picture in the first pass of --rerank_top.")
 _TASKS_WITH_LABELS = {"vqa": ".json", "nlvr2": ".csv"}
-_SUFFIXES = {**_TASKS_WITH_LABELS, "retrieval": ".npz", "pretraining": ".npz"}
+_SUFFIXES = _TASKS_WITH_LABELS | dict.fromkeys(("retrieval", "pretraining", "regions_pretraining"), ".npz")
 
 
-def checkpoint_of(workdir: Path, which: str) -> Path:
+def checkpoint_of(workdir: epath.Path, which: str) -> epath.Path:
     """The checkpoint to evaluate: the best where a run kept it and that is asked for, else the last."""
     best = workdir / FOLDER
     return best if which == "best" and newest_checkpoint(best) is not None else workdir
@@ -89,7 +95,7 @@ def evaluate(
 
     Raises:
       ConfigError: the output has another suffix than the task's, or its folder is missing; WUPS or re-ranking of
-        another task.
+        another task; regions of another detector than the model's.
       DataError: no such data set or split, or its labels are of another task; a folder without WordNet.
     """
     task = loaded.description["task"]
@@ -101,9 +107,10 @@ def evaluate(
         )
     config = run_config(loaded, data_dir)
     nouns = read_wordnet(config, wordnet)
-    sources = config.data.eval or config.data.train
+    sources = config.data.eval or stages_of(config)[0].train
     records = open_records(config.data.data_dir, dataset or sources[0].name, split)
     if task not in _TASKS_WITH_LABELS:
+        check_regions(config, records)
         return retrieval_evaluation.evaluate(
             loaded,
             records,
@@ -121,24 +128,33 @@ def evaluate(
 def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR, SPLIT, OUTPUT)
-    workdir = Path(WORKDIR.value).expanduser()
+    workdir, output = epath.Path(WORKDIR.value).expanduser(), Path(OUTPUT.value).expanduser()
     loaded = load(checkpoint_of(workdir, _CHECKPOINT.value), mesh=make_mesh(MeshConfig()))
     say(f"{loaded.path}, step {loaded.description['step']}")
-    scores = evaluate(
-        loaded,
-        SPLIT.value,
-        Path(OUTPUT.value).expanduser(),
-        dataset=_DATASET.value,
-        data_dir=DATA_DIR.value,
-        shuffle_images=_SHUFFLE.value,
-        wordnet=_WORDNET.value,
-        rerank_top=_RERANK_TOP.value,
-        rerank_pixels=_RERANK_PIXELS.value,
-    )
+    with contextlib.ExitStack() as scratch:
+        own = output
+        if are_many():
+            # Each process has all scores; kept parts of them that only one finds would send the others another way.
+            own = Path(scratch.enter_context(tempfile.TemporaryDirectory())) / output.name
+            if is_first():
+                new_file(OUTPUT.value, output.suffix.lower())
+        scores = evaluate(
+            loaded,
+            SPLIT.value,
+            own,
+            dataset=_DATASET.value,
+            data_dir=DATA_DIR.value,
+            shuffle_images=_SHUFFLE.value,
+            wordnet=_WORDNET.value,
+            rerank_top=_RERANK_TOP.value,
+            rerank_pixels=_RERANK_PIXELS.value,
+        )
+        if are_many() and is_first():
+            write_atomically(output, own.read_bytes())
     for name, value in scores.items():
         say(f"{name:40} {value:.4f}" if isinstance(value, float) else f"{name:40} {value}")
     say(f"written to {OUTPUT.value}")
 
 
 if __name__ == "__main__":
-    run_main(main, takes_config=False)
+    run_main(main, takes_config=False, many_processes=True)

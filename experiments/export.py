@@ -13,6 +13,7 @@ from experiments.common_flags import OUTPUT, WORKDIR, required
 from experiments.config_flags import run_main
 from experiments.metric_writer import read_metrics
 from experiments.progress import say
+from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, export, load
 
@@ -27,16 +28,24 @@ def model_card(loaded: LoadedModel, metrics: list[dict[str, Any]], name: str) ->
     held_out = next((r for r in reversed(seen) if any(key.startswith("eval/") for key in r)), {"step": None})
     scores = [f"| {key.removeprefix('eval/')} | {value:.4f} |" for key, value in held_out.items() if "eval/" in key]
     sources = [f"- {source['source']}" for source in description["data"]]
+    reads_pixels = isinstance(loaded.task.model, PixelBertConfig)
+    paper = "Pixel-BERT (Huang et al. 2020)" if reads_pixels else "ImageBERT (Qi et al. 2020)"
+    use = [
+        "predictor = pixelbert_jax.Predictor.load(NAME)",
+        'predictor.match("photograph.jpg", ["a dog on grass", "a red car"])',
+    ]
+    if not reads_pixels:
+        use = ["loaded = pixelbert_jax.load(NAME)  # loaded.model.model has encode_regions and fuse"]
     versions = ", ".join(f"{key} {value}" for key, value in description["versions"].items())
     lines = [
         "---",
         "license: apache-2.0",
         "library_name: pixelbert_jax",
-        "tags: [pixel-bert, jax, image-text]",
+        f"tags: [{'pixel-bert' if reads_pixels else 'imagebert'}, jax, image-text]",
         "---",
         f"# {name}",
         "",
-        f"Pixel-BERT (Huang et al. 2020), task {description['task']}, {step:,} steps, made with pixelbert_jax.",
+        f"{paper}, task {description['task']}, {step:,} steps, made with pixelbert_jax.",
         "",
         "## Trained on",
         *sources,
@@ -57,8 +66,7 @@ def model_card(loaded: LoadedModel, metrics: list[dict[str, Any]], name: str) ->
         "```python",
         "import pixelbert_jax",
         "",
-        f'predictor = pixelbert_jax.Predictor.load("{name}")',
-        'predictor.match("photograph.jpg", ["a dog on grass", "a red car"])',
+        *(line.replace("NAME", f'"{name}"') for line in use),
         "```",
     ]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,6 @@ holds a run resumes it. `python -m experiments.evaluate` then gives scores and t
 
 import shlex
 import sys
-from pathlib import Path
 
 from experiments.common_flags import WORKDIR, required
 from experiments.config import RunConfig
@@ -17,8 +16,8 @@ from experiments.pretrain import pretrain
 def main(config: RunConfig) -> None:
     """Entry point behind the flags."""
     required(WORKDIR)
-    pretrain(config, Path(WORKDIR.value), shlex.join(["python", "-m", "experiments.finetune", *sys.argv[1:]]))
+    pretrain(config, WORKDIR.value, shlex.join(["python", "-m", "experiments.finetune", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, many_processes=True)

@@ -1,11 +1,11 @@
 """What a new run begins with: chance, published weights, or another run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from data_pipelines.text import Tokenizer, read_vocabulary
@@ -13,6 +13,7 @@ from experiments.progress import say
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import load, named_arrays
 from pixelbert_jax.tasks.task import Task
+from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 from pixelbert_jax.training.step import TrainState
 from pixelbert_jax.weights.conversion import Loaded
 from pixelbert_jax.weights.files import find
@@ -53,10 +54,10 @@ def start(state: TrainState, sources: dict[str, Loaded]) -> tuple[TrainState, di
 
 def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Sequence[str]) -> Loaded:
     """Parameters and statistics of another run; a head of another shape or of other answers stays fresh."""
-    loaded = load(config.checkpoint)
+    loaded = load(config.checkpoint, mesh=make_mesh(MeshConfig(), jax.local_devices()[:1]))
     parts = config.checkpoint_parts
     if parts != "backbone":
-        path = Path(config.checkpoint)
+        path = epath.Path(config.checkpoint)
         _same_words(loaded.tokenizer.vocabulary, tokenizer, f"init.checkpoint={config.checkpoint}", path, False)
     shapes = {
         name: leaf.shape
@@ -76,7 +77,7 @@ def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Seq
 
 
 def _same_words(
-    vocabulary: tuple[str, ...], tokenizer: Tokenizer, source: str, folder: Path, may_be_longer: bool
+    vocabulary: tuple[str, ...], tokenizer: Tokenizer, source: str, folder: epath.PathLike, may_be_longer: bool
 ) -> None:
     """Refuse weights whose word pieces have other ids than the run's: every word would be another."""
     ours = tokenizer.vocabulary
@@ -86,5 +87,5 @@ def _same_words(
         where = next((i for i in range(shorter) if vocabulary[i] != ours[i]), shorter)
         raise ConfigError(
             f"{source} was trained on another vocabulary ({len(vocabulary)} word pieces, this run {len(ours)}; they "
-            f"differ from line {where + 1} on); set data.vocabulary={folder / 'vocab.txt'}."
+            f"differ from line {where + 1} on); set data.vocabulary={epath.Path(folder) / 'vocab.txt'}."
         )

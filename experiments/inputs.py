@@ -11,7 +11,9 @@ import numpy as np
 from data_pipelines.answers import AnswerVocabulary, build_vocabulary, read_vocabulary_list
 from data_pipelines.batches.nlvr2 import Nlvr2Batches
 from data_pipelines.batches.pretraining import PretrainingBatches
+from data_pipelines.batches.regions_pretraining import RegionsPretrainingBatches
 from data_pipelines.batches.retrieval import RetrievalBatches
+from data_pipelines.batches.visuals import visuals_of
 from data_pipelines.batches.vqa import VqaBatches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
@@ -19,16 +21,18 @@ from data_pipelines.records import Records
 from data_pipelines.text import Tokenizer
 from experiments.config import RunConfig
 from experiments.progress import say
+from pixelbert_jax.config import ImageBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
-from pixelbert_jax.tasks.pretraining import PretrainingConfig, PretrainingTask
+from pixelbert_jax.tasks.pretraining import PretrainingConfig
+from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig
 from pixelbert_jax.tasks.registry import TASKS, task_name
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.tasks.vqa import VqaConfig
 
 _LABELS = {VqaConfig: ("question_id", "answers"), Nlvr2Config: ("identifier", "label")}  # id, what is right
-Batches = PretrainingBatches | VqaBatches | Nlvr2Batches | RetrievalBatches
+Batches = PretrainingBatches | RegionsPretrainingBatches | VqaBatches | Nlvr2Batches | RetrievalBatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,32 @@ def check_labels(config: RunConfig, records: Records, *, known: bool, scored: bo
         )
 
 
+def check_regions(config: RunConfig, records: Records) -> None:
+    """Refuse a split whose regions the model cannot read; nothing is asked of a model of pixels.
+
+    Raises:
+      DataError: the split has no regions, or no feature of the whole picture.
+      ConfigError: its features have other sizes, or more classes, than the model.
+    """
+    if not isinstance(config.model, ImageBertConfig):
+        return
+    visuals, regions, classes = visuals_of([records], config.data), config.model.regions, records.index.region_classes
+    found = {"feature_size": visuals.size, "global_size": visuals.whole_size}
+    for name, size in found.items():
+        if getattr(regions, name) != size:
+            raise ConfigError(
+                f"model.regions.{name}={getattr(regions, name)}, but in {records!r} it is {size}; set it to that."
+            )
+    if not isinstance(config.task, RegionsPretrainingConfig):
+        return
+    if classes > regions.classes:
+        raise ConfigError(
+            f"model.regions.classes={regions.classes}, but {records!r} has {classes}; set the first to that."
+        )
+    if not classes and config.task.moc_weight:
+        raise ConfigError(f"The regions of {records!r} have no classes; set task.moc_weight=0, or use other regions.")
+
+
 def with_answers(config: RunConfig, answers: AnswerVocabulary | None) -> RunConfig:
     """The config with task.answers set to the vocabulary's size.
 
@@ -113,12 +143,13 @@ def make_task(config: RunConfig, tokenizer: Tokenizer) -> Task:
     Raises:
       ConfigError: evaluation.words has one that is no word piece.
     """
-    if not isinstance(config.task, PretrainingConfig):
-        return TASKS[task_name(config.task)][1](config.model, config.task)
+    task_class = TASKS[task_name(config.task)][1]
+    if not isinstance(config.task, PretrainingConfig | RegionsPretrainingConfig):
+        return task_class(config.model, config.task)
     missing = [word for word in config.evaluation.words if word not in tokenizer.ids]
     if missing:
         raise ConfigError(f"evaluation.words: {missing} are not single word pieces of the vocabulary; leave them out.")
-    return PretrainingTask(config.model, config.task, tuple(tokenizer.ids[word] for word in config.evaluation.words))
+    return task_class(config.model, config.task, tuple(tokenizer.ids[word] for word in config.evaluation.words))
 
 
 def make_batches(
@@ -140,6 +171,8 @@ def make_batches(
         return Nlvr2Batches(*common, rows=rows, held_out=held_out, pictures_a_row=task.pictures)
     if isinstance(task, RetrievalConfig):
         return RetrievalBatches(*common, rows=rows, negatives=task.negatives)
+    if isinstance(task, RegionsPretrainingConfig):
+        return RegionsPretrainingBatches(*common, rows=rows)
     return PretrainingBatches(*common, rows=rows)
 
 

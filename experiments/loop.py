@@ -4,21 +4,26 @@ The order within a step is fixed: evaluation, checkpoint, next batch, step, figu
 to a checkpoint are on the disk before it is written, so a resumed run continues them without gap or repeat.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from data_pipelines.loader import load_batches
 from data_pipelines.plan import BatchPlan
 from experiments.best import BestCheckpoint
 from experiments.config import RunConfig
+from experiments.distributed import failing_at_once, is_first
 from experiments.metric_writer import MetricWriter
 from experiments.progress import Progress, say
+from experiments.stopping import StopRequest
+from experiments.watchdog import Watchdog
+from experiments.workers import Undisturbed
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.sharding import batch_sharding
@@ -29,10 +34,11 @@ MakeBatch = Callable[[BatchPlan], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A plan and what makes arrays of it."""
+    """A plan, what makes arrays of it, and the steps at which the optimizer starts anew: the stages' first ones."""
 
     plan: Sequence[BatchPlan]
     make_batch: MakeBatch
+    restarts: tuple[int, ...] = ()
 
 
 def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0) -> Iterator[dict[str, jax.Array]]:
@@ -42,17 +48,20 @@ def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0)
     def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
-    return load_batches(stream.plan, stream.make_batch, config.data, start=start, place=place)
+    make_batch = Undisturbed(stream.make_batch) if config.data.workers else stream.make_batch
+    return load_batches(stream.plan, make_batch, config.data, start=start, place=place)
 
 
-def evaluate(trainer: Trainer, state: TrainState, stream: Stream, config: RunConfig) -> dict[str, float]:
-    """Held-out figures: sums over all batches of the stream, then averages."""
+def evaluate(
+    trainer: Trainer, state: TrainState, stream: Stream, config: RunConfig, watchdog: Watchdog | None = None
+) -> dict[str, float]:
+    """Held-out figures: sums over all batches of the stream, then averages; a watchdog sees each wait for a batch."""
     totals: dict[str, np.ndarray] = {}
     # Threads only: processes would take longer to start than most evaluations take.
     threads_only = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     loaded = batches(stream, trainer, threads_only)
     try:
-        for batch in loaded:
+        for batch in watchdog.each(loaded, "waiting for a held-out batch") if watchdog else loaded:
             for name, sums in jax.device_get(trainer.eval_step(state, batch)).items():
                 totals[name] = totals.get(name, 0) + np.array(sums, np.float64)
     finally:
@@ -65,12 +74,12 @@ def train(
     stream: Stream,
     eval_streams: dict[str, Stream],
     config: RunConfig,
-    workdir: Path,
+    workdir: epath.Path,
     checkpoints: Checkpoints,
     state: TrainState,
     description: dict[str, Any],
 ) -> TrainState:
-    """Train from the state's step to the end of the plan.
+    """Train from the state's step to the end of the plan, or to where the run is asked to stop: that step is saved.
 
     Args:
       trainer: the compiled functions.
@@ -86,10 +95,12 @@ def train(
       ConfigError: too many steps in a row had a gradient that is not finite.
     """
     start, total = int(state.step), len(stream.plan)
-    writer = MetricWriter(workdir / "metrics.jsonl", resume_step=start, tensorboard=config.train.tensorboard)
+    writer = MetricWriter(
+        workdir / "metrics.jsonl", resume_step=start, tensorboard=config.train.tensorboard, writes=is_first()
+    )
     progress = Progress(total, start)
     best = BestCheckpoint(workdir, config.checkpoint.best, start) if config.checkpoint.best else None
-    clock = _Clock()
+    clock, watchdog = _Clock(), Watchdog(config.train.stall_report, config.train.stall_end)
     pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def flush() -> None:
@@ -119,7 +130,7 @@ def train(
     def hold_out(step: int) -> None:
         figures = {}
         for name, eval_stream in eval_streams.items():
-            for key, value in evaluate(trainer, state, eval_stream, config).items():
+            for key, value in evaluate(trainer, state, eval_stream, config, watchdog).items():
                 figures[f"{name}/{key}"] = value
         writer.write(step, figures)
         if best is not None:
@@ -127,31 +138,35 @@ def train(
         say(f"step {step}: " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
 
     loaded = batches(stream, trainer, config, start)
-    try:
+    with contextlib.ExitStack() as last:
+        stop = last.enter_context(StopRequest())
+        closing = [*([best.close] if best else []), checkpoints.wait, writer.close, progress.close, loaded.close]
+        for finish in (*closing, watchdog.close):
+            last.callback(finish)  # the last one is called first
+        last.enter_context(failing_at_once())
         for step in range(start, total + 1):
-            fresh = step > start
+            fresh, stops = step > start, stop.reached(step)
             if fresh and config.evaluation.every and (step % config.evaluation.every == 0 or step == total):
                 flush()
                 with clock.paused():
                     hold_out(step)
-            if fresh and (step % config.checkpoint.every == 0 or step == total):
+            due = fresh and (step % config.checkpoint.every == 0 or step == total)
+            if due or (stops and (fresh or checkpoints.latest is None)):
                 flush()
+                writer.flush()
                 with clock.paused():
                     checkpoints.save(step, state, description)
-            if step == total:
+            if stops or step == total:
                 break
-            with clock.waiting():
+            if step in stream.restarts:
+                state = trainer.restart(state)
+            with clock.waiting(), watchdog.waiting(f"waiting for the batch of step {step + 1}"):
                 batch = next(loaded)
-            state, metrics = trainer.train_step(state, batch)
-            flush()
+            with watchdog.waiting(f"compiling or starting step {step + 1}", patience=10, ends=False):
+                state, metrics = trainer.train_step(state, batch)
+            with watchdog.waiting(f"step {step}", patience=10):
+                flush()
             pending = (step + 1, metrics)
-    finally:
-        loaded.close()
-        progress.close()
-        writer.close()
-        checkpoints.wait()
-        if best is not None:
-            best.close()
     return state
 
 

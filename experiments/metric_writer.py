@@ -2,27 +2,45 @@
 
 import json
 import math
-from pathlib import Path
+import time
 from typing import Any
 
-from data_pipelines.whole_files import write_atomically
+from etils import epath
+
+from data_pipelines.whole_files import is_local, write_atomically
 from pixelbert_jax.errors import ConfigError
+
+_SECONDS_BETWEEN_UPLOADS = 60.0
 
 
 class MetricWriter:
-    """Appends one JSON object a line, each with `step`; floats are written so that they read back equal."""
+    """Appends one JSON object a line, each with `step`; floats are written so that they read back equal.
 
-    def __init__(self, path: Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
+    Nothing can be appended to an object in a bucket: there the whole file is sent, once a minute and at each `flush`.
+    """
+
+    def __init__(
+        self, path: epath.PathLike, *, resume_step: int = 0, tensorboard: bool = False, writes: bool = True
+    ) -> None:
         """Open the file; lines after `resume_step` are dropped, so that a resumed run neither repeats nor skips.
+
+        Args:
+          path: the file.
+          resume_step: last step whose lines are kept.
+          tensorboard: write its files too.
+          writes: False in all processes of a run but the first.
 
         Raises:
           ConfigError: TensorBoard is asked for and its package is missing.
         """
-        self.path = path
+        self.path, self._writes, self._file, self._tensorboard = epath.Path(path), writes, None, None
+        if not writes:
+            return
         records = [record for record in read_metrics(path) if record["step"] <= resume_step]
-        write_atomically(path, "".join(_line(record) for record in records))
-        self._file = path.open("a")
-        self._tensorboard = None
+        self._text, self._sent = "".join(_line(record) for record in records), time.monotonic()
+        write_atomically(self.path, self._text)
+        if is_local(self.path):
+            self._file = self.path.open("a")
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
@@ -30,25 +48,42 @@ class MetricWriter:
                 raise ConfigError(
                     "train.tensorboard is set but tensorboardX is missing; pip install 'pixelbert_jax[tensorboard]'."
                 ) from None
-            self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step + 1)
+            self._tensorboard = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Add one record."""
-        self._file.write(_line({"step": step} | figures))
-        self._file.flush()
+        if not self._writes:
+            return
+        line = _line({"step": step} | figures)
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            self._text += line
+            if time.monotonic() - self._sent >= _SECONDS_BETWEEN_UPLOADS:
+                self.flush()
         if self._tensorboard is not None:
             for name, value in figures.items():
                 self._tensorboard.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """Return when all lines are where the file is."""
+        if self._writes and self._file is None:
+            write_atomically(self.path, self._text)
+            self._sent = time.monotonic()
+
     def close(self) -> None:
         """Finish the files."""
-        self._file.close()
+        self.flush()
+        if self._file is not None:
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a last line that was cut off is left out."""
+    path = epath.Path(path)
     if not path.exists():
         return []
     records = []

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixelbert_jax.config import ImageBertConfig
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
@@ -42,17 +43,22 @@ class PairScorer:
         self._blocks = [(places, *self._block(places)) for places in length_groups(self._slots_T, self._rows)]
         same, rows = replicated(self._mesh), batch_sharding(self._mesh)
         compiled = functools.partial(jax.jit, out_shardings=same)
-        self._encode = compiled(self._encode_images, static_argnums=3)
+        self._encode = compiled(self._encode_images, static_argnums=2)
         self._match = compiled(self._match_block, in_shardings=(None, same, same, rows, rows))
         self._match_chosen = compiled(self._match_pairs, in_shardings=(None, same, same, rows, rows, rows))
 
-    def score(self, images_BxHxWx3: np.ndarray, size_Bx2: np.ndarray, pixels: int = 0) -> np.ndarray:
-        """Logits BxT of a batch of pictures with all texts; `pixels` as in `encode`."""
-        return self.match(*self.encode(images_BxHxWx3, size_Bx2, pixels))
+    def score(self, batch: dict[str, np.ndarray], pixels: int = 0) -> np.ndarray:
+        """Logits BxT of a batch's pictures with all texts; arguments as of `encode`."""
+        return self.match(*self.encode(batch, pixels))
 
-    def encode(self, images_BxHxWx3: np.ndarray, size_Bx2: np.ndarray, pixels: int = 0) -> tuple[jax.Array, jax.Array]:
-        """Pixel embeddings BxPxD and their mask BxP, on the devices; `pixels` > 0: of so many, spread evenly."""
-        return self._encode(self._state, images_BxHxWx3, size_Bx2, pixels)
+    def encode(self, batch: dict[str, np.ndarray], pixels: int = 0) -> tuple[jax.Array, jax.Array]:
+        """What is seen of each picture, BxPxD, and a mask BxP, on the devices.
+
+        Args:
+          batch: visual fields of the task.
+          pixels: > 0: only so many, spread evenly over the picture; of a model of regions, the surest.
+        """
+        return self._encode(self._state, batch, pixels)
 
     def match(self, pixels_BxPxD: jax.Array, mask_BxP: jax.Array) -> np.ndarray:
         """Logits BxT of what `encode` gave with all texts."""
@@ -90,16 +96,16 @@ class PairScorer:
             mask_NxT[row, : len(ids)] = True
         return jax.device_put((text_NxT, mask_NxT), batch_sharding(self._mesh))
 
-    def _encode_images(
-        self, state: Any, images: jax.Array, sizes: jax.Array, count: int
-    ) -> tuple[jax.Array, jax.Array]:
+    def _encode_images(self, state: Any, batch: dict[str, jax.Array], count: int) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(self._graphdef, state).model
-        pixels_BxPxD, mask_BxP = model.encode_image(images, sizes)
+        seen_BxPxD, mask_BxP = model.encode_visual(batch)
         if not count:
-            return pixels_BxPxD, mask_BxP
-        columns = model.config.grid(*images.shape[1:3])[1]
+            return seen_BxPxD, mask_BxP
+        if isinstance(model.config, ImageBertConfig):
+            return seen_BxPxD[:, :count], mask_BxP[:, :count]
+        columns = model.config.grid(*batch["images"].shape[1:3])[1]
         index_BxN, mask_BxN = spread_pixels(mask_BxP, columns, count)
-        return jnp.take_along_axis(pixels_BxPxD, index_BxN[..., None], axis=1), mask_BxN
+        return jnp.take_along_axis(seen_BxPxD, index_BxN[..., None], axis=1), mask_BxN
 
     def _match_block(
         self, state: Any, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, text_NxT: jax.Array, text_mask_NxT: jax.Array

@@ -13,7 +13,7 @@ from data_pipelines.batches.pairs import PairBatches
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.loader import load_batches
 from data_pipelines.records import Records
-from experiments.assembly import canvas_of
+from experiments.canvases import canvas_of
 from experiments.config import RunConfig, evaluation_rows
 from experiments.inputs import Vocabularies, held_out_visits, make_batches
 from experiments.metrics import nlvr2, vqa

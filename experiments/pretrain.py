@@ -1,28 +1,41 @@
-"""Pre-train Pixel-BERT: `python -m experiments.pretrain --config=FILE --workdir=FOLDER [--config.field=value ...]`.
+"""Pre-train Pixel-BERT or ImageBERT.
+
+    python -m experiments.pretrain --config=FILE --workdir=FOLDER [--config.field=value ...]
 
 A workdir that holds a run resumes it.
 """
 
 import shlex
 import sys
-from pathlib import Path
+
+from etils import epath
 
 from experiments import assembly
 from experiments.common_flags import WORKDIR, required
-from experiments.config import RunConfig, validate
+from experiments.config import RunConfig
 from experiments.config_flags import run_main
+from experiments.distributed import are_many, failing_at_once
 from experiments.initialization import load_sources, start
+from experiments.lock import locked
 from experiments.loop import train
 from experiments.progress import say
+from experiments.validation import validate
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.optimizer import parameter_count
 
 
-def pretrain(config: RunConfig, workdir: Path, command: str = "") -> None:
+def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> None:
     """Train, or go on training, the run in `workdir`; `command` goes into its description."""
-    validate(config)
-    assembly.start_compilation_cache(config.train.compilation_cache)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with failing_at_once():
+        validate(config)
+        assembly.start_compilation_cache(config.train.compilation_cache)
+        workdir = epath.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with locked(workdir):
+            _pretrain(config, workdir, command)
+
+
+def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -53,8 +66,14 @@ def pretrain(config: RunConfig, workdir: Path, command: str = "") -> None:
         )
     finally:
         checkpoints.close()
+    step = int(state.step)
+    if step < len(run.train.plan):
+        say(f"asked to stop: step {step} is saved in {workdir}; the same command goes on from there")
+        return
     say(f"done: {workdir} holds checkpoints/, metrics.jsonl, config.json, vocab.txt")
-    if config.report:
+    if config.report and are_many():
+        say("report.png is drawn by one process: give the same command to one alone")
+    elif config.report:
         from experiments.report import (
             report,
         )  # draws with matplotlib, which takes a second to import
@@ -66,8 +85,8 @@ def main(config: RunConfig) -> None:
     """Entry point behind the flags."""
     required(WORKDIR)
     command = shlex.join(["python", "-m", "experiments.pretrain", *sys.argv[1:]])
-    pretrain(config, Path(WORKDIR.value), command)
+    pretrain(config, WORKDIR.value, command)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, many_processes=True)

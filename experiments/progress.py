@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from experiments.distributed import is_first
+
 
 class Progress:
     """Shows steps done, a few figures, and the time left."""
@@ -14,7 +16,7 @@ class Progress:
         self._first: tuple[float, int] | None = None  # time and step of the first update: compiling is no measure
         self._last_line = 0.0
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_first():
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def update(self, step: int, figures: str) -> None:
@@ -38,7 +40,9 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Print a line at once, above a bar if there is one."""
+    """Print a line at once, above a bar if there is one; of several processes the first one speaks."""
+    if not is_first():
+        return
     with tqdm.external_write_mode(file=sys.stdout):
         print(line, flush=True)
 

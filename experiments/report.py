@@ -4,27 +4,41 @@ import collections
 import dataclasses
 import io
 import itertools
+import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import jax
 import matplotlib
 import numpy as np
 
+from data_pipelines import images
 from data_pipelines.batches.pretraining import PretrainingBatches
+from data_pipelines.plan import BatchPlan
 from data_pipelines.whole_files import write_atomically
 from experiments.assembly import Run
 from experiments.loop import Stream, batches, evaluate
 from experiments.metric_writer import read_metrics
 from experiments.progress import say
+from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingTask
 from pixelbert_jax.training.step import TrainState
 
 _COUNTED_RECORDS = 20_000  # of the training data, for the guess from the text alone
+_COUNTED_BATCHES = 20  # of the training data, for the guess of a region
+_BOX_COLOUR = (255, 128, 0)
+_LOSSES = ("mlm_loss", "itm_loss", "moc_loss", "mrfr_loss")
+_LABELS = {
+    "itm_accuracy": "matching",
+    "mlm_accuracy_words": "masked words",
+    "mlm_accuracy_matched": "masked words",
+    "moc_accuracy": "classes of masked regions",
+}
 
 
 def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, float]]:
-    """Print the table, draw workdir/report.png, and return the table's figures by column."""
+    """Print the table, write it to workdir/report.json, draw workdir/report.png, return the figures by column."""
     stream = run.evaluation["eval"]
     shuffled = Stream(stream.plan, dataclasses.replace(stream.make_batch, shuffle_images=True))
     columns = {
@@ -34,12 +48,25 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
     words = "mlm_accuracy_words" if run.task.word_ids else "mlm_accuracy_matched"
     guess = neighbour_guess(run.train.make_batch, stream, run.task.word_ids)
     columns["text alone"] = {"itm_accuracy": 0.5, words: guess}
-    label = "masked colour and shape words" if run.config.data.train[0].name == "shapes" else "masked words"
+    of_shapes = all(source.name in ("shapes", "noisy_shapes") for source in run.config.data.eval)
+    label = "masked colour and shape words" if of_shapes else "masked words"
+    rows = {"image-text matching": "itm_accuracy", label: words}
+    reads_regions = isinstance(run.task, RegionsPretrainingTask)
+    if reads_regions:
+        columns["usual region"] = usual_region(run.train, stream, run.task.config.feature_error)
+        of_regions = {"classes of masked regions": "moc_accuracy", "features of masked regions, loss": "mrfr_loss"}
+        rows |= {name: key for name, key in of_regions.items() if key in columns["true pictures"]}
     say(f"\nheld-out accuracy        {'':8}" + "".join(f"{name:>20}" for name in columns))
-    for name, key in (("image-text matching", "itm_accuracy"), (label, words)):
-        say(f"{name:32} " + "".join(f"{column[key]:20.3f}" for column in columns.values()))
+    for name, key in rows.items():
+        say(
+            f"{name:32} "
+            + "".join(f"{column[key]:20.3f}" if key in column else f"{'':20}" for column in columns.values())
+        )
     say("(text alone: matching cannot be guessed; words are guessed from their two neighbours in the training texts)")
-    draw(run, state, workdir, columns, words)
+    if reads_regions:
+        say("(usual region: the class that is most frequent, and the mean feature, in the training data)")
+    write_atomically(workdir / "report.json", json.dumps(columns, indent=1))
+    draw(run, state, workdir, columns, [key for key in rows.values() if key != "mrfr_loss"])
     say(f"\n{workdir / 'report.png'} shows the curves and what the model says of held-out pictures")
     return columns
 
@@ -78,6 +105,29 @@ def neighbour_guess(train: PretrainingBatches, stream: Stream, word_ids: tuple[i
     return right / max(1, total)
 
 
+def usual_region(train: Stream, stream: Stream, feature_error: str) -> dict[str, float]:
+    """Figures, on held-out hidden regions of matched pairs, of one class and one feature for all: the training data's
+    most frequent class and mean feature."""
+    classes: collections.Counter[int] = collections.Counter()
+    total, count = 0.0, 0
+    for step in np.unique(np.linspace(0, len(train.plan) - 1, _COUNTED_BATCHES).round().astype(int)):
+        batch = train.make_batch(train.plan[int(step)])
+        feature_NxF = batch["regions"][batch["region_mask"]].astype(np.float64)
+        classes.update(batch["region_class"][batch["region_mask"]].tolist())
+        total, count = total + feature_NxF.sum(0), count + len(feature_NxF)
+    ((usual, _),), mean_F = classes.most_common(1), total / count
+    right = error = regions = 0.0
+    for plan in stream.plan:
+        batch = stream.make_batch(plan)
+        counted = batch["region_zeroed"] & (batch["pair_mask"] & (batch["itm_label"] == 1))[..., None]
+        row, _, region = np.nonzero(counted)
+        right += (batch["region_class"][row, region] == usual).sum()
+        error += np.square(batch["regions"][row, region].astype(np.float64) - mean_F).sum()
+        regions += len(row)
+    numbers = len(mean_F) if feature_error == "mean" else 1
+    return {"moc_accuracy": right / max(1, regions), "mrfr_loss": error / max(1, regions) / numbers}
+
+
 def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
     """The texts of a batch, BxKxT, with the hidden words put back."""
     text_BxKxT = batch["text"].copy()
@@ -91,7 +141,7 @@ def draw(
     state: TrainState,
     workdir: Path,
     columns: dict[str, dict[str, float]],
-    words: str,
+    accuracies: Sequence[str],
 ) -> None:
     """Curves above, held-out pictures with the model's answers below."""
     matplotlib.use("Agg")
@@ -99,7 +149,7 @@ def draw(
 
     figure = pyplot.figure(figsize=(15, 11), layout="constrained")
     curves, pictures = figure.subfigures(2, 1, height_ratios=(1, 2.1))
-    _draw_curves(curves, read_metrics(workdir / "metrics.jsonl"), columns, words)
+    _draw_curves(curves, read_metrics(workdir / "metrics.jsonl"), columns, accuracies)
     _draw_pictures(pictures, run, state)
     png = io.BytesIO()
     figure.savefig(png, dpi=80)
@@ -107,10 +157,15 @@ def draw(
     pyplot.close(figure)
 
 
-def _draw_curves(figure, records: list[dict], columns: dict[str, dict[str, float]], words: str) -> None:  # noqa: ANN001
+def _draw_curves(
+    figure,  # noqa: ANN001
+    records: list[dict],
+    columns: dict[str, dict[str, float]],
+    accuracies: Sequence[str],
+) -> None:
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     training = [r for r in records if "loss" in r]
-    for name in ("mlm_loss", "itm_loss"):
+    for name in [name for name in _LOSSES if training and name in training[0]]:
         steps, values = [r["step"] for r in training], np.array([r[name] for r in training], float)
         width = max(1, len(values) // 50)
         smooth = np.convolve(values, np.ones(width) / width, "valid")
@@ -119,7 +174,8 @@ def _draw_curves(figure, records: list[dict], columns: dict[str, dict[str, float
     loss_axes.set(title="training loss", xlabel="step", ylim=(0, None))
     loss_axes.legend()
     held_out = [r for r in records if "eval/itm_accuracy" in r]
-    for name, label in (("itm_accuracy", "matching"), (words, "masked words")):
+    for name in accuracies:
+        label = _LABELS[name]
         points = [(r["step"], r[f"eval/{name}"]) for r in held_out]
         line = accuracy_axes.plot(*zip(*points, strict=True), marker="o", label=label)[0]
         control = columns["shuffled pictures"][name]
@@ -141,7 +197,7 @@ def _draw_pictures(figure, run: Run, state: TrainState) -> None:  # noqa: ANN001
 def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Held-out pictures with what the model says of a masked caption and of a false one."""
     stream, tokenizer, module = run.evaluation["eval"], run.words.tokenizer, run.trainer.module
-    forward = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None))
+    forward = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None)[:2])
     loaded = batches(stream, run.trainer, run.config)
     try:
         for plan, on_devices in zip(stream.plan, loaded, strict=False):
@@ -152,10 +208,12 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
             score_BxK = (1 / (1 + np.exp(-itm_logits))).reshape(rows, texts)
             text_BxKxT = unmasked(batch)
             for row in range(rows):
-                if not {0, 1} <= set(batch["itm_label"][row][batch["pair_mask"][row]]):
+                label_K = batch["itm_label"][row]
+                places = {label: np.flatnonzero((label_K == label) & batch["pair_mask"][row]) for label in (1, 0)}
+                # Where a picture has one text, it is a true one: a row with a false one may show another picture.
+                if not len(places[1]) or (texts > 1 and not len(places[0])):
                     continue
-                height, width = batch["image_size"][row]
-                true_k, false_k = (int(np.argmax(batch["itm_label"][row] == label)) for label in (1, 0))
+                true_k = int(places[1][0])
                 lines = [f"“{tokenizer.decode(batch['text'][row, true_k])}”"]
                 for slot in np.flatnonzero(batch["mlm_mask"][row, true_k]):
                     best = int(probability[row, true_k, slot].argmax())
@@ -164,7 +222,22 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
                     mark = "right" if guess == truth else f"wrong, {truth}"
                     lines.append(f"   {guess} {probability[row, true_k, slot, best]:.2f} ({mark})")
                 lines.append(f"matches {score_BxK[row, true_k]:.2f}: its own caption")
-                lines.append(f"matches {score_BxK[row, false_k]:.2f}: “{tokenizer.decode(text_BxKxT[row, false_k])}”")
-                yield batch["images"][row, :height, :width], lines
+                for k in places[0][:1]:
+                    lines.append(f"matches {score_BxK[row, k]:.2f}: “{tokenizer.decode(text_BxKxT[row, k])}”")
+                yield _picture(stream, plan, batch, row), lines
     finally:
         loaded.close()
+
+
+def _picture(stream: Stream, plan: BatchPlan, batch: dict[str, np.ndarray], row: int) -> np.ndarray:
+    """What the model sees of a row: the picture, or the picture with the boxes of its regions."""
+    if "images" in batch:
+        height, width = batch["image_size"][row]
+        return batch["images"][row, :height, :width]
+    record = stream.make_batch.sources[plan.source_B[row]][int(plan.record_B[row])]
+    picture = images.decode(record.image, record.image_id).copy()
+    height, width = picture.shape[:2]
+    for box_4 in batch["boxes"][row][batch["region_mask"][row]]:
+        left, top, right, bottom = (round(x) for x in box_4 * [width - 1, height - 1, width - 1, height - 1])
+        cv2.rectangle(picture, (left, top), (right, bottom), _BOX_COLOUR, max(1, min(height, width) // 300))
+    return picture

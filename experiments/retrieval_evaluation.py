@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.batches import shared
+from data_pipelines.batches.visuals import visuals_of
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.records import Records
 from data_pipelines.whole_files import write_atomically
-from experiments.assembly import canvas_of
+from experiments.canvases import canvas_of
 from experiments.metrics.retrieval import folded_recalls, recalls
 from experiments.pair_scorer import PairScorer
 from experiments.progress import Progress, say
@@ -50,7 +50,7 @@ def evaluate(
       shuffle_images: give each picture's texts to the next picture: a control that must lose.
       rerank_top: > 0 scores exactly only so many of each picture's texts and of each text's pictures, the best of a
         first pass; the other pairs are ranked below them, in the order of that pass.
-      rerank_pixels: of each picture, evenly spaced, that the first pass reads.
+      rerank_pixels: of each picture, evenly spaced, that the first pass reads; or so many of its regions, the surest.
       block_images: pictures that go through the backbone together, and whose scores are kept together.
       block_texts: texts that are scored with them at once.
 
@@ -77,13 +77,12 @@ def evaluate(
         folders.append(output.with_name(f".{output.name}.{name}.parts"))
         return _score_blocks(score, loaded, records, folders[-1], block_images)
 
-    scores_IxT = scored(lambda _, *pictures: scorer.score(*pictures, pixels), pixels)
+    scores_IxT = scored(lambda _, batch: scorer.score(batch, pixels), pixels)
     arrays, found = {}, {"images": len(records), "texts": len(texts)}
     if not is_exact:
         chosen_IxT = best_pairs(scores_IxT, rerank_top)
         exact_IxT = scored(
-            lambda images, *pictures: scorer.match_chosen(*scorer.encode(*pictures), chosen_IxT[images]),
-            *(pixels, rerank_top),
+            lambda images, batch: scorer.match_chosen(*scorer.encode(batch), chosen_IxT[images]), pixels, rerank_top
         )
         scores_IxT = ranked_below(scores_IxT, exact_IxT)
         arrays["exact"] = exact_IxT != -np.inf
@@ -126,7 +125,7 @@ def ranked_below(first_IxT: np.ndarray, exact_IxT: np.ndarray) -> np.ndarray:
 
 
 def _score_blocks(
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    score: Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray],
     loaded: LoadedModel,
     records: Records,
     folder: Path,
@@ -134,7 +133,8 @@ def _score_blocks(
 ) -> np.ndarray:
     """Scores IxT, block by block of pictures; blocks whose file is in `folder` are read from there.
 
-    `score` gets the numbers of a block's records, the pictures and their sizes, and returns at least one row a record.
+    `score` gets the numbers of a block's records and the visual fields of a batch of them, and returns at least one row
+    a record.
     """
     folder.mkdir(exist_ok=True)
     scores_IxT = np.zeros((len(records), records.index.num_texts.sum()), np.float32)
@@ -145,8 +145,8 @@ def _score_blocks(
         if part.exists():
             scores_IxT[images] = np.load(part, allow_pickle=False)
         else:
-            pictures = _pictures(loaded, records, canvas, images, block_images)
-            scores_IxT[images] = score(images, *pictures)[: len(images)]
+            batch = _pictures(loaded, records, canvas, images, block_images)
+            scores_IxT[images] = score(images, batch)[: len(images)]
             write_atomically(part, _bytes(np.save, scores_IxT[images]))
         pairs += int((scores_IxT[images] != -np.inf).sum())
         progress.update(number + 1, f"{pairs:,} pairs")
@@ -162,13 +162,13 @@ def _blocks(loaded: LoadedModel, records: Records, block_images: int) -> Iterato
 
 def _pictures(
     loaded: LoadedModel, records: Records, canvas: int, images: np.ndarray, rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    batch = shared.blank_images(rows, loaded.data.all_canvases[canvas])
+) -> dict[str, np.ndarray]:
+    """The visual fields of a batch."""
+    visuals = visuals_of([records], loaded.data)
+    batch = visuals.blank(rows, canvas)
     for row, image in enumerate(images):
-        record = records[int(image)]
-        picture = shared.resized_picture(record.image, record.image_id, loaded.data.resize)
-        shared.place(batch["images"][row], batch["image_size"][row], picture)
-    return batch["images"], batch["image_size"]
+        visuals.write(batch, row, records[int(image)])
+    return batch
 
 
 def _fingerprint(loaded: LoadedModel, records: Records, block_images: int, *options: int) -> str:

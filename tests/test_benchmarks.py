@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import downstream, retrieval
+from benchmarks import comparing, downstream, retrieval
 from benchmarks.measuring import countable, operations
 from benchmarks.pretraining_step import measure, random_batch
 from data_pipelines.images import resized_size
@@ -112,11 +112,11 @@ def test_guesses_of_the_downstream_comparison():
     assert downstream.nearest(known, asked) == [True, False, True]
 
 
-def test_table_of_the_downstream_comparison():
+def test_table_of_a_comparison():
     printed = "step 7\naccuracy      0.2500\nquestions                                4\nwritten to predictions.json\n"
-    assert downstream.figures_in(printed) == {"accuracy": 0.25, "questions": 4}
+    assert comparing.figures_in(printed) == {"accuracy": 0.25, "questions": 4}
     runs = {"guess": [{"accuracy": 0.5}], "trained": [{"accuracy": 0.25}, {"accuracy": 0.75}]}
-    assert downstream.table_of(("accuracy", "other"), runs).splitlines() == [
+    assert comparing.table_of(("accuracy", "other"), runs).splitlines() == [
         "| | accuracy | other |",
         "|---|---|---|",
         "| guess | 0.500 |  |",

@@ -11,20 +11,25 @@ Expected, from the paper: dev 71.7, test-P 72.4. Nobody has run this file to its
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from data_pipelines.images import default_canvases
+from data_pipelines.images import Canvas, ResizeRule, default_canvases
 from experiments.config import CheckpointConfig, RunConfig
 from experiments.configs import vqa_r50
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 
 
+def canvases_of_pairs(rule: ResizeRule) -> tuple[Canvas, ...]:
+    """The default canvases of a rule, and a square for a pair of an upright and a flat picture."""
+    canvases = default_canvases(rule)
+    edge = max(height for height, _ in canvases)
+    return (*canvases, (edge, edge))
+
+
 def get_config() -> RunConfig:
     """128 rows of two pictures with one sentence each."""
     config = vqa_r50.get_config()
-    rule = config.data.resize
-    square = (max(h for h, _ in default_canvases(rule)),) * 2  # for a pair of an upright and a flat picture
     data = dataclasses.replace(
         config.data,
-        canvases=(*default_canvases(rule), square),
+        canvases=canvases_of_pairs(config.data.resize),
         train=(SourceConfig("nlvr2", "train"),),
         eval=(SourceConfig("nlvr2", "dev"),),
         batch_images=128,

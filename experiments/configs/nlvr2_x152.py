@@ -10,7 +10,6 @@ Expected, from the paper: dev 76.5, test-P 77.2. Nobody has run this file to its
 
 import dataclasses
 
-from data_pipelines.images import default_canvases
 from experiments.config import RunConfig
 from experiments.configs import nlvr2_r50, vqa_x152
 
@@ -18,7 +17,6 @@ from experiments.configs import nlvr2_r50, vqa_x152
 def get_config() -> RunConfig:
     """nlvr2_r50 with the model and the picture size of pretrain_x152."""
     config, larger = nlvr2_r50.get_config(), vqa_x152.get_config()
-    canvases = default_canvases(larger.data.resize)
-    square = (max(height for height, _ in canvases),) * 2  # for a pair of an upright and a flat picture
-    data = dataclasses.replace(config.data, resize=larger.data.resize, canvases=(*canvases, square))
+    rule = larger.data.resize
+    data = dataclasses.replace(config.data, resize=rule, canvases=nlvr2_r50.canvases_of_pairs(rule))
     return dataclasses.replace(config, model=larger.model, data=data, init=larger.init)

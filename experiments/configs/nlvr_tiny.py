@@ -16,12 +16,11 @@ from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
-from pixelbert_jax.training.optimizer import ScheduleConfig
 
 
 def get_config() -> RunConfig:
     """32 drawings of 96x384 pixels with one sentence each; train and train2 together."""
-    config = pretrain_coco_tiny.get_config("nlvr")
+    config = pretrain_coco_tiny.for_fine_tuning("nlvr")
     return dataclasses.replace(
         config,
         data=dataclasses.replace(
@@ -35,7 +34,6 @@ def get_config() -> RunConfig:
             max_text_length=24,
         ),
         task=Nlvr2Config(pictures=1),
-        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="linear", warmup_steps=20)),
         train=TrainConfig(steps=120),
         evaluation=EvaluationConfig(every=120, images=600),
         checkpoint=CheckpointConfig(every=120),

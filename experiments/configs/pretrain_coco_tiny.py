@@ -8,6 +8,8 @@ Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.
 far too small to reach the paper's numbers; docs/results.md has a run.
 """
 
+import dataclasses
+
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
@@ -44,4 +46,18 @@ def get_config(datasets: str = "coco_captions") -> RunConfig:
         train=TrainConfig(steps=1000),
         evaluation=EvaluationConfig(every=100, images=200),
         checkpoint=CheckpointConfig(every=100),
+    )
+
+
+def for_fine_tuning(dataset: str) -> RunConfig:
+    """What the small configs of the downstream tasks share: smaller pictures, a short warm-up, rates that end at 0."""
+    config = get_config(dataset)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data,
+            resize=ResizeRule(128, 192),
+            canvases=((128, 128), (128, 160), (160, 128), (128, 192), (192, 128)),
+        ),
+        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="linear", warmup_steps=20)),
     )

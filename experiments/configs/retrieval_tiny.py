@@ -11,28 +11,23 @@ runs of both.
 
 import dataclasses
 
-from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
-from pixelbert_jax.training.optimizer import ScheduleConfig
 
 
 def get_config(dataset: str = "flickr8k") -> RunConfig:
     """16 pictures with 21 texts each, 6 of which get a gradient; the backbone, which starts from little, is trained."""
-    config = pretrain_coco_tiny.get_config(dataset)
+    config = pretrain_coco_tiny.for_fine_tuning(dataset)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(
             config.data,
-            resize=ResizeRule(128, 192),
-            canvases=((128, 128), (128, 160), (160, 128), (128, 192), (192, 128)),
             batch_images=16,
             texts_per_image=1,
             max_text_length=24,
         ),
         task=RetrievalConfig(),
-        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="linear", warmup_steps=20)),
         train=TrainConfig(steps=40),
         evaluation=EvaluationConfig(every=20, images=100),
         checkpoint=CheckpointConfig(every=20, best="eval/retrieval_accuracy"),

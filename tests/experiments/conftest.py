@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pixelbert_jax
+from data_pipelines.preparing import prepare
 from data_pipelines.records import Records, open_records
 from experiments.config import RunConfig
 from pixelbert_jax.loading import LoadedModel
@@ -60,6 +61,15 @@ def vqa_run(tmp_path_factory, vqa_config, programs) -> Path:
 def pretrained(small_run) -> LoadedModel:
     """The small model of step 0; not to be changed."""
     return pixelbert_jax.load(small_run)
+
+
+@pytest.fixture(scope="session")
+def region_data(tmp_path_factory) -> Path:
+    """Drawn scenes with regions: 40 to train on, 13 and 12 held out."""
+    folder = tmp_path_factory.mktemp("regions")
+    options = {"num_train": 40, "num_validation": 13, "num_test": 12, "regions": "drawn"}
+    prepare("shapes", folder, options=options, num_threads=2)
+    return folder
 
 
 @pytest.fixture(scope="session")

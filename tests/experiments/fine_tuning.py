@@ -11,10 +11,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from data_pipelines.config import SourceConfig
+from data_pipelines.datasets.shapes_regions import GLOBAL_SIZE
 from data_pipelines.images import ResizeRule
 from data_pipelines.preparing import prepare
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
-from experiments.metric_writer import read_metrics
+from experiments.configs.imagebert_shapes import get_config as imagebert_shapes
+from experiments.metric_writer import MetricWriter, read_metrics
 from experiments.pretrain import pretrain
 from pixelbert_jax.tasks.registry import TaskConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
@@ -126,6 +128,51 @@ def retrieval_config(task: RetrievalConfig, data_dir: Path, pretrained_run: Path
         data=dataclasses.replace(config.data, texts_per_image=1),
         model=dataclasses.replace(config.model, backbone=backbone),
     )
+
+
+def regions_config(data_dir: Path, **changes) -> RunConfig:
+    """ImageBERT on drawn scenes, smaller, with dropout: six steps of eight pictures with two texts each."""
+    config = imagebert_shapes()
+    encoder = dataclasses.replace(
+        config.model.encoder, width=32, heads=2, mlp_width=64, scan_unroll=1, dropout=0.1, attention_dropout=0.1
+    )
+    data = dataclasses.replace(config.data, data_dir=str(data_dir), batch_images=8, texts_per_image=2, **changes)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, encoder=encoder),
+        data=data,
+        optimizer=dataclasses.replace(config.optimizer, schedule=ScheduleConfig(kind="constant", warmup_steps=4)),
+        train=TrainConfig(steps=6, log_every=1, compilation_cache=""),
+        evaluation=EvaluationConfig(every=3, images=0, words=("red", "circle")),
+        checkpoint=CheckpointConfig(every=2, keep_last=3),
+        report=False,
+    )
+
+
+def with_whole_picture(config: RunConfig) -> RunConfig:
+    """The same model with the feature that drawn scenes have of the whole picture."""
+    regions = dataclasses.replace(config.model.regions, global_size=GLOBAL_SIZE)
+    data = dataclasses.replace(config.data, whole_picture="stored")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, regions=regions), data=data)
+
+
+class Stopped(BaseException):
+    """As if the process had been killed."""
+
+
+@contextlib.contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """Whatever runs ends before it writes the figures of that step."""
+    write = MetricWriter.write
+
+    def write_or_stop(self, at, figures):
+        if at >= step:
+            raise Stopped
+        write(self, at, figures)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(MetricWriter, "write", write_or_stop)
+        yield
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from data_pipelines.records import open_records
 from experiments import evaluate as program
 from experiments import finetune, predictions, retrieval_evaluation
 from experiments.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR
-from experiments.config import RunConfig, validate
+from experiments.config import RunConfig
 from experiments.initialization import load_sources
 from experiments.metric_writer import read_metrics
 from experiments.pretrain import pretrain
+from experiments.validation import validate
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.registry import TaskConfig

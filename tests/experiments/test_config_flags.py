@@ -7,8 +7,9 @@ import pytest
 
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.images import choose_canvas
-from experiments.config import RunConfig, TrainConfig, differences, validate
+from experiments.config import RunConfig, TrainConfig, differences
 from experiments.config_flags import load_config, override, split_arguments
+from experiments.validation import validate
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build, to_dict

@@ -38,7 +38,12 @@ def test_table_and_drawing(finished, capsys):
     printed = capsys.readouterr().out
     assert f"{columns['true pictures']['itm_accuracy']:.3f}" in printed and "masked colour and shape words" in printed
     assert Image.open(workdir / "report.png").size == (1200, 880)
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "metrics.jsonl", "report.png"]
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "report.json",
+        "report.png",
+    ]
 
 
 def test_examples_are_held_out_pictures_with_a_true_and_a_false_caption(finished):

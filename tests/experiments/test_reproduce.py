@@ -10,8 +10,11 @@ from absl import flags
 
 from data_pipelines import datasets
 from experiments import evaluate
-from experiments.config import RunConfig, validate
+from experiments.config import RunConfig
 from experiments.config_flags import load_config, split_arguments
+from experiments.stages import stages_of
+from experiments.validation import validate
+from pixelbert_jax.config import ImageBertConfig
 from pixelbert_jax.tasks.registry import task_name
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +58,8 @@ def test_every_configuration_is_valid_and_every_row_is_there(runs):
     retrieval = {size: ("flickr30k", "coco") for size in ("r50", "x152")}
     rows = ("r50", "x152", "none", "itm", "mlm", "all")
     expected = {f"runs/{task}_{row}" for row in rows for task in (*tasks, *retrieval.get(row, ("retrieval",)))}
-    assert set(runs) == expected | {f"runs/{row}" for row in rows if row != "none"}
+    expected |= {f"runs/{row}" for row in rows if row != "none"}
+    assert set(runs) == expected | {f"runs/imagebert{data}" for data in ("", "_flickr30k", "_coco_captions")}
     for workdir, (module, _) in runs.items():
         assert (module == "experiments.pretrain") == ("_" not in workdir)
 
@@ -68,13 +72,14 @@ def test_a_run_begins_with_what_is_there_before_it(runs, commands):
         elif module in TRAINING:
             (workdir,) = (a.removeprefix("--workdir=") for a in arguments if a.startswith("--workdir="))
             config = runs[workdir][1]
-            assert {source.name for source in (*config.data.train, *config.data.eval)} <= prepared
+            read = [*config.data.eval, *(source for stage in stages_of(config) for source in stage.train)]
+            assert {source.name for source in read} <= prepared
             if config.init.checkpoint:
                 assert config.init.checkpoint in trained
                 begun = runs[config.init.checkpoint][1]
                 assert config.data.resize == begun.data.resize and config.data.vocabulary == begun.data.vocabulary
             else:
-                assert config.init.text and config.init.backbone
+                assert config.init.text and (config.init.backbone or isinstance(config.model, ImageBertConfig))
             trained.add(workdir)
 
 
@@ -103,10 +108,13 @@ def test_evaluations_are_of_runs_and_take_their_flags(runs, commands):
     assert len(set(outputs)) == len(outputs)
 
 
-@pytest.mark.parametrize("size", ["r50", "x152"])
-@pytest.mark.parametrize("task", ["pretrain", "vqa", "nlvr2", "retrieval"])
-def test_scores_are_those_that_the_configs_promise(task, size):
-    docstring = (ROOT / "experiments" / "configs" / f"{task}_{size}.py").read_text().split('"""')[1]
+@pytest.mark.parametrize(
+    "name",
+    [f"{task}_{size}" for task in ("pretrain", "vqa", "nlvr2", "retrieval") for size in ("r50", "x152")]
+    + ["imagebert_base", "imagebert_retrieval"],
+)
+def test_scores_are_those_that_the_configs_promise(name):
+    docstring = (ROOT / "experiments" / "configs" / f"{name}.py").read_text().split('"""')[1]
     numbers = re.findall(r"\b\d\d\.\d+\b", docstring.partition("Expected")[2])
     assert numbers
     for number in numbers:

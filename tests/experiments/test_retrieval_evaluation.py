@@ -174,7 +174,7 @@ def test_few_shapes_are_compiled_for_chosen_pairs(pretrained, scenes):
     rng = np.random.default_rng(0)
     canvas_4xHxWx3 = rng.integers(0, 256, (4, 48, 48, 3), np.uint8)
     size_4x2 = np.array([(48, 48), (36, 48), (48, 20), (1, 1)], np.int32)
-    seen = scorer.encode(canvas_4xHxWx3, size_4x2)
+    seen = scorer.encode({"images": canvas_4xHxWx3, "image_size": size_4x2})
     expected_4xT = scorer.match(*seen)
     for share in (0.05, 0.5, 1.0):
         chosen_3xT = rng.random((3, len(texts))) < share

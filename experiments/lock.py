@@ -1,0 +1,57 @@
+"""One run at a time in a workdir."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from data_pipelines.whole_files import is_local
+from experiments import distributed
+from pixelbert_jax.errors import ConfigError
+
+FILE = ".lock"
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keep other runs out of a workdir while the block lasts; the system undoes it when the process ends, however.
+
+    A bucket has no such locks: there nothing is done.
+
+    Raises:
+      ConfigError: another run is at work there; in all processes of this one.
+    """
+    with contextlib.ExitStack() as held:
+        holder = _hold(workdir, held) if distributed.is_first() and is_local(workdir) else None
+        refused = holder is not None
+        if distributed.are_many():
+            refused = bool(multihost_utils.broadcast_one_to_all(np.int32(refused)))
+        if refused:
+            raise ConfigError(
+                f"{workdir} is in use by another run ({holder or 'see the log of process 0'}); wait for its end, stop "
+                "it, or use another --workdir."
+            )
+        yield
+
+
+def _hold(workdir: epath.Path, held: contextlib.ExitStack) -> str | None:
+    """Lock the workdir until `held` is left; the process that has it already, if there is one."""
+    path = Path(workdir / FILE)
+    path.touch()
+    file = held.enter_context(path.open("r+"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return file.read().strip() or "an unknown process"
+    except OSError:
+        return None  # a file system without locks
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return None
