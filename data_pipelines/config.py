@@ -56,6 +56,7 @@ class DataConfig:
     whole_picture: Literal["none", "mean", "stored"] = "none"  # one more: their mean, or the source's own feature
     region_mask_rate: float = 0.15
     region_keep_rate: float = 0.1  # share of the masked regions whose feature stays
+    max_bad_records: int = 100  # damaged ones that a process leaves out before training stops; 0: the first stops it
     workers: int = 0  # processes that load; 0: threads of this one
     threads: int = 8  # a process; each makes one batch, so no more than `prefetch` are at work
     prefetch: int = 2  # batches ready or in the making, a worker
@@ -76,6 +77,8 @@ class DataConfig:
         for name in ("replaced_pictures", "region_keep_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"data.{name}={getattr(self, name)} must lie in [0, 1].")
+        if self.max_bad_records < 0:
+            raise DataError(f"data.max_bad_records={self.max_bad_records} must be at least 0.")
         if self.regions < 0 or (self.whole_picture != "none" and not self.regions):
             raise DataError(
                 f"data.regions={self.regions} with data.whole_picture={self.whole_picture!r}: set the first above 0 "

@@ -1,4 +1,4 @@
-"""The one exception for bad input from outside."""
+"""The exceptions for bad input from outside."""
 
 
 class DataError(Exception):
@@ -7,3 +7,7 @@ class DataError(Exception):
     Its message is one clear sentence that names the thing, the place and the remedy. Programs print
     it as `error: ...` without a traceback.
     """
+
+
+class BadRecordError(DataError):
+    """One record of a prepared data set is damaged; the others may serve."""

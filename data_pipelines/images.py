@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import BadRecordError, DataError
 
 Canvas = tuple[int, int]  # (height, width) in pixels
 
@@ -70,7 +70,7 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     The orientation tag is ignored, so that the size equals the one in the file's header.
 
     Raises:
-      DataError: the bytes are not a picture that OpenCV can read.
+      BadRecordError: the bytes are not a picture that OpenCV can read.
     """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -78,7 +78,9 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise DataError(f"{name}: {len(encoded)} bytes that are not a readable picture; prepare the data set again.")
+        raise BadRecordError(
+            f"{name}: {len(encoded)} bytes that are not a readable picture; prepare the data set again."
+        )
     return image
 
 

@@ -21,7 +21,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.regions import Regions, from_feature
 from data_pipelines.whole_files import local_copy
 
@@ -141,14 +141,14 @@ class Records:
         return f"Records({len(self)} images in {folder}, fingerprint {self.index.fingerprint[:8]})"
 
     def __getitem__(self, i: int) -> Record:
-        """Record number `i`, from 0; raises IndexError outside, DataError if it is damaged."""
+        """Record number `i`, from 0; raises IndexError outside, BadRecordError if it is damaged."""
         i = i.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         try:
             return parse(self._files()[i])
         except (ValueError, RuntimeError, OSError, IndexError) as error:
-            raise DataError(
+            raise BadRecordError(
                 f"Record {i} of {self!r} cannot be read ({error}); remove that folder and prepare the data set again."
             ) from error
 

@@ -79,6 +79,7 @@ class RunConfig:
 _FREE_ON_RESUME = (
     "data.data_dir",
     "data.eval",
+    "data.max_bad_records",
     "data.prefetch",
     "data.threads",
     "data.vocabulary",

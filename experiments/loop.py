@@ -14,11 +14,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from data_pipelines.batches.shared import PROBLEMS
 from data_pipelines.loader import load_batches
 from data_pipelines.plan import BatchPlan
 from experiments.best import BestCheckpoint
 from experiments.config import RunConfig
 from experiments.distributed import failing_at_once, is_first
+from experiments.left_out import LeftOut
 from experiments.metric_writer import MetricWriter
 from experiments.progress import Progress, say
 from experiments.stopping import StopRequest
@@ -34,18 +36,27 @@ MakeBatch = Callable[[BatchPlan], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A plan, what makes arrays of it, and the steps at which the optimizer starts anew: the stages' first ones."""
+    """A plan, what makes arrays of it, and the steps at which the optimizer starts anew: the stages' first ones.
+
+    Damaged records are left out, and counted over all passes of this process.
+    """
 
     plan: Sequence[BatchPlan]
     make_batch: MakeBatch
     restarts: tuple[int, ...] = ()
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
 
 def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0) -> Iterator[dict[str, jax.Array]]:
-    """The stream's batches from step `start` on, on the devices."""
+    """The stream's batches from step `start` on, on the devices.
+
+    Raises:
+      DataError: more records are damaged than data.max_bad_records.
+    """
     sharding = batch_sharding(trainer.mesh)
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        stream.left_out.add(batch.pop(PROBLEMS, ()), config.data.max_bad_records)
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
     make_batch = Undisturbed(stream.make_batch) if config.data.workers else stream.make_batch
@@ -118,6 +129,8 @@ def train(
                 f"Step {step}: the gradient was not finite in the last {figures['skipped_in_a_row']} steps; the last "
                 f"checkpoint is step {checkpoints.latest}. Lower optimizer learning rates or optimizer.clip_norm."
             )
+        if rows := figures.pop("rows_left_out"):
+            writer.write(step, {"rows_left_out": rows})
         rates = clock.rates(step, config.data.batch_images * config.data.texts_per_image)
         progress.update(
             step,

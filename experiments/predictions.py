@@ -52,14 +52,14 @@ def predict(
         visits_of_source=[held_out_visits(config, records)],
         seed=0 if shuffle_images else None,  # neighbours may show the same, as the six drawings of an NLVR sentence
     )
-    maker = make_batches(config, words, [records], config.data, seed=0, rows=None, held_out=True)
+    data = dataclasses.replace(config.data, workers=0, max_bad_records=0)  # official scores are of all or none
+    maker = make_batches(config, words, [records], data, seed=0, rows=None, held_out=True)
     assert isinstance(maker, PairBatches)
     maker = dataclasses.replace(maker, shuffle_images=shuffle_images)
     ask = jax.jit(
         lambda state, batch: loaded.task.predict(nnx.merge(graphdef, state), batch), out_shardings=replicated(mesh)
     )
     progress, found, cut = Progress(len(plan), 0), {}, 0
-    data = dataclasses.replace(config.data, workers=0)
     stream = load_batches(plan, maker, data)
     try:
         for step, batch in enumerate(stream):

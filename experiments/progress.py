@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from experiments.distributed import is_first
+from experiments.distributed import are_many, index, is_first
 
 
 class Progress:
@@ -45,6 +45,12 @@ def say(line: str) -> None:
         return
     with tqdm.external_write_mode(file=sys.stdout):
         print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print a line to the error stream, above a bar; each of several processes says which one it is."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"process {index()}: {line}" if are_many() else line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from experiments import distributed
+from experiments.progress import warn
 
 T = TypeVar("T")
 _IDLE = {
@@ -74,7 +75,7 @@ class Watchdog:
             seconds = time.monotonic() - since
             if self._report_after and wait is not reported and seconds >= self._report_after * patience:
                 reported = wait
-                print(_report(what, seconds), file=sys.stderr, flush=True)
+                warn(_report(what, seconds))
             if ends and distributed.are_many() and 0 < self._end_after <= seconds:
                 distributed.end(
                     f"error: {what} has lasted {seconds:.0f} s, more than train.stall_end; this process ends, and with "
@@ -83,8 +84,7 @@ class Watchdog:
 
 
 def _report(what: str, seconds: float) -> str:
-    process = f"process {distributed.index()}: " if distributed.are_many() else ""
-    lines = [f"{process}{what} has lasted {seconds:.0f} s; the threads at work:"]
+    lines = [f"{what} has lasted {seconds:.0f} s; the threads at work:"]
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for number, frame in sys._current_frames().items():
         stack = traceback.extract_stack(frame)

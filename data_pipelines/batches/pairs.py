@@ -49,20 +49,12 @@ class PairBatches:
         raise NotImplementedError
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays that the task states, for this host's rows; rows with record -1 are fillers."""
+        """The arrays that the task states, for this host's rows; rows with record -1, or a damaged one, are fillers."""
         first, last = self.rows or (0, len(plan.record_B))
-        count, texts, length = last - first, self.config.texts_per_image, self.config.max_text_length
-        axes = (self.pictures,) if self.pictures else ()
-        batch = {
-            **shared.blank_images(count, self.config.all_canvases[plan.canvas], *axes),
-            **shared.blank_texts(count, texts, length, self.tokenizer),
-            **self.blank_labels(count),
-        }
-        reader = shared.Reader(self.sources, plan)
-        for row in range(first, last):
-            if plan.record_B[row] < 0:
-                continue
-            place = row - first
+        batch, reader = self._blank(last - first, plan.canvas), shared.Reader(self.sources, plan)
+
+        def write_row(place: int) -> None:
+            row = first + place
             shown_row = shared.shown_row(plan, row) if self.shuffle_images else row
             if shown_row is not None:
                 shown = reader[shown_row]
@@ -72,12 +64,30 @@ class PairBatches:
                     shared.place(batch["images"][at], batch["image_size"][at], resized)
             record = reader[row]
             for k, text in enumerate(self.shown_texts(plan, row, len(record.texts))):
-                ids = self.tokenizer.encode(record.texts[text], length)
+                ids = self.tokenizer.encode(record.texts[text], self.config.max_text_length)
                 shared.write_ids(batch, place, k, ids, self.tokenizer)
                 if not record.labels:
                     raise DataError(f"{record.image_id} has texts without labels; use a data set of this task.")
                 self.label(batch, place, k, record, text)
+
+        shared.fill_rows(
+            batch,
+            np.flatnonzero(plan.record_B[first:last] >= 0),
+            write_row,
+            lambda: self._blank(1, plan.canvas),
+            strict=not self.config.max_bad_records,
+        )
         return batch
+
+    def _blank(self, rows: int, canvas: int) -> dict[str, np.ndarray]:
+        """Rows of fillers."""
+        axes = (self.pictures,) if self.pictures else ()
+        texts, length = self.config.texts_per_image, self.config.max_text_length
+        return {
+            **shared.blank_images(rows, self.config.all_canvases[canvas], *axes),
+            **shared.blank_texts(rows, texts, length, self.tokenizer),
+            **self.blank_labels(rows),
+        }
 
     def shown_texts(self, plan: BatchPlan, row: int, count: int) -> list[int]:
         """Which of a record's texts a row shows, in order."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.batches import shared
-from data_pipelines.batches.visuals import visuals_of
+from data_pipelines.batches.visuals import PixelVisuals, RegionVisuals, visuals_of
 from data_pipelines.config import DataConfig
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Record, Records
@@ -32,30 +32,16 @@ class PretrainingBatches:
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
         """The arrays named in pixelbert_jax.tasks.pretraining, for this host's rows.
 
-        Rows with record -1 are fillers: pair_mask is False and the picture is one black pixel.
+        Rows with record -1 are fillers, as are those with a damaged record: pair_mask is False and the picture is one
+        black pixel.
         """
         first, last = self.rows or (0, len(plan.record_B))
-        texts, length, slots = (
-            self.config.texts_per_image,
-            self.config.max_text_length,
-            self.config.mask_slots,
-        )
-        count, visuals = last - first, visuals_of(self.sources, self.config)
-        batch = {
-            **visuals.blank(count, plan.canvas),
-            **shared.blank_texts(count, texts, length, self.tokenizer),
-            "mlm_position": np.zeros((count, texts, slots), np.int32),
-            "mlm_target": np.zeros((count, texts, slots), np.int32),
-            "mlm_mask": np.zeros((count, texts, slots), bool),
-            "itm_label": np.zeros((count, texts), np.int32),
-            **self.blank_regions(count),
-        }
-        reader = shared.Reader(self.sources, plan)
+        visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
+        batch = self._blank(last - first, visuals, plan.canvas)
         mismatched_BxK, replaced_B = self._mismatched(plan)
-        for row in range(first, last):
-            place = row - first
-            if plan.record_B[row] < 0:
-                continue
+
+        def write_row(place: int) -> None:
+            row = first + place
             rng = np.random.default_rng([self.seed, _ROW, plan.step, row])
             replacement = self._other_row(reader, plan, row, rng) if replaced_B[row] else None
             shown_row = row if replacement is None else replacement
@@ -64,6 +50,7 @@ class PretrainingBatches:
             if shown_row is not None:
                 visuals.write(batch, place, reader[shown_row])
                 self.write_regions(batch, place, reader[shown_row], plan, row)
+            length, slots = self.config.max_text_length, self.config.mask_slots
             for k, text in enumerate(self._own_texts(reader[row], plan, row)):
                 other = self._other_text(reader, plan, row, rng) if mismatched_BxK[row, k] else None
                 batch["itm_label"][place, k] = other is None and replacement is None
@@ -80,7 +67,28 @@ class PretrainingBatches:
                 batch["mlm_position"][place, k, : len(position)] = position
                 batch["mlm_target"][place, k, : len(position)] = target
                 batch["mlm_mask"][place, k, : len(position)] = True
+
+        shared.fill_rows(
+            batch,
+            np.flatnonzero(plan.record_B[first:last] >= 0),
+            write_row,
+            lambda: self._blank(1, visuals, plan.canvas),
+            strict=not self.config.max_bad_records,
+        )
         return batch
+
+    def _blank(self, rows: int, visuals: PixelVisuals | RegionVisuals, canvas: int) -> dict[str, np.ndarray]:
+        """Rows of fillers."""
+        texts, slots = self.config.texts_per_image, self.config.mask_slots
+        return {
+            **visuals.blank(rows, canvas),
+            **shared.blank_texts(rows, texts, self.config.max_text_length, self.tokenizer),
+            "mlm_position": np.zeros((rows, texts, slots), np.int32),
+            "mlm_target": np.zeros((rows, texts, slots), np.int32),
+            "mlm_mask": np.zeros((rows, texts, slots), bool),
+            "itm_label": np.zeros((rows, texts), np.int32),
+            **self.blank_regions(rows),
+        }
 
     def blank_regions(self, rows: int) -> dict[str, np.ndarray]:
         """More arrays of a task that hides regions."""
@@ -129,9 +137,9 @@ class PretrainingBatches:
     @staticmethod
     def _others(reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> Iterator[int]:
         """Rows of other images, in random order."""
-        for other in rng.permutation(np.flatnonzero(plan.record_B >= 0)):
-            if reader[int(other)].image_id != reader[row].image_id:
-                yield int(other)
+        for other in reader.readable(rng.permutation(np.flatnonzero(plan.record_B >= 0))):
+            if reader[other].image_id != reader[row].image_id:
+                yield other
 
 
 def comparable(text: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_pipelines.batches import shared
 from data_pipelines.batches.pretraining import comparable
-from data_pipelines.batches.visuals import visuals_of
+from data_pipelines.batches.visuals import PixelVisuals, RegionVisuals, visuals_of
 from data_pipelines.config import DataConfig
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Record, Records
@@ -31,32 +31,43 @@ class RetrievalBatches:
     rows: tuple[int, int] | None = None
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays for this host's rows; rows with record -1 are fillers."""
+        """The arrays for this host's rows; rows with record -1, or a damaged one, are fillers."""
         first, last = self.rows or (0, len(plan.record_B))
-        count, length, candidates = last - first, self.config.max_text_length, 1 + self.negatives
-        visuals = visuals_of(self.sources, self.config)
-        batch = {
-            **visuals.blank(count, plan.canvas),
-            **shared.blank_texts(count, candidates, length, self.tokenizer),
-            "image_group": np.zeros(count, np.int32),
-        }
-        reader = shared.Reader(self.sources, plan)
+        visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
+        batch = self._blank(last - first, visuals, plan.canvas)
         # Every host looks at all rows, so that the numbers of groups and the texts to choose from agree.
         groups: dict[str, int] = {}
         pool: dict[tuple[str, str], str] = {}  # each text of each picture once
-        for row in np.flatnonzero(plan.record_B >= 0):
-            record = reader[int(row)]
+        for row in reader.readable(np.flatnonzero(plan.record_B >= 0)):
+            record = reader[row]
             groups.setdefault(record.image_id, len(groups))
             pool |= {(record.image_id, comparable(text)): text for text in record.texts}
-        for row in range(first, last):
-            if plan.record_B[row] < 0:
-                continue
-            place, record = row - first, reader[row]
+
+        def write_row(place: int) -> None:
+            row = first + place
+            record = reader[row]
             visuals.write(batch, place, record)
             batch["image_group"][place] = groups[record.image_id]
             for k, text in enumerate(self._texts(record, pool, plan, row)):
-                shared.write_ids(batch, place, k, self.tokenizer.encode(text, length), self.tokenizer)
+                ids = self.tokenizer.encode(text, self.config.max_text_length)
+                shared.write_ids(batch, place, k, ids, self.tokenizer)
+
+        shared.fill_rows(
+            batch,
+            np.flatnonzero(plan.record_B[first:last] >= 0),
+            write_row,
+            lambda: self._blank(1, visuals, plan.canvas),
+            strict=not self.config.max_bad_records,
+        )
         return batch
+
+    def _blank(self, rows: int, visuals: PixelVisuals | RegionVisuals, canvas: int) -> dict[str, np.ndarray]:
+        """Rows of fillers."""
+        return {
+            **visuals.blank(rows, canvas),
+            **shared.blank_texts(rows, 1 + self.negatives, self.config.max_text_length, self.tokenizer),
+            "image_group": np.zeros(rows, np.int32),
+        }
 
     def _texts(self, record: Record, pool: dict[tuple[str, str], str], plan: BatchPlan, row: int) -> list[str]:
         """A text of the row's picture, then texts of other pictures, none of them like one of its own or another."""

@@ -1,16 +1,19 @@
 """What the batches of all tasks share: records of a plan, pictures on canvases, texts of a visit, encoded text."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from data_pipelines import images
-from data_pipelines.errors import DataError
+from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.images import Canvas, ResizeRule
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Picture, Record, Records
 from data_pipelines.text import Tokenizer
 
+Batch = dict[str, np.ndarray]
+PROBLEMS = "problems"  # what a batch says of its damaged records; no array for the devices
 _TEXTS = 10  # purpose that the seed is split into; batches/pretraining.py has the others
 
 
@@ -26,9 +29,42 @@ class Reader:
         if key not in self._read:
             record = self._sources[key[0]][key[1]]
             if not record.texts:
-                raise DataError(f"Record {key[1]} ({record.image_id}) has no text; prepare its data set again.")
+                raise BadRecordError(f"Record {key[1]} ({record.image_id}) has no text; prepare its data set again.")
             self._read[key] = record
         return self._read[key]
+
+    def readable(self, rows: Iterable[int]) -> Iterator[int]:
+        """Those of some rows whose record can be read; a bad picture in it is no matter here."""
+        for row in rows:
+            with contextlib.suppress(BadRecordError):
+                self[int(row)]
+                yield int(row)
+
+
+def fill_rows(
+    batch: Batch, rows: Iterable[int], write_row: Callable[[int], None], blank_row: Callable[[], Batch], *, strict: bool
+) -> None:
+    """Write rows; one that needs a damaged record stays blank, whatever the other rows hold.
+
+    Args:
+      batch: arrays with the rows; it gets one more, `PROBLEMS`, with a sentence for each row that stays blank.
+      rows: their places in the batch's arrays.
+      write_row: writes one, all of which may be half done when it raises BadRecordError.
+      blank_row: a batch of one row with nothing in it.
+      strict: let the first error pass.
+    """
+    problems = []
+    for row in rows:
+        try:
+            write_row(row)
+        except BadRecordError as error:
+            if strict:
+                raise
+            problems.append(str(error))
+            for name, array in blank_row().items():
+                batch[name][row] = array[0]
+    if problems:
+        batch[PROBLEMS] = np.array(problems)
 
 
 def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:

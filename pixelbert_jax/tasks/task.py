@@ -30,7 +30,7 @@ class Task(Protocol):
     """A task: pure functions over a module that it builds."""
 
     def fields(self) -> dict[str, Field]:
-        """The arrays that a batch has; their leading axis is always B, the rows."""
+        """The arrays that a batch has; their leading axis is always B, the rows. One is `pair_mask`: what counts."""
 
     def init(self, *, platform: str | None, rngs: nnx.Rngs) -> nnx.Module:
         """A fresh module: the model with the task's heads."""

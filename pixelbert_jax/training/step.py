@@ -150,6 +150,7 @@ def make_trainer(
             "learning_rate_factor": jnp.asarray(schedule(state.step), jnp.float32),
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,
+            "rows_left_out": (~batch["pair_mask"].any(1)).sum(),
         }
         return new_state, metrics
 

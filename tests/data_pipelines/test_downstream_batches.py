@@ -1,12 +1,10 @@
 """Batches of the downstream tasks: the contract with the tasks, each question once, labels, pictures, candidates."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-from data_pipelines import images
 from data_pipelines.answers import AnswerVocabulary
 from data_pipelines.batches.nlvr2 import Nlvr2Batches
 from data_pipelines.batches.pretraining import PretrainingBatches, comparable
@@ -18,12 +16,12 @@ from data_pipelines.errors import DataError
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.images import ResizeRule
 from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Index, Picture, Record
 from data_pipelines.text import Tokenizer, train_vocabulary
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from tests.data_pipelines.contract import assert_fits_task
+from tests.data_pipelines.fakes import FakeRecords, picture, record
 
 K, LENGTH = 3, 12
 WORDS = [f"w{i}" for i in range(100)]
@@ -36,34 +34,6 @@ CONFIG = DataConfig(
     texts_per_image=K,
     max_text_length=LENGTH,
 )
-
-
-class FakeRecords:
-    """Records made in memory."""
-
-    def __init__(self, records: list[Record]):
-        self.records = records
-        heights, widths = (np.array([getattr(r, side) for r in records], np.int32) for side in ("height", "width"))
-        self.index = Index(heights, widths, np.array([len(r.texts) for r in records], np.int32), "fake")
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, i: int) -> Record:
-        return self.records[i]
-
-
-def picture(colour: int, height: int = 48, width: int = 64) -> Picture:
-    """One plain grey, by which it is known again."""
-    return Picture(
-        images.cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes(), height, width
-    )
-
-
-def record(number: int, texts: list[str], labels: list[dict] | None = None, second: Picture | None = None, **size):
-    first = picture(10 + number, **size)
-    encoded = tuple(map(json.dumps, labels)) if labels is not None else ()
-    return Record(first.image, first.height, first.width, f"fake/{number}", tuple(texts), encoded, second)
 
 
 COUNTS = (1, 4, 7, 3, 2)  # questions of each picture

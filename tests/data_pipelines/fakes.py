@@ -1,0 +1,36 @@
+"""Records made in memory, for tests of batches."""
+
+import json
+
+import numpy as np
+
+from data_pipelines import images
+from data_pipelines.records import Index, Picture, Record
+
+
+class FakeRecords:
+    """Records made in memory."""
+
+    def __init__(self, records: list[Record]):
+        self.records = records
+        heights, widths = (np.array([getattr(r, side) for r in records], np.int32) for side in ("height", "width"))
+        self.index = Index(heights, widths, np.array([len(r.texts) for r in records], np.int32), "fake")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> Record:
+        return self.records[i]
+
+
+def picture(colour: int, height: int = 48, width: int = 64) -> Picture:
+    """One plain grey, by which it is known again."""
+    return Picture(
+        images.cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes(), height, width
+    )
+
+
+def record(number: int, texts: list[str], labels: list[dict] | None = None, second: Picture | None = None, **size):
+    first = picture(10 + number, **size)
+    encoded = tuple(map(json.dumps, labels)) if labels is not None else ()
+    return Record(first.image, first.height, first.width, f"fake/{number}", tuple(texts), encoded, second)
