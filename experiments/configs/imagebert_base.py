@@ -5,8 +5,8 @@
     python -m data_pipelines.prepare sbu --source_dir=/sbu --regions=/regions --data_dir=data
     python -m experiments.pretrain --config=experiments/configs/imagebert_base.py --workdir=runs/imagebert
 
-The paper's first set, LAIT, is not public; docs/collect.md makes one like it. It trained on four V100. Not run at full
-size here; its step and its losses are tested (docs/fidelity.md lists what the paper leaves open).
+The paper's first set, LAIT, is not public; docs/collect.md makes one like it. It trained on four V100. Only a
+few steps of four pairs were run at full size, on a CPU (docs/fidelity.md lists what the paper leaves open).
 Expected, zero-shot on Flickr30k: image retrieval R@1 54.3, text retrieval 70.7.
 """
 
