@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 ANNOTATORS = 10  # of each question of VQA
 
@@ -85,7 +86,7 @@ class AnswerVocabulary:
     def __post_init__(self) -> None:
         if len(self._indices) != len(self.answers):
             twice = next(a for i, a in enumerate(self.answers) if self._indices[a] != i)
-            raise DataError(f"The answer {twice!r} stands twice in the list of answers; remove one of them.")
+            raise DataError(f"The answer {shown(twice)} stands twice in the list of answers; remove one of them.")
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -186,15 +187,17 @@ def read_vocabulary_list(path: Path | str) -> AnswerVocabulary:
         return AnswerVocabulary(answers)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); download the file again.") from error
-    except (ValueError, RecursionError, DataError) as error:
-        raise DataError(f"{path}: no list of answers. {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: no list of answers, but deeply nested JSON; download the file again.") from error
+    except (ValueError, DataError) as error:
+        raise DataError(f"{path}: no list of answers. {str(error).removesuffix('.')}.") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         twice = next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"The answer {twice!r} stands twice; remove one of them.")
+        raise ValueError(f"The answer {shown(twice)} stands twice; remove one of them.")
     return content
 
 
@@ -223,7 +226,7 @@ def _ordered(indices: dict[str, Any]) -> tuple[str, ...]:
 def _strings(answers: list[Any]) -> tuple[str, ...]:
     wrong = next((answer for answer in answers if not isinstance(answer, str)), None)
     if wrong is not None or None in answers:
-        raise ValueError(f"The entry {wrong!r} is not a text.")
+        raise ValueError(f"The entry {shown(wrong)} is not a text.")
     return tuple(answers)
 
 

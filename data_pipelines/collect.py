@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from data_pipelines.beam_runner import check_arguments
 from data_pipelines.collecting.funnel import table
 from data_pipelines.collecting.run import chosen_by, collect
 from data_pipelines.collecting.settings import Settings
@@ -55,8 +56,7 @@ def run(beam_options: list[str]) -> str:
     for flag in (_SOURCE, _OUTPUT):
         if not flag.value:
             raise DataError(f"Give --{flag.name}: {flags.FLAGS[flag.name].help}")
-    if beam_options and not beam_options[0].startswith("--"):
-        raise DataError(f"Unknown argument {beam_options[0]!r}; Beam's options follow `--` and start with --.")
+    check_arguments(beam_options)
     if flags.FLAGS["min_score"].present and not flags.FLAGS["model"].value:
         raise DataError("--min_score needs a model that gives scores; give --model too, or leave it out.")
     fields = {flag.name: flag.value for flag in _FIELDS}

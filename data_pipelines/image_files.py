@@ -26,6 +26,7 @@ from data_pipelines.errors import DataError
 MAX_MEGAPIXELS = 64.0
 MAX_SIDE = 30_000  # pixels
 MAX_BYTES = 256 << 20
+MAX_SCANS = 100  # of a progressive JPEG, each of which costs the time of the whole picture; usual are ten
 
 # The readers are called directly: Image.open would apply Pillow's own, process-wide size limit.
 _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
@@ -35,6 +36,8 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
     (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
     (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
 )
+
+_START_OF_SCAN = b"\xff\xda"
 
 # What Pillow's readers raise on damaged bytes.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError)
@@ -103,15 +106,36 @@ def _open(encoded: bytes, max_megapixels: float, max_side: int) -> tuple[Header,
     if match is None:
         raise BadImageError("not a JPEG, PNG, WebP, BMP or GIF")
     _, name, reader = match
+    if name == "WEBP":
+        _check_size(*_webp_size(encoded), max_megapixels, max_side)  # Pillow's reader asks for memory for the whole
     try:
         picture = reader(io.BytesIO(encoded))
         width, height = picture.size
     except _DAMAGE as error:
         raise BadImageError("damaged header") from error
+    _check_size(height, width, max_megapixels, max_side)
+    if name == "JPEG" and encoded.count(_START_OF_SCAN) > MAX_SCANS:
+        raise BadImageError(f"over {MAX_SCANS} scans")
+    return Header(name, height, width), picture
+
+
+def _check_size(height: int, width: int, max_megapixels: float, max_side: int) -> None:
     if height < 1 or width < 1:
         raise BadImageError("no pixels")
     if max(height, width) > max_side:
         raise BadImageError(f"a side over {max_side:,} pixels")
     if height * width > max_megapixels * 1e6:
         raise BadImageError(f"over {max_megapixels:g} megapixels")
-    return Header(name, height, width), picture
+
+
+def _webp_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width from the first part of a WebP file, which is of one of three kinds."""
+    kind, part = encoded[12:16], encoded[20:30]
+    if len(part) == 10 and kind == b"VP8X":
+        return int.from_bytes(part[7:10], "little") + 1, int.from_bytes(part[4:7], "little") + 1
+    if len(part) == 10 and kind == b"VP8 ":
+        return int.from_bytes(part[8:10], "little") & 0x3FFF, int.from_bytes(part[6:8], "little") & 0x3FFF
+    if len(part) == 10 and kind == b"VP8L":
+        bits = int.from_bytes(part[1:5], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    raise BadImageError("damaged header")

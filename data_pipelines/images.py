@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.image_files import BadImageError, read_header
 
 Canvas = tuple[int, int]  # (height, width) in pixels
 
@@ -65,16 +66,22 @@ def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
 
 
 def decode(encoded: bytes, name: str = "image") -> np.ndarray:
-    """Decode JPEG, PNG or another common format into uint8 RGB, HxWx3.
+    """Decode JPEG, PNG, WebP, BMP or GIF into uint8 RGB, HxWx3; the header is looked at first.
 
     The orientation tag is ignored, so that the size equals the one in the file's header.
 
     Raises:
-      BadRecordError: the bytes are not a picture that OpenCV can read.
+      BadRecordError: the bytes are not a picture that OpenCV can read, or it would be too large.
     """
+    try:
+        read_header(encoded)
+    except BadImageError as error:
+        too_large = "over" in error.reason
+        what = error.reason if too_large else f"{len(encoded)} bytes that are not a readable picture"
+        raise BadRecordError(f"{name}: {what}; prepare the data set again.") from error
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:

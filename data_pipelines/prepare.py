@@ -3,9 +3,11 @@
     python -m data_pipelines.prepare NAME --source_dir=... --data_dir=...
 
 reads the publisher's files in source_dir and writes ArrayRecord files and an index into data_dir.
-A second run finds the data set finished and prints its summary. See docs/data.md.
+A second run finds the data set finished and prints its summary. With --beam_runner it runs on Apache Beam, and what
+follows `--` are Beam's own options. See docs/data.md.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -27,6 +29,10 @@ _MAX_BAD_SHARE = flags.DEFINE_float(
     "max_bad_share", 0.01, "Share of damaged or missing images above which nothing is prepared."
 )
 _NUM_THREADS = flags.DEFINE_integer("num_threads", min(8, os.cpu_count() or 1), "Threads that read and decode images.")
+_NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Files of each split; none: a new one after every 512 MiB.")
+_BEAM_RUNNER = flags.DEFINE_string(
+    "beam_runner", None, "Prepare on Apache Beam: direct for this machine, or a runner of Beam, such as FlinkRunner."
+)
 _SHORTER = flags.DEFINE_integer("shorter_edge", 800, "Resize rule of the summary, pixels.")
 _LONGER = flags.DEFINE_integer("longer_edge", 1333, "Resize rule of the summary, pixels.")
 
@@ -62,8 +68,9 @@ _OPTIONS = {
 
 def run(arguments: list[str]) -> str:
     """Prepare what the flags ask for and return the summary; raises DataError."""
-    if len(arguments) != 1:
-        raise DataError(f"Give the name of one data set, not {len(arguments)}: {', '.join(datasets.names())}.")
+    names = list(itertools.takewhile(lambda argument: not argument.startswith("--"), arguments))
+    if len(names) != 1:
+        raise DataError(f"Give the name of one data set, not {len(names)}: {', '.join(datasets.names())}.")
     if _DATA_DIR.value is None:
         raise DataError("Give --data_dir, the folder for prepared data sets.")
     try:
@@ -73,12 +80,15 @@ def run(arguments: list[str]) -> str:
     progress = Progress()
     try:
         folder = prepare(
-            arguments[0],
+            names[0],
             _DATA_DIR.value,
             _SOURCE_DIR.value,
             options={name: flag.value for name, flag in _OPTIONS.items() if flag.present},
             max_bad_share=_MAX_BAD_SHARE.value,
             num_threads=_NUM_THREADS.value,
+            num_shards=_NUM_SHARDS.value,
+            beam_runner=_BEAM_RUNNER.value,
+            beam_options=arguments[1:],
             progress=progress,
         )
     finally:

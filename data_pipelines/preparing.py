@@ -1,22 +1,27 @@
 """Prepare a data set: the publisher's files in, ArrayRecord and an index out."""
 
 import contextlib
+import dataclasses
 import fcntl
+import functools
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from data_pipelines.beam_runner import import_with_beam, is_direct, pipeline_options
 from data_pipelines.datasets import builder_class
-from data_pipelines.datasets.base import ImageTextBuilder, Settings
+from data_pipelines.datasets.base import DRAWN, ImageTextBuilder, Settings
 from data_pipelines.errors import DataError
 from data_pipelines.indexing import write_index
 from data_pipelines.progress import Progress
 from data_pipelines.records import has_old_index, read_summary
+
+_MAX_SHARDS = 99_999  # their names have five digits
 
 
 def prepare(
@@ -27,6 +32,9 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     max_bad_share: float = 0.01,
     num_threads: int = 4,
+    num_shards: int | None = None,
+    beam_runner: str | None = None,
+    beam_options: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Path:
     """Prepare a data set, or finish it (where an earlier release wrote the index, write it anew), or find it finished.
@@ -38,7 +46,11 @@ def prepare(
       options: of this data set, such as {"num_train": 100}; those that are not given keep their
         defaults, or whatever they were if the data set is there already.
       max_bad_share: of damaged or missing images, 0 to 1; above it nothing is prepared.
-      num_threads: that read and decode images.
+      num_threads: that read and decode images; on Beam, of each worker.
+      num_shards: files of each split, fewer where it has fewer records; None: as many as their size makes.
+      beam_runner: "direct" for Apache Beam on this machine, or a runner of Beam; None: without Beam. The same is
+        written.
+      beam_options: its options, such as "--direct_num_workers=4".
       progress: where to show it; None: nowhere.
 
     Returns:
@@ -56,9 +68,16 @@ def prepare(
         raise DataError(f"--max_bad_share={max_bad_share:g} is not between 0 and 1.")
     if num_threads < 1:
         raise DataError(f"--num_threads={num_threads} is not positive.")
-    settings = Settings(max_bad_share=max_bad_share, num_threads=num_threads)
+    if num_shards is not None and not 1 <= num_shards <= _MAX_SHARDS:
+        raise DataError(f"--num_shards={num_shards} is not between 1 and {_MAX_SHARDS:,}.")
+    settings = Settings(max_bad_share, num_threads, num_shards=num_shards)
     if progress is not None:
-        settings = Settings(max_bad_share, num_threads, progress.start, progress.step)
+        settings = dataclasses.replace(settings, start=progress.start, progress=progress.step)
+    if beam_runner is not None:
+        paths = {"source_dir": source_dir, "data_dir": data_dir, "regions": options.get("regions") or None}
+        settings = dataclasses.replace(settings, beam=_beam_job(beam_runner, beam_options, paths))
+    elif beam_options:
+        raise DataError(f"{beam_options[0]} is an option of Beam; give --beam_runner too, or leave it out.")
     builder = builder_type(data_dir=data_dir, source_dir=source_dir, options=options, settings=settings)
     folder = Path(builder.data_dir)
     if not _is_finished(folder):
@@ -70,7 +89,22 @@ def prepare(
             if not _is_finished(folder):
                 _index(builder_type, folder, progress)
     _check_same_options(builder_type, folder, options)
+    _check_same_shards(folder, num_shards)
     return folder
+
+
+def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | Path | None]) -> Callable[..., Any]:
+    """What makes the job that runs on Beam; raises DataError for a runner that is not there, or cannot serve."""
+    job = import_with_beam("data_pipelines.preparing_on_beam.job", f"--beam_runner={runner}")
+    pipeline = pipeline_options(runner, arguments, "beam_runner", "docs/data.md")
+    for flag, path in paths.items():
+        # Workers elsewhere start in folders of their own. "drawn" regions are no path.
+        if not is_direct(runner) and path is not None and not Path(path).is_absolute() and str(path) != DRAWN:
+            raise DataError(
+                f"--{flag}={path} is relative, and workers of {runner} start elsewhere; give an absolute path that all "
+                "of them see."
+            )
+    return functools.partial(job.Job, pipeline)
 
 
 def _is_finished(folder: Path) -> bool:
@@ -134,6 +168,17 @@ def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, opti
         if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
             raise DataError(
                 f"{folder} was prepared with --{option}={prepared.get(option)}, not {value}; "
+                "remove that folder or give another --data_dir."
+            )
+
+
+def _check_same_shards(folder: Path, num_shards: int | None) -> None:
+    """As `_check_same_options`, for the number of files."""
+    for split, entry in read_summary(folder)["splits"].items():
+        found = len(entry["shards"])
+        if num_shards is not None and found != min(num_shards, entry["images"]):
+            raise DataError(
+                f"{folder} was prepared with {found} files of {split}, not --num_shards={num_shards}; "
                 "remove that folder or give another --data_dir."
             )
 

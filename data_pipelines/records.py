@@ -23,10 +23,15 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.regions import Regions, from_feature
+from data_pipelines.showing import shown
 from data_pipelines.whole_files import local_copy
 
 INDEX_FORMAT = 2
 INDEX_FILE = "index.json"
+_QUOTES = "'\""
+_MAX_LINE_BYTES = 64 << 20  # of the texts of one record
+_ENTRY_BYTES, _HEADERS_BYTES = 64, 1 << 16  # of a record in all arrays of an index, and of their headers, at most
+_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError, MemoryError)
 _ARRAYS = ("heights", "widths", "num_texts")
 _PAIR_ARRAYS = ("second_heights", "second_widths")
 _REGION_NUMBERS = ("region_size", "global_size", "region_classes")  # left out of a split's entry where all are 0
@@ -161,12 +166,14 @@ class Records:
         path, found = epath.Path(self._texts), 0
         try:
             with path.open("rb") as file, gzip.GzipFile(fileobj=file) as lines:
-                for found, line in enumerate(lines, 1):
+                for found, line in enumerate(iter(lambda: lines.readline(_MAX_LINE_BYTES), b""), 1):
                     image_id, texts, labels = json.loads(line)
+                    if not all(isinstance(text, str) for text in (image_id, *texts, *labels)):
+                        raise ValueError(f"line {found} is not an id with texts")
                     if found <= len(self) and len(texts) != self.index.num_texts[found - 1]:
                         raise ValueError(f"line {found} has {len(texts)} texts")
                     yield RecordTexts(image_id, tuple(texts), tuple(labels))
-        except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError) as error:
             raise _corrupt(path, "is missing or damaged") from error
         if found != len(self):
             raise _corrupt(path, f"has {found} lines for {len(self)} records")
@@ -234,9 +241,9 @@ def read_summary(folder: str | Path) -> dict[str, Any] | None:
         summary = json.loads(path.read_text())
         if summary["format"] == INDEX_FORMAT and isinstance(summary["splits"], Mapping):
             return summary
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise _corrupt(path, "is damaged") from error
-    what = f"has format {summary['format']}, not {INDEX_FORMAT}"
+    what = f"has format {shown(summary['format']).strip(_QUOTES)}, not {INDEX_FORMAT}"
     if has_old_index(folder):
         raise DataError(f"{path} {what}; run `prepare` again, which writes the index anew and keeps the records.")
     raise _corrupt(path, what)
@@ -246,7 +253,7 @@ def has_old_index(folder: str | Path) -> bool:
     """Whether an earlier release wrote the index of a prepared folder, whose records serve as they are."""
     try:
         written = json.loads((epath.Path(folder) / INDEX_FILE).read_text())["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return isinstance(written, int) and written < INDEX_FORMAT
 
@@ -256,13 +263,25 @@ def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> In
     path = epath.Path(folder) / index_file(split)
     entry = summary["splits"][split]
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            keys = _ARRAYS + (_PAIR_ARRAYS if any(key in stored for key in _PAIR_ARRAYS) else ())
-            arrays = {key: stored[key].astype(np.int32) for key in keys}
+        for file, length in entry["shards"]:
+            named = isinstance(file, str) and Path(file).name == file and file not in ("", "..")
+            if not named or type(length) is not int or length < 0:
+                raise ValueError(f"{file!r} is no file of this folder")
         numbers = {key: int(entry.get(key, 0)) for key in _REGION_NUMBERS}
-        index = Index(**arrays, fingerprint=str(entry["fingerprint"]), **numbers)
-        total = sum(int(length) for _, length in entry["shards"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        fingerprint = str(entry["fingerprint"])
+        total = sum(length for _, length in entry["shards"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _corrupt(epath.Path(folder) / INDEX_FILE, "is damaged") from error
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _ENTRY_BYTES * total + _HEADERS_BYTES:
+                raise ValueError("arrays for more records")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                keys = _ARRAYS + (_PAIR_ARRAYS if any(key in stored for key in _PAIR_ARRAYS) else ())
+                arrays = {key: stored[key].astype(np.int32) for key in keys}
+        index = Index(**arrays, fingerprint=fingerprint, **numbers)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, *_ZIP_DAMAGE) as error:
         raise _corrupt(path, "is missing or damaged") from error
     if {array.shape for array in arrays.values()} != {(total,)}:
         raise _corrupt(path, f"does not hold {total} entries, the number of records")

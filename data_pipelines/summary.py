@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.errors import DataError
 from data_pipelines.images import ResizeRule, choose_canvas, default_canvases, resized_size
-from data_pipelines.records import Index, read_index
+from data_pipelines.records import INDEX_FILE, Index, read_index
 
 _LISTED = 5
 _ROW_FAULTS = {"repeated": "with an id that an earlier row has, not used", "without_id": "without an id"}
@@ -20,7 +21,19 @@ def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
       folder: of the prepared data set.
       summary: what `records.read_summary` gave for it.
       rule: for the canvases.
+
+    Raises:
+      DataError: the index is damaged.
     """
+    try:
+        return _described(folder, summary, rule)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise DataError(
+            f"{folder / INDEX_FILE} is damaged; delete it and run `prepare` again, which writes the index anew."
+        ) from error
+
+
+def _described(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
     lines = [f"{summary['name']} {summary['version']} in {folder}", *summary["notes"]]
     lines.append(
         f"{'split':<12}{'images':>10}{'texts':>12}  {'words a text: mean':>18}{'95%':>5}{'max':>5}  {'padding':>7}"

@@ -106,6 +106,8 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
     if path.is_file():
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line."
@@ -116,13 +118,19 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
     from transformers import AutoTokenizer
 
     try:
-        ids = AutoTokenizer.from_pretrained(name).get_vocab()
-    except (OSError, ValueError) as error:
+        # Code that lies beside the tokenizer is never run, nor is anybody asked about it.
+        ids = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
+    except Exception as error:  # several libraries, and tokenizers raises Exception itself
         raise DataError(
             f"data.vocabulary={name!r} is neither a file or folder here nor a Hugging Face tokenizer that can be "
-            f"loaded ({str(error).splitlines()[0]}); give a path to a vocab.txt."
+            f"loaded ({_reason(error)}); give a path to a vocab.txt."
         ) from None
     return tuple(sorted(ids, key=ids.get))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message, short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) -> tuple[str, ...]:

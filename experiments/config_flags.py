@@ -1,14 +1,18 @@
 """`--config=FILE[:ARGUMENT]` and typed overrides `--config.some.field=value` on frozen dataclasses."""
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import inspect
 import json
+import logging as standard_logging
+import reprlib
 import sys
+import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +59,38 @@ def load_config(file: str | None, overrides: dict[str, str]) -> Any:
         near = difflib.get_close_matches(path, [str(p) for p in Path("experiments/configs").glob("*.py")], 1, 0.3)
         hint = f"did you mean {near[0]}?" if near else "give the path of a Python file with get_config()."
         raise ConfigError(f"--config={path}: no such file; {hint}")
+    if Path(path).suffix != ".py":
+        raise ConfigError(f"--config={path}: not a Python file; give one with get_config().")
     spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    with _own_code(path):
+        spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
         raise ConfigError(f"--config={path}: it has no function get_config(); add one that returns a RunConfig.")
     takes_argument = bool(inspect.signature(module.get_config).parameters)
     if argument and not takes_argument:
         raise ConfigError(f"--config={file}: its get_config() takes no argument; leave out ':{argument}'.")
-    config = module.get_config(argument) if argument else module.get_config()
+    with _own_code(path):
+        config = module.get_config(argument) if argument else module.get_config()
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"--config={path}: its get_config() returns {type(config).__name__}; return a RunConfig.")
     config = override(config, overrides)
     # A file's own values are held against the types too: dataclasses do not check them.
     return build(to_dict(config), type(config))
+
+
+@contextlib.contextmanager
+def _own_code(path: str) -> Iterator[None]:
+    """A block that runs what a user wrote in a config file, whose errors become one sentence with their line."""
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300].removesuffix('.')}"
+        raise ConfigError(f"--config={path}, line {line}: {said}; correct the file.") from error
 
 
 def override(config: Any, overrides: dict[str, str]) -> Any:
@@ -87,9 +111,9 @@ def _apply(value: Any, tree: dict, prefix: str, root: Any) -> Any:
     if isinstance(value, tuple):
         items = list(value)
         for name, below in tree.items():
-            if not name.isdigit() or int(name) >= len(items):
+            if not name.isdecimal() or len(name) > 9 or int(name) >= len(items):
                 raise ConfigError(
-                    f"Unknown field config.{prefix}{name}: {prefix[:-1]} has entries 0 to {len(items) - 1}."
+                    f"Unknown field config.{prefix}{_shown(name)}: {prefix[:-1]} has entries 0 to {len(items) - 1}."
                 )
             items[int(name)] = _set(items[int(name)], type(items[int(name)]), below, f"{prefix}{name}", root)
         return tuple(items)
@@ -100,12 +124,17 @@ def _apply(value: Any, tree: dict, prefix: str, root: Any) -> Any:
     for name, below in tree.items():
         if name not in hints:
             near = difflib.get_close_matches(f"{prefix}{name}", field_names(root), 1, 0.0)
-            raise ConfigError(f"Unknown field config.{prefix}{name}; did you mean config.{near[0]}?")
+            raise ConfigError(f"Unknown field config.{prefix}{_shown(name)}; did you mean config.{near[0]}?")
         changes[name] = _set(getattr(value, name), hints[name], below, f"{prefix}{name}", root)
     try:
         return dataclasses.replace(value, **changes)
     except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"config.{prefix}: {str(error).removesuffix('.')}.".replace(".:", ":")) from None
+
+
+def _shown(name: str) -> str:
+    """A field's name as it was given, on one line and not without end."""
+    return name if name.isprintable() and len(name) <= 100 else reprlib.repr(name)
 
 
 def _set(old: Any, hint: Any, below: dict | str, name: str, root: Any) -> Any:
@@ -134,10 +163,10 @@ def parse(text: str, hint: Any, name: str) -> Any:
         return text.lower() == "true"
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = text
     return build(value, hint, name)
 
@@ -167,6 +196,7 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
     def guarded(_: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
+            logging.get_absl_logger().addFilter(_is_no_trace_of_orbax)
         try:
             distributed.start() if many_processes else distributed.refuse_many(Path(sys.argv[0]).stem)
             main(*arguments_of_main)
@@ -180,3 +210,8 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
             raise SystemExit("stopped; the same command goes on from the last checkpoint") from None
 
     app.run(guarded, flags_parser=parse_flags)
+
+
+def _is_no_trace_of_orbax(record: standard_logging.LogRecord) -> bool:
+    """Orbax logs the stack of a failed save in each of its threads, and raises the error besides."""
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)

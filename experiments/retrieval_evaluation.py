@@ -8,6 +8,7 @@ that a run that was stopped goes on where it was.
 import hashlib
 import io
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def _score_blocks(
     progress, pairs = Progress(len(blocks), 0), 0
     for number, (canvas, images) in enumerate(blocks):
         part = folder / f"{number}.npy"
-        if part.exists():
-            scores_IxT[images] = np.load(part, allow_pickle=False)
+        kept = read_part(part, scores_IxT[images].shape)
+        if kept is not None:
+            scores_IxT[images] = kept
         else:
             batch = _pictures(loaded, records, canvas, images, block_images)
             scores_IxT[images] = score(images, batch)[: len(images)]
@@ -152,6 +154,17 @@ def _score_blocks(
         progress.update(number + 1, f"{pairs:,} pairs")
     progress.close()
     return scores_IxT
+
+
+def read_part(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Scores that an earlier run has kept, float32; None, so that they are computed anew, if they are not whole."""
+    try:
+        # Not read into memory before its shape is known.
+        scores = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, TypeError, EOFError, SyntaxError, zipfile.BadZipFile):
+        return None
+    whole = isinstance(scores, np.ndarray) and scores.shape == shape and scores.dtype == np.float32
+    return np.array(scores) if whole else None
 
 
 def _blocks(loaded: LoadedModel, records: Records, block_images: int) -> Iterator[tuple[int, np.ndarray]]:

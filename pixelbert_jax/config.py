@@ -4,10 +4,13 @@ Every gap that the paper leaves open is a field here, with its reason in docs/fi
 """
 
 import dataclasses
+import reprlib
 import typing
 from typing import Any, Literal
 
 from pixelbert_jax.errors import ConfigError
+
+_MOST_LAYERS, _MOST_STAGES, _MOST_WIDTH, _MOST_ROWS = 1000, 16, 1 << 20, 1 << 24  # above those of any model
 
 
 def check_choices(config: Any, name: str) -> None:
@@ -20,6 +23,23 @@ def check_choices(config: Any, name: str) -> None:
         if typing.get_origin(hint) is Literal and getattr(config, field) not in typing.get_args(hint):
             choices = ", ".join(map(repr, typing.get_args(hint)))
             raise ConfigError(f"{name}.{field}={getattr(config, field)!r} must be one of {choices}.")
+
+
+def check_sizes(config: Any, name: str, limits: dict[str, tuple[int, int]]) -> None:
+    """Refuse sizes that no model has, before anything of that size is built: a shared model's file may say anything.
+
+    Args:
+      config: a dataclass.
+      name: of it, for the error.
+      limits: field, a number or a tuple of numbers -> least and greatest value.
+
+    Raises:
+      ConfigError: it names the field below `name` and the limits.
+    """
+    for field, (least, most) in limits.items():
+        value = getattr(config, field)
+        if not all(least <= number <= most for number in (value if isinstance(value, tuple) else (value,))):
+            raise ConfigError(f"{name}.{field}={reprlib.repr(value)} must lie between {least} and {most}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +68,17 @@ class ResNetConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "model.backbone")
+        sizes = ("widths", "inner_widths", "groups", "stem_width", "norm_groups")
+        limits = {"depths": (1, _MOST_LAYERS), "strides": (1, _MOST_LAYERS), "stem_stride": (1, _MOST_LAYERS)}
+        check_sizes(self, "model.backbone", limits | dict.fromkeys(sizes, (1, _MOST_WIDTH)))
         lengths = {len(self.depths), len(self.widths), len(self.inner_widths), len(self.strides)}
         if len(lengths) != 1:
             raise ConfigError(
                 "model.backbone: depths, widths, inner_widths and strides must have one entry a stage; "
                 f"they have {len(self.depths)}, {len(self.widths)}, {len(self.inner_widths)} and {len(self.strides)}."
             )
+        if not 1 <= len(self.depths) <= _MOST_STAGES:
+            raise ConfigError(f"model.backbone.depths has {len(self.depths)} stages; give 1 to {_MOST_STAGES}.")
         if not 0 <= self.frozen_parts <= len(self.depths) + 1:
             raise ConfigError(
                 f"model.backbone.frozen_parts={self.frozen_parts}: choose 0 (nothing) to {len(self.depths) + 1} (all)."
@@ -108,6 +133,7 @@ class PixelsConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "model.pixels")
+        check_sizes(self, "model.pixels", {"max_grid": (1, _MOST_WIDTH)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +143,9 @@ class TextConfig:
     vocabulary_size: int = 30522  # 0: taken from the run's vocabulary
     max_positions: int = 512
     segment: bool = False  # also a vector s of all text, which ImageBERT has and Pixel-BERT's authors left out
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "model.text", {"vocabulary_size": (0, _MOST_ROWS), "max_positions": (1, _MOST_ROWS)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +166,8 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "model.encoder")
+        limits = {"layers": (1, _MOST_LAYERS), "scan_unroll": (1, _MOST_LAYERS)}
+        check_sizes(self, "model.encoder", limits | dict.fromkeys(("width", "heads", "mlp_width"), (1, _MOST_WIDTH)))
         if self.width % self.heads:
             raise ConfigError(
                 f"model.encoder.width={self.width} is not a multiple of model.encoder.heads={self.heads}; change one."

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from data_pipelines.config import DataConfig
+from data_pipelines.errors import DataError
 from data_pipelines.text import Tokenizer
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build
@@ -74,12 +75,17 @@ def load(path: epath.PathLike, *, dtype: str | None = None, mesh: Mesh | None = 
     if dtype not in (None, "bfloat16", "float32"):
         raise ConfigError(f"load(dtype={dtype!r}): use 'bfloat16', 'float32' or None.")
     folder, description = find_description(path)
-    task = task_of(description)
-    if dtype is not None:
-        task = dataclasses.replace(task, model=dataclasses.replace(task.model, dtype=dtype))
-    mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
-    platform = mesh.devices.flat[0].platform
-    abstract_module = nnx.eval_shape(lambda: task.init(platform=platform, rngs=nnx.Rngs(params=0)))
+    try:
+        task = task_of(description)
+        data = build(description["config"]["data"], DataConfig, "config.data")
+        tokenizer = Tokenizer(tuple(description["vocabulary"]), data.lowercase)
+        if dtype is not None:
+            task = dataclasses.replace(task, model=dataclasses.replace(task.model, dtype=dtype))
+        mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+        platform = mesh.devices.flat[0].platform
+        abstract_module = nnx.eval_shape(lambda: task.init(platform=platform, rngs=nnx.Rngs(params=0)))
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{folder}: {error}") from error
     graphdef, *abstract = nnx.split(abstract_module, nnx.Param, ...)
     params, rest = (_placed(nnx.as_pure(part), mesh) for part in abstract)
     if "checksums" in description:  # a checkpoint
@@ -92,8 +98,6 @@ def load(path: epath.PathLike, *, dtype: str | None = None, mesh: Mesh | None = 
         params, rest = _read_export_arrays(folder, (params, rest))
     if dtype == "bfloat16":
         params = jax.tree.map(lambda array: array.astype(jnp.bfloat16), params)
-    data = build(description["config"]["data"], DataConfig, "config.data")
-    tokenizer = Tokenizer(tuple(description["vocabulary"]), data.lowercase)
     model = nnx.merge(graphdef, params, rest)
     return LoadedModel(model, tokenizer, task, data, description, str(folder))
 
@@ -102,9 +106,22 @@ def find_description(path: epath.PathLike) -> tuple[epath.Path, dict[str, Any]]:
     """Folder of the checkpoint or exported model at `path`, and what it says of itself; errors as in `load`."""
     checkpoint = _checkpoint_folder(epath.Path(path).expanduser())
     if checkpoint is not None:
-        return checkpoint, read_description(checkpoint)
-    folder = epath.Path(find(str(path)))
-    return folder, _read_export_config(folder)
+        folder, description = checkpoint, read_description(checkpoint)
+    else:
+        folder = epath.Path(find(str(path)))
+        description = _read_export_config(folder)
+    _check_description(description, folder)
+    return folder, description
+
+
+def _check_description(description: dict[str, Any], folder: epath.Path) -> None:
+    """Refuse what does not say how to build the model and its input."""
+    config, words = description.get("config"), description.get("vocabulary")
+    whole = isinstance(description.get("task"), str) and isinstance(config, dict)
+    if not whole or not {"model", "task", "data"} <= config.keys():
+        raise ConfigError(f"{folder}: it does not say what model it is; export or download it again.")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{folder}: its vocabulary is no list of words; export or download it again.")
 
 
 def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
@@ -175,15 +192,25 @@ def _read_export_config(folder: epath.Path) -> dict[str, Any]:
             raise ConfigError(f"{folder}: not a model exported by this code, it has no {name}.")
     try:
         description = json.loads((folder / CONFIG_FILE).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / CONFIG_FILE}: not valid JSON ({error}); export or download it again.") from None
     check_layout(description, str(folder))
-    for name, digest in description.get("sha256", {}).items():
+    digests = description.get("sha256", {})
+    # Other names could lead out of the folder.
+    if not isinstance(digests, dict) or not digests.keys() <= {WEIGHTS_FILE, VOCABULARY_FILE}:
+        raise ConfigError(f"{folder / CONFIG_FILE}: sha256 is of other files; export or download it again.")
+    for name, digest in digests.items():
         if _sha256(folder / name) != digest:
             raise ConfigError(
                 f"{folder / name}: damaged, its SHA-256 is not the one in {CONFIG_FILE}; export or download it again."
             )
-    return {**description, "vocabulary": (folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()}
+    try:
+        words = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{folder / VOCABULARY_FILE}: not UTF-8 text ({error.reason}); export or download it again."
+        ) from None
+    return {**description, "vocabulary": words}
 
 
 def _read_export_arrays(folder: epath.Path, abstract: tuple[Any, Any]) -> tuple[Any, Any]:

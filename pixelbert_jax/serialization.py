@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import reprlib
+import sys
 import types
 import typing
 from typing import Any
@@ -18,7 +20,7 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value not in arguments:
-            raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, arguments))}.")
+            raise ConfigError(f"{name}={reprlib.repr(value)} must be one of {', '.join(map(repr, arguments))}.")
         return value
     if origin in (typing.Union, types.UnionType):
         errors = {}
@@ -40,18 +42,21 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
         hints = typing.get_type_hints(hint)
         unknown = set(value) - set(hints)
         if unknown:
-            raise ConfigError(f"{name}: unknown fields {sorted(unknown)}; {hint.__name__} has {sorted(hints)}.")
+            fields = reprlib.repr(sorted(unknown, key=str))
+            raise ConfigError(f"{name}: unknown fields {fields}; {hint.__name__} has {sorted(hints)}.")
         fields = {key: build(item, hints[key], f"{name}.{key}") for key, item in value.items()}
         try:
             return hint(**fields)
-        except TypeError as error:
-            raise ConfigError(f"{name}: {error}.") from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name}: {str(error).removesuffix('.')}.") from None
+    elif hint is float and type(value) is int and abs(value) > sys.float_info.max:
+        raise ConfigError(f"{name}={reprlib.repr(value)} is too large for a number with a point.")
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif (hint in (int, str, type(None)) and type(value) is hint) or (hint is bool and isinstance(value, bool)):
         return value
     readable = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise ConfigError(f"{name}={value!r} is not a value of type {readable}.")
+    raise ConfigError(f"{name}={reprlib.repr(value)} is not a value of type {readable}.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

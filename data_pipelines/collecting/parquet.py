@@ -29,7 +29,10 @@ def row_groups(path: Path) -> list[int]:
     names = file.schema_arrow.names
     if not set(TEXTS) & set(names):
         raise DataError(f"{path} has no column of texts among {', '.join(names)}; name it {' or '.join(TEXTS)}.")
-    return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    numbers = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    if min(numbers, default=0) < 0 or sum(numbers) > path.stat().st_size:
+        raise _damaged(path, ValueError("it promises more rows than it can hold"))
+    return numbers
 
 
 def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Found]:
@@ -68,7 +71,7 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path}: Parquet files need pyarrow; run `pip install 'pixelbert_jax[beam]'`.") from None
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except _damage(pyarrow) as error:
         raise _damaged(path, error) from error
 
 
@@ -98,8 +101,13 @@ def _read(path: Path, file: Any, row_group: int, columns: Sequence[str]) -> list
 
     try:
         return file.read_row_group(row_group, columns=list(columns)).to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except _damage(pyarrow) as error:
         raise _damaged(path, error) from error
+
+
+def _damage(pyarrow: Any) -> tuple[type[Exception], ...]:
+    """What pyarrow lets out on damaged files."""
+    return pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError
 
 
 def _relative(image: object) -> str:
@@ -111,5 +119,5 @@ def _relative(image: object) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0][:200]
     return DataError(f"{path} is not a whole Parquet file ({reason}); download it again or remove it.")

@@ -7,8 +7,6 @@ in which they lie in their files. What is written depends on the input alone, no
 import dataclasses
 import functools
 import json
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
+from data_pipelines.beam_runner import WorkerProgress
 from data_pipelines.collecting import choice, merging, repeats
 from data_pipelines.collecting.examining import examine
 from data_pipelines.collecting.funnel import KEPT, Drop, Tally
@@ -30,7 +29,6 @@ from data_pipelines.whole_files import write_atomically
 
 TALLIES_FILE = "tallies.json"  # of a run that is not finished: what the workers counted
 _SCORED_TOGETHER = 256  # images of one file that one worker scores one after the other
-_LINE_EVERY = 10.0  # seconds
 _DROPS, _KEPT = "drops", "kept"
 _TOTAL = ""  # no file has this name
 
@@ -132,7 +130,7 @@ class _Examine(beam.DoFn):
         self._folders, self._settings = folders, settings
 
     def setup(self) -> None:
-        self._reader, self._progress = self._folders.reader(), _Progress("read")
+        self._reader, self._progress = self._folders.reader(), WorkerProgress("read")
 
     def process(self, part: Part) -> Iterator[Any]:
         for found in read_part(self._folders.source, part):
@@ -151,7 +149,7 @@ class _Score(beam.DoFn):
         self._folders, self._settings, self._shared = folders, settings, Shared()
 
     def setup(self) -> None:
-        self._reader, self._progress = self._folders.reader(), _Progress("scored")
+        self._reader, self._progress = self._folders.reader(), WorkerProgress("scored")
         self._scorer = self._shared.acquire(lambda: Scorer(self._settings.model))
 
     def process(self, neighbours: tuple[Any, Iterable[WebImage]]) -> Iterator[Any]:
@@ -171,7 +169,7 @@ class _Write(beam.DoFn):
         self._folders, self._settings = folders, settings
 
     def setup(self) -> None:
-        self._reader, self._progress = self._folders.reader(), _Progress("written")
+        self._reader, self._progress = self._folders.reader(), WorkerProgress("written")
 
     def process(self, shard: tuple[int, Iterable[tuple[int, WebImage]]], firsts: Mapping[str, int]) -> None:
         number, images = shard
@@ -202,19 +200,6 @@ class _Total(beam.CombineFn):
 
     def extract_output(self, accumulator: Tally) -> Tally:
         return accumulator
-
-
-class _Progress:
-    """A line on stderr now and then; each worker writes its own."""
-
-    def __init__(self, done: str) -> None:
-        self._done, self._count, self._shown = done, 0, time.monotonic()
-
-    def step(self, place: object) -> None:
-        self._count += 1
-        if time.monotonic() - self._shown >= _LINE_EVERY:
-            self._shown = time.monotonic()
-            print(f"images {self._done}: {self._count:,}, at {place}", file=sys.stderr, flush=True)
 
 
 def _tagged(results: Iterable[Any]) -> Iterator[Any]:

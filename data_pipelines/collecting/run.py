@@ -1,14 +1,11 @@
 """One run: everything is checked, the pipeline runs, and a whole folder appears, or none."""
 
 import json
-import logging
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+from data_pipelines.beam_runner import DIRECT, import_with_beam, pipeline_options, run_pipeline
 from data_pipelines.collecting.drawing import draw
 from data_pipelines.collecting.funnel import Row, as_json, funnel
 from data_pipelines.collecting.scoring import check_model
@@ -17,9 +14,6 @@ from data_pipelines.collecting.sources import find_parts
 from data_pipelines.errors import DataError
 from data_pipelines.whole_files import write_atomically
 
-_DIRECT = "direct"
-_TOLD = re.compile(r"DataError: (.+?)(?: \[while running .*)?$", re.MULTILINE)
-
 
 def collect(
     source: Path,
@@ -27,7 +21,7 @@ def collect(
     settings: Settings,
     *,
     image_folder: Path | None = None,
-    runner: str = _DIRECT,
+    runner: str = DIRECT,
     beam_options: Sequence[str] = (),
 ) -> list[Row]:
     """Collect `source` into the folder `output`: SPLIT/*.tar, funnel.json and funnel.png.
@@ -47,7 +41,7 @@ def collect(
       DataError: Apache Beam or the model is not there, the source or an option is not as it should be, or no image is
         left.
     """
-    pipeline_module = _pipeline_module()
+    pipeline_module = import_with_beam("data_pipelines.collecting.pipeline", "Collecting")
     source, output = source.expanduser().absolute(), output.expanduser().absolute()
     image_folder = None if image_folder is None else image_folder.expanduser().absolute()
     if output.exists():
@@ -60,14 +54,14 @@ def collect(
         raise DataError(f"--image_folder={image_folder} is not a folder; give the one that image_path starts from.")
     if settings.model:
         check_model(settings.model)
-    options = _options(runner, beam_options)
+    options = pipeline_options(runner, beam_options, "runner", "docs/collect.md")
     folder, parts = find_parts(source)
     unfinished = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         folders = pipeline_module.Folders(folder, image_folder or folder, unfinished)
-        _run(lambda pipeline: pipeline_module.build(pipeline, parts, folders, settings), options)
+        run_pipeline(lambda pipeline: pipeline_module.build(pipeline, parts, folders, settings), options)
         rows = funnel(pipeline_module.read_tallies(unfinished))
         (unfinished / pipeline_module.TALLIES_FILE).unlink()
         if not rows[-1].images_left:
@@ -84,60 +78,6 @@ def chosen_by(settings: Settings) -> str:
     if settings.model:
         return f"the best of each image by {settings.model}, at least {settings.min_score:g}"
     return "the longest of each image; no model looked at the images"
-
-
-def _pipeline_module() -> ModuleType:
-    """The only module that needs Beam; raises DataError without it."""
-    try:
-        from data_pipelines.collecting import pipeline
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "apache_beam":
-            raise
-        raise DataError("Collecting needs Apache Beam; run `pip install 'pixelbert_jax[beam]'`.") from None
-    return pipeline
-
-
-def _options(runner: str, arguments: Sequence[str]) -> Any:
-    """Beam's options, the runner checked; raises DataError."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.runner import create_runner
-
-    name = "DirectRunner" if runner == _DIRECT else runner
-    try:
-        create_runner(name)
-    except (ValueError, ImportError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"--runner={runner} cannot be used ({reason}); give direct, or a runner of Beam.") from None
-    ours = ["--default_sdk_harness_log_level=CRITICAL"]  # before the user's, which win
-    if runner == _DIRECT:
-        # There are no triggers here; but with it DirectRunner stays in Python, and fetches no other from the internet.
-        ours.append("--allow_unsafe_triggers")
-    options = PipelineOptions([*ours, *arguments, f"--runner={name}"])
-    unknown = sorted(options.display_data().keys() - options.get_all_options().keys())
-    # Options of other runners may be known to them alone.
-    if runner == _DIRECT and unknown:
-        raise DataError(f"--{unknown[0]} is no option of Beam's direct runner; see docs/collect.md for those that are.")
-    return options
-
-
-def _run(build: Callable[[Any], None], options: Any) -> None:
-    """Run a pipeline; raises DataError if a worker did."""
-    import apache_beam as beam
-
-    logger = logging.getLogger("apache_beam")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what goes wrong is told once, by the exception
-    try:
-        with beam.Pipeline(options=options) as pipeline:
-            build(pipeline)
-    except Exception as error:
-        # A worker's exception comes as text, after its traceback.
-        told = _TOLD.findall(f"DataError: {error}" if isinstance(error, DataError) else str(error))
-        if not told:
-            raise
-        raise DataError(told[-1]) from None
-    finally:
-        logger.setLevel(level)
 
 
 def _nothing_left(rows: Sequence[Row], source: Path) -> str:

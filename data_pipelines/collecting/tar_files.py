@@ -3,24 +3,21 @@
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.collecting.page_fields import language_of, page_of, texts_of
 from data_pipelines.collecting.samples import Found, Place
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
-from data_pipelines.errors import DataError
+from data_pipelines.datasets.tar_images import open_tar, plain_members
 
 _MAX_ABOUT_BYTES = 1 << 20  # of a .json or .txt; larger ones are as if they were not there
 
 
 def check_tar(path: Path) -> None:
     """Look at the first bytes; raises DataError if that is no tar file."""
-    try:
-        with tarfile.open(path, "r:"):
-            pass
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise _damaged(path, error) from error
+    with open_tar(path):
+        pass
 
 
 def read_tar(path: Path, file: str) -> Iterator[Found]:
@@ -36,31 +33,19 @@ def read_tar(path: Path, file: str) -> Iterator[Found]:
     Raises:
       DataError: not a tar file, or it ends too early.
     """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            number = 0
-            for image, about in _samples(tar):
-                if image is not None:
-                    place = Place(file, number, image.offset_data, image.size)
-                    yield Found(place, texts_of(about), language_of(about), page_of(about))
-                    number += 1
-            # tarfile takes a damaged header, and a file cut between two members, for the end.
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("no end-of-archive block")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise _damaged(path, error) from error
+    with open_tar(path) as tar:
+        number = 0
+        for image, about in _samples(tar):
+            if image is not None:
+                place = Place(file, number, image.offset_data, image.size)
+                yield Found(place, texts_of(about), language_of(about), page_of(about))
+                number += 1
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo | None, Mapping[str, Any]]]:
     """Image and fields of each run of members with one key, the part of the name before its first dot."""
     current, image, about, text = "", None, {}, None
-    for member in tar:
-        tar.members = []  # tarfile would remember all of them
-        name = PurePosixPath(member.name)
-        # The bytes of a sparse member do not lie in one piece.
-        if not member.isreg() or member.issparse() or name.is_absolute() or ".." in name.parts:
-            continue
+    for name, member in plain_members(tar):
         stem, dot, suffix = name.name.partition(".")
         if not stem or not dot:
             continue
@@ -103,7 +88,3 @@ def _with_text(about: Mapping[str, Any], text: str | None) -> Mapping[str, Any]:
         return about
     listed = about.get("texts")
     return {**about, "texts": [*(listed if isinstance(listed, list) else [] if listed is None else [listed]), text]}
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is not a whole tar file ({error}); download it again or remove it.")

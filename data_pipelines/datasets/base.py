@@ -4,18 +4,23 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets.candidates import Candidates, check_share
-from data_pipelines.datasets.reading import NOT_FOUND, Skipped, verified_examples
+from data_pipelines.datasets.reading import NOT_FOUND, Selection, Skipped, verified_examples
 from data_pipelines.datasets.region_sources import open_source
 from data_pipelines.datasets.region_sources.joining import NO_REGIONS, Joiner
 from data_pipelines.datasets.region_sources.rows import MAX_BOXES
-from data_pipelines.datasets.shards import write_split
+from data_pipelines.datasets.shards import nothing_usable, write_split
 from data_pipelines.errors import DataError
+
+if TYPE_CHECKING:
+    from data_pipelines.preparing_on_beam.job import Job
+
+DRAWN = "drawn"  # --regions of data sets that have regions of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +32,17 @@ class Settings:
       num_threads: that read and decode.
       start: called with a split's name and number of candidates (or None) before it is read.
       progress: called after each candidate.
+      num_shards: files of each split; None: as many as their size makes.
+      beam: makes the job that reads and writes on Apache Beam's workers, as `preparing_on_beam.job.Job` does of a
+        folder, features and these settings; None: this process does it.
     """
 
     max_bad_share: float = 0.01
     num_threads: int = 4
     start: Callable[[str, int | None], None] = lambda split, total: None
     progress: Callable[[], None] = lambda: None
+    num_shards: int | None = None
+    beam: "Callable[[Path, tfds.features.FeaturesDict, Settings], Job] | None" = None
 
 
 class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -187,20 +197,47 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
         """Replaces TFDS's sorting writer by ours (see `data_pipelines.datasets.shards`)."""
         del download_config
-        infos = []
-        for split, numbered in self._split_generators(dl_manager).items():
-            examples = (example for _, example in numbered)
-            first = next(examples, None)
-            if first is None and set(self._skipped[split].images) == {NO_REGIONS}:
-                self.notes.append(f"split {split} left out: none of its images has regions")
-                continue
-            whole = examples if first is None else itertools.chain([first], examples)
-            infos.append(write_split(whole, self.info.features, self._get_filename_template(split_name=split)))
+        generators = self._split_generators(dl_manager)
+        infos = self._write(generators) if self.settings.beam is None else self._write_on_beam()
         if not infos:
             raise self._joiner.nothing_joins()
         # TFDS saves this beside the records, so it survives until the index is written.
         self.info.metadata.update(self.about())
         return infos
+
+    def _write(self, generators: Mapping[str, Iterator[tuple[int, dict]]]) -> list[tfds.core.SplitInfo]:
+        """Write split after split, each image as it is read."""
+        infos = []
+        for split, numbered in generators.items():
+            examples = (example for _, example in numbered)
+            first = next(examples, None)
+            if first is None and self._leaves_out(split):
+                continue
+            whole = examples if first is None else itertools.chain([first], examples)
+            template = self._get_filename_template(split_name=split)
+            infos.append(write_split(whole, self.info.features, template, num_shards=self.settings.num_shards))
+        return infos
+
+    def _write_on_beam(self) -> list[tfds.core.SplitInfo]:
+        """The same, but workers look at all images first, and then write the files."""
+        with self.settings.beam(Path(self.data_dir), self.info.features, self.settings) as job:
+            job.verify(self._splits)
+            selected = {}
+            for split, candidates in self._splits.items():
+                seen, skipped = self._seen[split], self._skipped[split]
+                records = job.select(split, Selection(candidates, seen, skipped, self.settings.max_bad_share))
+                if records.lengths:
+                    selected[split] = records
+                elif not self._leaves_out(split):
+                    raise nothing_usable(split)
+            return job.write(selected, lambda split: self._get_filename_template(split_name=split))
+
+    def _leaves_out(self, split: str) -> bool:
+        """Whether a split without records is left out, which a note says then; else it is an error."""
+        left_out = set(self._skipped[split].images) == {NO_REGIONS}
+        if left_out:
+            self.notes.append(f"split {split} left out: none of its images has regions")
+        return left_out
 
     def about(self) -> dict[str, Any]:
         """What is worth keeping about this preparation; JSON."""

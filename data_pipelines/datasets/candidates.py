@@ -61,6 +61,12 @@ class Candidate:
     second: Source | None = None
     regions: Callable[[int, int], FoundRegions] | None = None
 
+    def __post_init__(self) -> None:
+        if not self.image_id.isascii():
+            # A file's name may be no valid unicode, which records could not hold.
+            whole = self.image_id.encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, "image_id", whole)
+
     @classmethod
     def of(
         cls,

@@ -11,6 +11,7 @@ from data_pipelines.datasets.base import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.layout import field, first_existing, load_json
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 YEARS = ("2014", "2017")
 KARPATHY_FILES = ("annotations/dataset_coco.json", "dataset_coco.json")
@@ -43,8 +44,8 @@ class CocoCaptions(ImageTextBuilder):
         for entry in karpathy.read_entries(path):
             if entry.coco_id is None or entry.split not in splits:
                 raise DataError(
-                    f"{path} is not Karpathy's dataset_coco.json: image {entry.file_name!r} is in "
-                    f"split {entry.split!r} with COCO id {entry.coco_id}; give the right file."
+                    f"{path} is not Karpathy's dataset_coco.json: image {shown(entry.file_name)} is in "
+                    f"split {shown(entry.split)} with COCO id {entry.coco_id}; give the right file."
                 )
             where = f"{entry.folder}/{entry.file_name}"
             splits[entry.split].append(coco_files.candidate(entry.coco_id, entry.texts, paths, where))

@@ -55,7 +55,7 @@ class Daquar(ImageTextBuilder):
         for pair in _read_pairs(path):
             if pair[0] not in split_of:
                 raise DataError(
-                    f"{path} asks about {pair[0]}, which neither list of images names; download all three again."
+                    f"{path} asks about {pair[0][:80]}, which neither list of images names; download all three again."
                 )
             pairs[split_of[pair[0]]].append(pair)
         return {split: _gather(path, its_pairs) for split, its_pairs in pairs.items()}

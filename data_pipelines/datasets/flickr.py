@@ -7,6 +7,7 @@ from data_pipelines.datasets.base import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.layout import list_images, reader, require
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 _SPLITS = ("train", "val", "test")
 _SPLIT_FILES_PAGE = "https://cs.stanford.edu/people/karpathy/deepimagesent/"
@@ -32,7 +33,8 @@ class _Flickr(ImageTextBuilder, skip_registration=True):
         for entry in karpathy.read_entries(path):
             if entry.split not in splits:
                 raise DataError(
-                    f"{path} has an unknown split {entry.split!r}; it should be {json_name} from {_SPLIT_FILES_PAGE}."
+                    f"{path} has an unknown split {shown(entry.split)}; it should be {json_name} from "
+                    f"{_SPLIT_FILES_PAGE}."
                 )
             image_id = f"{self.name}/{entry.file_name.partition('.')[0]}"
             place = str(folder / entry.file_name)

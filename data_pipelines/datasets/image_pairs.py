@@ -10,6 +10,7 @@ from data_pipelines.datasets.json_lines import objects, read_lines, relative_pat
 from data_pipelines.datasets.labels import Labeller, TextsByImage, truth
 from data_pipelines.datasets.layout import source_below
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 _LINE = '{"images": [left, right], "sentences": [{"sentence": "...", "label": true}]}'
 
@@ -40,10 +41,13 @@ class ImagePairs(ImageTextBuilder):
             pairs[pair] = images
             texts.add_image(pair)
             for sentence in objects(entry, "sentences", "sentence", place):
+                group = sentence.get("group", sentence["sentence"])
+                if not isinstance(group, (str, int)):
+                    raise DataError(f"{place}: group {shown(group)} is neither a text nor a number; correct that line.")
                 label = {
                     "identifier": sentence.get("identifier"),
                     "label": truth(sentence.get("label"), place),
-                    "group": sentence.get("group", sentence["sentence"]),
+                    "group": group,
                 }
                 texts.add(pair, sentence["sentence"], label)
         items = []

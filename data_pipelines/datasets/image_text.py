@@ -1,8 +1,12 @@
 """Your own images with texts: JSON lines beside image files, or WebDataset tar files."""
 
+import itertools
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets.base import ImageTextBuilder
@@ -42,15 +46,44 @@ class ImageText(ImageTextBuilder):
 
 
 def _read_lines(path: Path) -> Candidates:
-    """Images of a .jsonl file, in the order of their first lines; lines of one image are joined."""
-    texts: dict[str, list[Any]] = {}
+    """Images of a .jsonl file, in the order of their first lines; lines of one image are joined.
+
+    The file is read more than once, so that it may be larger than the memory: 8 bytes are kept of each image, and the
+    texts of those that other images' lines come between.
+    """
+    keys, missing = array("q"), {}
+    for image, _ in _images(path):
+        keys.append(hash(image))
+        if not (path.parent / image).is_file():
+            missing[image] = str(path.parent / image)
+    distinct, counts = np.unique(np.array(keys, np.int64), return_counts=True)
+    scattered = frozenset(distinct[counts > 1].tolist())
+    joined: dict[str, list[Any]] = {}
+    for image, texts in _images(path) if scattered else ():
+        if hash(image) in scattered:
+            joined.setdefault(image, []).extend(texts)
+    total = int((counts == 1).sum()) + len(joined)
+    return Candidates(_candidates(path, scattered, joined), total, list(missing.values()))
+
+
+def _candidates(path: Path, scattered: frozenset[int], joined: dict[str, list[Any]]) -> Iterator[Candidate]:
+    """One for each image; takes the texts of those that are `scattered` out of `joined`."""
+    for image, texts in _images(path):
+        if hash(image) in scattered:
+            texts = joined.pop(image, None)
+        if texts is not None:
+            yield Candidate.of(f"image_text/{image}", texts, source_below(path.parent, image))
+
+
+def _images(path: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Path and texts of the lines of a .jsonl file, those of neighbouring lines of one image together."""
+    for image, lines in itertools.groupby(_checked_lines(path), key=lambda line: line[0]):
+        yield image, [text for _, texts in lines for text in texts]
+
+
+def _checked_lines(path: Path) -> Iterator[tuple[str, list[Any]]]:
     for place, entry in read_lines(path, _LINE, ("image", "texts")):
         image = relative_path(entry["image"], place)
         if not isinstance(entry["texts"], list):
             raise DataError(f"{place}: texts must be a list; correct that line.")
-        texts.setdefault(image, []).extend(entry["texts"])
-    items = []
-    for image, its_texts in texts.items():
-        source = source_below(path.parent, image)
-        items.append(Candidate.of(f"image_text/{image}", its_texts, source))
-    return Candidates.of(items)
+        yield image, entry["texts"]

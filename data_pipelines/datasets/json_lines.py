@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 
 def read_lines(path: Path, example: str, keys: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -50,7 +51,7 @@ def relative_path(image: object, place: str) -> str:
     relative = os.path.normpath(image)
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise DataError(
-            f"{place}: image {image!r} is outside of the folder of the .jsonl file; give a path relative to it."
+            f"{place}: image {shown(image)} is outside of the folder of the .jsonl file; give a path relative to it."
         )
     return relative
 

@@ -30,7 +30,7 @@ def read_entries(path: Path) -> list[Entry]:
                 folder=str(image.get("filepath") or ""),
                 file_name=Path(file_name).name,
                 coco_id=coco_id if isinstance(coco_id, int) else coco_id_of(file_name),
-                texts=tuple(sentence.get("raw") for sentence in field(image, "sentences", list, path)),
+                texts=tuple(field(sentence, "raw", str, path) for sentence in field(image, "sentences", list, path)),
             )
         )
     return entries

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 _TRUTH = {"true": True, "false": False}
 
@@ -40,15 +41,17 @@ class Labeller:
         """Raise DataError if a label lacks an id of its own, or lacks the target that others have."""
         identity = label.get(self.id_key)
         if not isinstance(identity, (int, str)) or isinstance(identity, bool):
-            raise DataError(f"{self.path}: {self.id_key} {identity!r} is neither a number nor a string; correct it.")
+            raise DataError(
+                f"{self.path}: {self.id_key} {shown(identity)} is neither a number nor a string; correct it."
+            )
         if identity in self._ids:
-            raise DataError(f"{self.path}: {self.id_key} {identity!r} occurs twice; correct the file.")
+            raise DataError(f"{self.path}: {self.id_key} {shown(identity)} occurs twice; correct the file.")
         self._ids.add(identity)
         labelled = label.get(self.target) is not None
         if self._labelled is None:
             self._labelled = labelled
         if labelled != self._labelled:
-            where = f"{self.path}: {self.id_key} {identity!r}"
+            where = f"{self.path}: {self.id_key} {shown(identity)}"
             if self.required:
                 raise DataError(f"{where} has no {self.target}; complete the file or download it again.")
             raise DataError(
@@ -109,6 +112,7 @@ def truth(value: object, place: str) -> bool | None:
     """True or false, as JSON or as a word, None if it is not said; raises DataError for anything else."""
     if value is None:
         return None
-    if (word := str(value).lower()) not in _TRUTH:
-        raise DataError(f"{place}: label {value!r} is neither true nor false; correct that line.")
+    word = str(value).lower() if isinstance(value, (bool, str)) else ""
+    if word not in _TRUTH:
+        raise DataError(f"{place}: label {shown(value)} is neither true nor false; correct that line.")
     return _TRUTH[word]

@@ -4,12 +4,18 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
+import numpy as np
 
 from data_pipelines.datasets.candidates import FileBytes, Source
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
+
+_MAX_RISE, _MAX_DEPTH = 1000, 20_000  # brackets that open and do not close, in one piece of a file and in all of it
+_BRACKETS = np.zeros(256, np.int8)
+_BRACKETS[list(b"[{")], _BRACKETS[list(b"]}")] = 1, -1
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 
@@ -79,18 +85,45 @@ def stream_json(path: Path, prefix: str) -> Iterator[Any]:
     """Parts of a JSON file that is too large to hold, such as prefix "questions.item"; DataError if it is damaged."""
     try:
         with path.open("rb") as file:
-            yield from ijson.items(file, prefix, use_float=True)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+            yield from ijson.items(_Shallow(file), prefix, use_float=True)
+    except (ijson.JSONError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path} is not whole JSON ({reason}); download it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
+
+
+class _Shallow:
+    """A JSON file to read that gives up at deeply nested brackets: the time of ijson grows with their depth squared.
+
+    Brackets in texts count too, which the limits leave room for.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._depth = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; ValueError if they are nested too deeply."""
+        content = self._file.read(size)
+        opened = content.count(b"[") + content.count(b"{")
+        self._depth += opened - content.count(b"]") - content.count(b"}")
+        if self._depth > _MAX_DEPTH or (opened > _MAX_RISE and _rise(content) > _MAX_RISE):
+            raise ValueError("nested too deeply")
+        return content
+
+
+def _rise(content: bytes) -> int:
+    """Greatest number of brackets that are open at once among those in `content`."""
+    depths = np.cumsum(_BRACKETS[np.frombuffer(content, np.uint8)], dtype=np.int32)
+    return int((depths - np.minimum.accumulate(depths)).max())
 
 
 def field(entry: Any, key: str, kind: type, path: Path) -> Any:
-    """`entry[key]`, checked to be of type `kind`; raises DataError naming the file otherwise."""
+    """`entry[key]`, checked to be of type `kind`; raises DataError naming the file and the entry otherwise."""
     value = entry.get(key) if isinstance(entry, Mapping) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DataError(
             f"{path} is not in the expected format: an entry has no {key!r} of type "
-            f"{kind.__name__}; download it again from its publisher."
+            f"{kind.__name__}, {shown(entry)}; download it again from its publisher."
         )
     return value

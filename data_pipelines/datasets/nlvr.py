@@ -15,6 +15,7 @@ from data_pipelines.datasets.labels import Labeller, to_json, truth
 from data_pipelines.datasets.layout import folders_below, list_images
 from data_pipelines.datasets.tar_images import list_tar_images
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 # split -> what the names of its images may start with
 _SPLITS = {"train": ("train",), "train2": ("hidden", "train2"), "dev": ("dev",), "test": ("test",)}
@@ -46,6 +47,8 @@ class Nlvr(ImageTextBuilder):
         items = []
         for place, entry in read_lines(path, _LINE, ("sentence", "identifier")):
             identifier = entry["identifier"]
+            if not isinstance(identifier, (int, str)):
+                raise DataError(f"{place}: identifier {shown(identifier)} is not a name; download the file again.")
             label = {
                 "identifier": identifier,
                 "permutation": 0,

@@ -10,6 +10,7 @@ from data_pipelines.datasets.json_lines import read_lines
 from data_pipelines.datasets.labels import Labeller, TextsByImage, truth
 from data_pipelines.datasets.layout import find_image, first_existing, folders_below, list_images
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 _SPLITS = ("train", "dev", "test1")
 _LINE = '{"sentence": "...", "identifier": "split-set-pair-sentence", "label": "True"}'
@@ -50,7 +51,7 @@ class Nlvr2(ImageTextBuilder):
             parts = identifier.split("-") if isinstance(identifier, str) else []
             if len(parts) != 4 or not all(parts):
                 raise DataError(
-                    f"{place}: identifier {identifier!r} is not split-set-pair-sentence; download it again."
+                    f"{place}: identifier {shown(identifier)} is not split-set-pair-sentence; download it again."
                 )
             prefix, image_set, pair, sentence = parts
             label = {

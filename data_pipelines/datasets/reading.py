@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
@@ -10,7 +10,6 @@ from data_pipelines.datasets.candidates import (
     BadRegionsError,
     Candidate,
     Candidates,
-    FoundRegions,
     Source,
     check_share,
 )
@@ -83,6 +82,72 @@ def map_in_order(
                 future.cancel()
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a look at one candidate found; small, whatever the image.
+
+    Attributes:
+      image_id: of the candidate.
+      has_texts: whether a text is left after cleaning.
+      empty_texts: number of texts that are left empty.
+      boxes: reason -> number of boxes that were left out of its regions.
+      problem: why it cannot be used, the same for problems of one kind; empty if there is none.
+      place: where the problem is.
+    """
+
+    image_id: str
+    has_texts: bool = False
+    empty_texts: int = 0
+    boxes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+    place: str = ""
+
+
+class Selection:
+    """Decides, candidate after candidate in their order, which become records, and counts the others."""
+
+    def __init__(self, candidates: Candidates, seen: set[int], skipped: Skipped, max_bad_share: float) -> None:
+        """Begin with a split.
+
+        Args:
+          candidates: of the split; they are not read here.
+          seen: hashes of the image ids so far, in all splits; grows. A repeated id is skipped.
+          skipped: is filled as a side effect.
+          max_bad_share: of damaged or missing images, 0 to 1.
+        """
+        self._candidates, self._seen, self._skipped, self._max_bad_share = candidates, seen, skipped, max_bad_share
+        self._count = 0
+
+    def takes(self, outcome: Outcome) -> bool:
+        """Whether the next candidate becomes a record; DataError once it is certain that too many are bad."""
+        self._count += 1
+        skipped = self._skipped
+        if outcome.problem:
+            skipped.add_bad(outcome.place, outcome.problem)
+            self._check_share(self._candidates.total or max(self._count, _ENOUGH))
+            return False
+        skipped.empty_texts += outcome.empty_texts
+        key = hash(outcome.image_id)
+        if key in self._seen:
+            skipped.images[REPEATED] += 1
+            return False
+        if not outcome.has_texts:
+            skipped.images[NO_TEXT] += 1
+            return False
+        self._seen.add(key)
+        skipped.boxes.update(outcome.boxes)
+        return True
+
+    def finish(self) -> None:
+        """All candidates have been offered; raises DataError if too many are bad."""
+        self._check_share(max(self._count, 1))
+        self._skipped.images.update(self._candidates.left_out)
+
+    def _check_share(self, total: int) -> None:
+        if self._skipped.bad:  # the reasons take time to put together
+            check_share(self._skipped.bad, total, self._max_bad_share, self._skipped.reasons())
+
+
 def verified_examples(
     candidates: Candidates,
     *,
@@ -96,75 +161,69 @@ def verified_examples(
 
     Args:
       candidates: of one split.
-      seen: hashes of the image ids so far, in all splits; grows. A repeated id is skipped.
-      skipped: is filled as a side effect.
+      seen, skipped, max_bad_share: as in `Selection`.
       num_threads: that read and decode; four times as many images are held in memory.
-      max_bad_share: of damaged or missing images, 0 to 1.
       progress: called after each candidate.
 
     Raises:
       DataError: too many bad images; as soon as that is certain, where the total is known.
     """
-    count = 0
-    for loaded in map_in_order(_load, candidates.items, num_threads, look_ahead=4 * num_threads):
-        count += 1
+    selection = Selection(candidates, seen, skipped, max_bad_share)
+    for outcome, example in examine_all(candidates.items, num_threads):
         progress()
-        candidate = loaded.candidate
-        if loaded.problem:
-            skipped.add_bad(loaded.place, loaded.problem)
-            total = candidates.total or max(count, _ENOUGH)
-            check_share(skipped.bad, total, max_bad_share, skipped.reasons())
-            continue
-        texts, labels = candidate.cleaned()
-        skipped.empty_texts += len(candidate.texts) - len(texts)
-        key = hash(candidate.image_id)
-        if key in seen:
-            skipped.images[REPEATED] += 1
-        elif not texts:
-            skipped.images[NO_TEXT] += 1
-        else:
-            seen.add(key)
-            example = {"image_id": candidate.image_id, "texts": texts}
-            for prefix, picture in zip(("", "second_"), loaded.pictures, strict=False):
-                example |= {f"{prefix}{name}": value for name, value in vars(picture).items()}
-            if loaded.found is not None:
-                example |= to_fields(loaded.found.regions)
-                skipped.boxes.update(loaded.found.dropped)
-            yield example | ({"labels": labels} if labels else {})
-    check_share(skipped.bad, max(count, 1), max_bad_share, skipped.reasons())
-    skipped.images.update(candidates.left_out)
+        if selection.takes(outcome):
+            yield example
+    selection.finish()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """A candidate with its pictures and regions, or with a problem, its place and no pictures."""
-
-    candidate: Candidate
-    pictures: tuple[Picture, ...] = ()
-    found: FoundRegions | None = None
-    problem: str = ""
-    place: str = ""
+def examine_all(candidates: Iterable[Candidate], num_threads: int) -> Iterator[tuple[Outcome, dict[str, Any]]]:
+    """`examine` of each candidate, in order; four times as many images as threads are held in memory."""
+    return map_in_order(examine, candidates, num_threads, look_ahead=4 * num_threads)
 
 
-def _load(candidate: Candidate) -> _Loaded:
-    """Read and decode an image or both of a pair; problems are returned: one bad image is no reason to stop."""
+def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
+    """Read and decode an image or both of a pair: what was found, and the fields of a record.
+
+    Problems are told, not raised: one bad image is no reason to stop. There are no fields then.
+    """
     pictures = []
     for source in candidate.sources:
         try:
             pictures.append(_picture(source))
         except BadImageError as error:
-            return _Loaded(candidate, problem=error.reason, place=source.place)
+            return _bad(candidate, error.reason, source.place)
         except FileNotFoundError:
-            return _Loaded(candidate, problem=NOT_FOUND, place=source.place)
+            return _bad(candidate, NOT_FOUND, source.place)
         except OSError as error:
-            return _Loaded(candidate, problem=error.strerror or type(error).__name__, place=source.place)
-    found = None
+            return _bad(candidate, error.strerror or type(error).__name__, source.place)
+    try:
+        example, boxes = fields_of(candidate, pictures)
+    except BadRegionsError as error:
+        return _bad(candidate, error.reason, error.place)
+    left = len(example["texts"])
+    return Outcome(candidate.image_id, left > 0, len(candidate.texts) - left, boxes), example
+
+
+def fields_of(candidate: Candidate, pictures: Sequence[Picture]) -> tuple[dict[str, Any], Mapping[str, int]]:
+    """Fields of a record from the image of a candidate, or both of a pair, and the boxes left out, by reason.
+
+    Raises:
+      BadRegionsError: its regions cannot be used.
+    """
+    texts, labels = candidate.cleaned()
+    example: dict[str, Any] = {"image_id": candidate.image_id, "texts": texts}
+    for prefix, picture in zip(("", "second_"), pictures, strict=False):
+        example |= {f"{prefix}{name}": value for name, value in vars(picture).items()}
+    boxes: Mapping[str, int] = {}
     if candidate.regions is not None:
-        try:
-            found = candidate.regions(pictures[0].height, pictures[0].width)
-        except BadRegionsError as error:
-            return _Loaded(candidate, problem=error.reason, place=error.place)
-    return _Loaded(candidate, tuple(pictures), found)
+        found = candidate.regions(pictures[0].height, pictures[0].width)
+        example |= to_fields(found.regions)
+        boxes = found.dropped
+    return example | ({"labels": labels} if labels else {}), boxes
+
+
+def _bad(candidate: Candidate, problem: str, place: str) -> tuple[Outcome, dict[str, Any]]:
+    return Outcome(candidate.image_id, problem=problem, place=place), {}
 
 
 def _picture(source: Source) -> Picture:

@@ -7,7 +7,7 @@ import cv2
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import shapes_regions, shapes_scene
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.base import DRAWN, ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates, FoundRegions
 from data_pipelines.errors import DataError
 
@@ -52,7 +52,7 @@ class Shapes(ImageTextBuilder):
         """Regions of each image; 0 where none are wanted."""
         if not self.has_regions:
             return 0
-        if self.options["regions"] != "drawn":
+        if self.options["regions"] != DRAWN:
             raise DataError(f"shapes: --regions={self.options['regions']} is unknown; give --regions=drawn.")
         number = int(self.options["num_regions"])
         if not shapes_regions.MIN_REGIONS <= number <= MAX_REGIONS:

@@ -4,18 +4,59 @@ TFDS's own writer sorts every split by key: it holds a gibibyte in memory, and a
 TensorFlow for its temporary files. Ours streams, keeps the order, and needs neither.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from data_pipelines.errors import DataError
 
 MAX_SHARD_BYTES = 512 << 20
 # Photographs do not compress; uncompressed files are written five times as fast.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+_CHUNK_BYTES = 8 << 20  # about as much is read at a time
+
+
+class SizeRule:
+    """Where a file of records ends if their number is not given: once it holds so many bytes."""
+
+    def __init__(self, max_shard_bytes: int) -> None:
+        self._max_shard_bytes = max_shard_bytes
+        self._bytes: int | None = None  # in the file so far
+
+    def begins(self, size: int) -> bool:
+        """Whether the next record, of `size` bytes, is the first of a file."""
+        first = self._bytes is None or self._bytes >= self._max_shard_bytes
+        self._bytes = size if first else self._bytes + size
+        return first
+
+
+def cut_evenly(num_records: int, num_shards: int) -> list[int]:
+    """Lengths of files that hold so many records; of fewer records than files each is a file."""
+    num_shards = min(num_shards, num_records)
+    ends = [num_records * shard // num_shards for shard in range(num_shards + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+class Serializer:
+    """Examples as bytes that TFDS reads; may be pickled."""
+
+    def __init__(self, features: tfds.features.FeaturesDict) -> None:
+        """Args: features: of the data set."""
+        self._features = features
+        self._serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+
+    def __call__(self, example: Mapping[str, Any]) -> bytes:
+        """A serialized tf.train.Example of the fields that `features` describes; equal ones give equal bytes."""
+        encoded = self._serializer.get_tf_example(self._features.encode_example(example))
+        return encoded.SerializeToString(deterministic=True)  # else each process has an order of its own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Serializer, (self._features,)
 
 
 def write_split(
@@ -23,6 +64,8 @@ def write_split(
     features: tfds.features.FeaturesDict,
     template: tfds.core.ShardedFileTemplate,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    *,
+    num_shards: int | None = None,
 ) -> tfds.core.SplitInfo:
     """Write all examples of a split and say what was written.
 
@@ -31,48 +74,95 @@ def write_split(
       features: of the data set.
       template: names the files of this split.
       max_shard_bytes: a file is closed once it holds that much.
+      num_shards: number of files, of equal numbers of records to within one, as `cut_evenly` says; the records are then
+        copied once, with `max_shard_bytes` of scratch space beside them. None: as many as `max_shard_bytes` makes.
 
     Raises:
       DataError: nothing to write, or the disk does not take it.
     """
-    serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+    serialize = Serializer(features)
     folder = Path(template.data_dir)
     lengths: list[int] = []
-    num_bytes = shard_bytes = 0
+    num_bytes = 0
+    rule = SizeRule(max_shard_bytes)
     writer = None
     try:
         for example in examples:
-            serialized = serializer.serialize_example(features.encode_example(example))
-            if writer is None or shard_bytes >= max_shard_bytes:
+            serialized = serialize(example)
+            if rule.begins(len(serialized)):
                 if writer is not None:
                     _attempt(folder, writer.close)
-                path = str(_temporary(folder, template.split, len(lengths)))
-                writer = _attempt(folder, ArrayRecordWriter, path, _WRITER_OPTIONS)
+                writer = _open(_part(folder, template.split, len(lengths)), folder)
                 lengths.append(0)
-                shard_bytes = 0
             _attempt(folder, writer.write, serialized)
             lengths[-1] += 1
-            shard_bytes += len(serialized)
             num_bytes += len(serialized)
     finally:
         if writer is not None:
             _attempt(folder, writer.close)
     if not lengths:
-        raise DataError(f"No usable image with a text in split {template.split!r}; check the source files.")
+        raise nothing_usable(template.split)
+    parts = [_part(folder, template.split, i) for i in range(len(lengths))]
+    if num_shards is not None and (wanted := cut_evenly(sum(lengths), num_shards)) != lengths:
+        parts, lengths = _cut_anew(parts, lengths, wanted, folder, template.split), wanted
     # The names say how many files there are, which is known only now.
-    for i in range(len(lengths)):
-        final = template.sharded_filepath(shard_index=i, num_shards=len(lengths))
-        _temporary(folder, template.split, i).rename(final)
+    for i, part in enumerate(parts):
+        part.rename(template.sharded_filepath(shard_index=i, num_shards=len(parts)))
+    return split_info(template, lengths, num_bytes)
+
+
+def write_shard(path: Path, serialized: Iterable[bytes], folder: Path) -> None:
+    """Write one file of records, with errors that name `folder`; DataError if the disk does not take it."""
+    writer = _open(path, folder)
+    try:
+        for record in serialized:
+            _attempt(folder, writer.write, record)
+    finally:
+        _attempt(folder, writer.close)
+
+
+def split_info(template: tfds.core.ShardedFileTemplate, lengths: Sequence[int], num_bytes: int) -> tfds.core.SplitInfo:
+    """What TFDS keeps about a split that was written."""
     return tfds.core.SplitInfo(
         name=template.split,
-        shard_lengths=lengths,
+        shard_lengths=list(lengths),
         num_bytes=num_bytes,
         filename_template=template,
     )
 
 
-def _temporary(folder: Path, split: str, i: int) -> Path:
+def nothing_usable(split: str) -> DataError:
+    """The error to raise where a split has no record."""
+    return DataError(f"No usable image with a text in split {split!r}; check the source files.")
+
+
+def _cut_anew(
+    parts: Sequence[Path], lengths: Sequence[int], wanted: Sequence[int], folder: Path, split: str
+) -> list[Path]:
+    """Copy the records of some files into files of the lengths wanted; each file read is removed after its last."""
+    records = _read_and_remove(parts, lengths)
+    cut = [folder / f"{split}-{i:05d}.cut.part" for i in range(len(wanted))]
+    for path, length in zip(cut, wanted, strict=True):
+        write_shard(path, (next(records) for _ in range(length)), folder)
+    next(records, None)  # so that the last file is removed too
+    return cut
+
+
+def _read_and_remove(parts: Sequence[Path], lengths: Sequence[int]) -> Iterator[bytes]:
+    for path, length in zip(parts, lengths, strict=True):
+        chunk = max(1, length * _CHUNK_BYTES // max(path.stat().st_size, 1))
+        with contextlib.closing(ArrayRecordReader(str(path))) as reader:
+            for start in range(0, length, chunk):
+                yield from reader.read(list(range(start, min(start + chunk, length))))
+        path.unlink()
+
+
+def _part(folder: Path, split: str, i: int) -> Path:
     return folder / f"{split}-{i:05d}.part"
+
+
+def _open(path: Path, folder: Path) -> ArrayRecordWriter:
+    return _attempt(folder, ArrayRecordWriter, str(path), _WRITER_OPTIONS)
 
 
 def _attempt(folder: Path, write: Any, *args: Any) -> Any:

@@ -17,6 +17,7 @@ from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.coco_captions import KARPATHY_FILES, find_karpathy
 from data_pipelines.datasets.layout import field, list_images, load_json, reader, require, stream_json
 from data_pipelines.errors import DataError
+from data_pipelines.showing import shown
 
 _PAGE = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
 _IMAGE_FOLDERS = ("VG_100K", "VG_100K_2", "images/VG_100K", "images2/VG_100K_2")
@@ -66,8 +67,12 @@ def find_photographs(source_dir: Path, left_out: Container[int]) -> Photographs:
             f"{', '.join(_IMAGE_FOLDERS)}; unpack them there, from {_PAGE}."
         )
     identities: dict[int, str | None] = {}
-    for image in load_json(image_data):
-        number, coco_id = field(image, "image_id", int, image_data), image.get("coco_id")
+    listed = load_json(image_data)
+    if not isinstance(listed, list):
+        raise DataError(f"{image_data} is not a list of images; download it again, from {_PAGE}.")
+    for image in listed:
+        number = field(image, "image_id", int, image_data)
+        coco_id = None if image.get("coco_id") is None else field(image, "coco_id", int, image_data)
         identity = f"coco/{coco_id}" if coco_id is not None else f"visual_genome/{number}"
         identities[number] = None if coco_id in left_out else identity
     return Photographs(identities, list_images(folders))
@@ -89,9 +94,9 @@ def read_entries(path: Path, key: str, photographs: Photographs) -> Iterator[tup
         items = field(image, key, list, path)
         if number is None and items:
             number = field(items[0], "image_id", int, path)
-        if number not in photographs.identities:
+        if not isinstance(number, int) or number not in photographs.identities:
             raise DataError(
-                f"{path} describes image {number}, which image_data.json does not list; "
+                f"{path} describes image {shown(number)}, which image_data.json does not list; "
                 "download both again, of one version."
             )
         if photographs.identities[number] is not None:

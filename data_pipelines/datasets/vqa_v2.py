@@ -115,13 +115,18 @@ def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     for annotation in stream_json(path, "annotations.item"):
         given = [field(answer, "answer", str, path) for answer in field(annotation, "answers", list, path)]
         found[field(annotation, "question_id", int, path)] = {
-            "question_type": annotation.get("question_type"),
-            "answer_type": annotation.get("answer_type"),
+            "question_type": _text(annotation.get("question_type")),
+            "answer_type": _text(annotation.get("answer_type")),
             # Most answers occur many times.
             "answers": [sys.intern(answer) for answer in given] or None,
-            "multiple_choice_answer": annotation.get("multiple_choice_answer"),
+            "multiple_choice_answer": _text(annotation.get("multiple_choice_answer")),
         }
     return found
+
+
+def _text(value: object) -> str | None:
+    """What is there to help people; anything but a text is as if it were not there."""
+    return value if isinstance(value, str) else None
 
 
 def _read_visual_genome(path: Path, photographs: visual_genome.Photographs) -> Iterator[Candidate]:

@@ -8,13 +8,12 @@ import dataclasses
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from data_pipelines.datasets.candidates import Candidate
+from data_pipelines.datasets.candidates import Candidate, clean_text
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
-from data_pipelines.datasets.tar_images import TarMember
-from data_pipelines.errors import DataError
+from data_pipelines.datasets.tar_images import TarMember, open_tar, plain_members
 from data_pipelines.image_files import MAX_BYTES
 
 _MAX_TEXT_BYTES = 1 << 20
@@ -52,7 +51,8 @@ def read_shards(split: str, paths: Sequence[Path]) -> Iterator[Candidate]:
     """
     for sample in read_samples(paths):
         if sample.image is not None:
-            digest = next((sample.about[name] for name in _HASHES if isinstance(sample.about.get(name), str)), None)
+            digests = (clean_text(sample.about.get(name)) for name in _HASHES)
+            digest = next((digest for digest in digests if digest), None)
             image_id = f"image_text/{digest or f'{split}/{sample.path.stem}/{sample.key}'}"
             yield Candidate(image_id, sample.texts, sample.image, sample.place)
 
@@ -66,22 +66,15 @@ def read_samples(paths: Sequence[Path]) -> Iterator[Sample]:
       DataError: a file is not a tar file or ends too early.
     """
     for path in paths:
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for key, members in _samples(tar):
-                    yield _sample(tar, path, key, members)
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{path} is not a whole tar file ({error}); download it again or remove it.") from error
+        with open_tar(path) as tar:
+            for key, members in _samples(tar):
+                yield _sample(tar, path, key, members)
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Key and members (suffix -> member) of each run with one key."""
     current, members = "", {}
-    for member in tar:
-        tar.members = []  # tarfile would remember all of them
-        name = PurePosixPath(member.name)
-        if not member.isreg() or name.is_absolute() or ".." in name.parts:
-            continue
+    for name, member in plain_members(tar):
         stem, dot, suffix = name.name.partition(".")
         if not stem or not dot:
             continue

@@ -35,6 +35,7 @@ class WordNet:
         Raises:
           DataError: a file is missing or damaged, or they do not belong together.
         """
+        self._folder = folder
         self._synsets: dict[str, list[int]] = {}
         self._first_word: dict[int, str] = {}
         self._hypernyms: dict[int, list[int]] = {}
@@ -111,7 +112,8 @@ class WordNet:
         depth = self._depths[synset]
         if depth is None:
             raise DataError(
-                f"data.noun: synset {synset} is its own hypernym; give the dict/ folder of a whole WordNet."
+                f"{self._folder}: synset {synset} of data.noun is its own hypernym; give the dict/ folder of a whole "
+                "WordNet."
             )
         return depth
 

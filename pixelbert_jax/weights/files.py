@@ -2,6 +2,8 @@
 
 import json
 import re
+import reprlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def check_config(found: dict[str, Any], expected: dict[str, tuple[Any, str]], so
       ConfigError: fields that differ, all of them in one message.
     """
     differences = [
-        f"{field}={found[field]!r} (here {f'{ours}=' if ours else 'always '}{value!r})"
+        f"{field}={reprlib.repr(found[field])} (here {f'{ours}=' if ours else 'always '}{value!r})"
         for field, (value, ours) in expected.items()
         if found.get(field, value) != value
     ]
@@ -126,15 +128,17 @@ def _files(path: Path) -> tuple[list[Path], set[str]]:
         raise ConfigError(f"{path}: no weight_map from tensors to files of this folder; download it again.")
     files = [path.parent / name for name in sorted(set(index.values()))]
     if lost := [file.name for file in files if not file.is_file()]:
-        raise ConfigError(f"{path}: {', '.join(lost)} of its files not there; download the folder again.")
+        raise ConfigError(f"{path}: {reprlib.repr(lost)} of its files not there; download the folder again.")
     return files, set(index)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON ({_reason(error)}); download it again.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); check the file.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: not a JSON object; download it again.")
     return content
@@ -145,6 +149,8 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
 
     try:
         content = deserialize(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); check the file.") from None
     except SafetensorError as error:
         raise ConfigError(f"{file}: broken or cut off ({_reason(error)}); download or write it again.") from None
     if odd := sorted({entry["dtype"] for _, entry in content} - _TYPES.keys()):
@@ -162,6 +168,7 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
             f"{file}: reading it needs torch; convert it to safetensors elsewhere, or install torch."
         ) from None
     try:
+        _check_stored(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own
         raise ConfigError(
@@ -174,7 +181,25 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
     tensors = {name: value.detach() for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ConfigError(f"{file}: no state dict; save model.state_dict() into it.")
-    return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in tensors.items()}
+    # A view may repeat a few numbers without end.
+    size = file.stat().st_size
+    if odd := [n for n, value in tensors.items() if value.layout != torch.strided or value.nbytes > size]:
+        raise ConfigError(f"{file}: {odd[0]!r:.80} is sparse, or larger than the file; save plain tensors into it.")
+    try:
+        return {n: (value.float() if value.is_floating_point() else value).numpy() for n, value in tensors.items()}
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized ones, or those on no device
+        raise ConfigError(f"{file}: tensors of an odd kind ({_reason(error)}); save plain ones into it.") from None
+
+
+def _check_stored(file: Path) -> None:
+    """Raise ValueError for a file whose parts are compressed: torch writes none, and a few bytes may become any number.
+
+    Files of the older form, which are no archives, pass.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("its parts are compressed")
 
 
 def _full_precision(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.datasets import image_text
 from data_pipelines.datasets.webdataset import read_shards
 from data_pipelines.errors import DataError
 from data_pipelines.preparing import prepare
@@ -34,6 +35,30 @@ def test_json_lines(tmp_path: Path, read_all) -> None:
         ],
         "my_test": [("image_text/a/2.jpg", ("x",))],
     }
+
+
+def test_lines_of_one_image_near_and_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is one candidate at the place of its first line; neighbours need no memory of their texts."""
+    write_image(tmp_path / "a.jpg")
+    order = "aabcbadcee"
+    lines(tmp_path / "train.jsonl", *({"image": f"{x}.jpg", "texts": [f"{x}{i}"]} for i, x in enumerate(order)))
+    held = []
+    streamed = image_text._candidates
+    monkeypatch.setattr(image_text, "_candidates", lambda *given: held.append(dict(given[2])) or streamed(*given))
+    candidates = image_text.ImageText(data_dir=tmp_path / "data", source_dir=tmp_path).candidates()["train"]
+    assert candidates.total == 5
+    assert candidates.missing == [str(tmp_path / f"{x}.jpg") for x in "bcde"]
+    assert sorted(held[0]) == ["a.jpg", "b.jpg", "c.jpg"]  # not d and e
+    assert not isinstance(candidates.items, list)
+    items = list(candidates.items)
+    assert [(item.image_id, item.texts) for item in items] == [
+        ("image_text/a.jpg", ["a0", "a1", "a5"]),
+        ("image_text/b.jpg", ["b2", "b4"]),
+        ("image_text/c.jpg", ["c3", "c7"]),
+        ("image_text/d.jpg", ["d6"]),
+        ("image_text/e.jpg", ["e8", "e9"]),
+    ]
+    assert [item.read is not None for item in items] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,14 @@ def test_tar_files(tmp_path: Path, read_all) -> None:
     }
 
 
+def test_missing_files_of_images_without_regions_are_no_loss(tmp_path: Path, read_all) -> None:
+    write_image(tmp_path / "mine" / "1.jpg")
+    entries = ({"image": f"{i}.jpg", "texts": ["a"]} for i in range(1, 9))  # only the first file is there
+    source = lines(tmp_path / "mine" / "train.jsonl", *entries)
+    path = region_tsv(tmp_path / "x.tsv", found("1"))
+    assert joined(read_all("image_text", source, regions=str(path))["train"]) == {"image_text/1.jpg": 0}
+
+
 def test_own_images(tmp_path: Path, read_all) -> None:
     for name in ("photos/1.jpg", "photos/2.jpg", "others/1.jpg"):
         write_image(tmp_path / "mine" / name)

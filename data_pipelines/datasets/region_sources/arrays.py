@@ -102,7 +102,7 @@ def _number(stored: Stored | None, what: str, lowest: int = 1) -> float | None:
     """The one number of an array; None if there is no array."""
     if stored is None:
         return None
-    values = _load(stored, what).reshape(-1) if np.prod(stored.shape) == 1 else None
+    values = _load(stored, what).reshape(-1) if np.prod(stored.shape, dtype=object) == 1 else None
     if values is None:
         raise BadRowError(f"{what} is not a number")
     return float(values[0]) if lowest == 0 and values[0] == 0 else positive(values[0], what)

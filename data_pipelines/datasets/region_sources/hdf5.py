@@ -1,5 +1,6 @@
 """HDF5 files of regions: a group for each image, or arrays of all images side by side."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from data_pipelines.errors import DataError
 _IDS = ("image_ids", "image_id", "img_ids", "img_id", "ids")
 _ENDS = "pos_boxes"
 _CHUNK = 10_000  # ids read at a time
+_MAX_ID_BYTES = 1000
+_MAX_PIECE_BYTES = 256 << 20
+# What h5py lets out on damaged files.
+_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
 
 
 def open_hdf5(path: Path) -> RegionSource:
@@ -39,10 +44,13 @@ def open_hdf5(path: Path) -> RegionSource:
         ) from error
     try:
         file = h5py.File(path, "r")
-        kinds = {type(file[name]) for name in _first_names(file)}
-        ids = next((name for name in _IDS if isinstance(file.get(name), h5py.Dataset)), None)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DataError(f"--regions={path} is a damaged HDF5 file ({error}); copy or make it again.") from error
+        kinds = {type(_within(file, name)) for name in _first_names(file)}
+        ids = next((name for name in _IDS if _array(file, name) is not None), None)
+    except BadRowError as fault:
+        raise DataError(f"--regions={path} holds {fault}; make it again, with all of it in one file.") from fault
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"--regions={path} is a damaged HDF5 file ({reason}); copy or make it again.") from error
     if ids is not None:
         return _FlatHdf5(path, file, ids)
     if kinds == {h5py.Group}:
@@ -63,16 +71,28 @@ class _Hdf5(RegionSource):
     def __init__(self, path: Path, file: Any) -> None:
         super().__init__(path)
         self._file = file
+        self._names: list[str] = []  # of the groups, where there are some
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self._names)
 
     def read(self, number: int) -> Row:
         """As in RegionSource."""
         try:
             return self._row(number)
-        except (RuntimeError, KeyError, OSError) as error:
+        except BadRowError:
+            raise
+        except _DAMAGE as error:
             raise BadRowError("a part of the HDF5 file that cannot be read") from error
 
     def _row(self, number: int) -> Row:
         raise NotImplementedError
+
+
+def _reopen(path: Path, names: list[str]) -> RegionSource:
+    source = open_hdf5(path)
+    source._names = names
+    return source
 
 
 class _GroupedHdf5(_Hdf5):
@@ -88,12 +108,13 @@ class _GroupedHdf5(_Hdf5):
         return f"{self.path}, group {self._names[number]}"
 
     def _row(self, number: int) -> Row:
-        group = self._file[self._names[number]]
+        group = _within(self._file, self._names[number])
         if not hasattr(group, "keys"):
             raise BadRowError("an array where a group of arrays should be")
 
         def find(name: str) -> Stored | None:
             if name in group.attrs:
+                _check_bytes(group.attrs.get_id(name).get_storage_size())
                 value = np.asarray(group.attrs[name])
                 return Stored(value.shape, value.dtype, lambda: value)
             array = _array(group, name)
@@ -108,23 +129,33 @@ class _FlatHdf5(_Hdf5):
 
     def __init__(self, path: Path, file: Any, ids: str) -> None:
         super().__init__(path, file)
-        self._ids = file[ids]
-        self._ends = file.get(_ENDS)
+        self._ids = _array(file, ids)
+        self._ends = _array(file, _ENDS)
         number = len(self._ids) if self._ids.shape else 0
+        if number > path.stat().st_size or self._ids.dtype.itemsize > _MAX_ID_BYTES:
+            raise DataError(f"--regions={path}: {ids} promises more than the file can hold; make the file again.")
         if self._ends is not None and self._ends.shape != (number, 2):
             raise DataError(f"--regions={path}: {_ENDS} is {self._ends.shape}, not {(number, 2)}; make the file again.")
         if self._ends is None:
             for name in (*FEATURES, *BOXES, *FRACTIONS):
-                if name in file and (len(file[name].shape) != 3 or file[name].shape[0] != number):
+                array = _array(file, name)
+                if array is not None and (len(array.shape) != 3 or array.shape[0] != number):
                     raise DataError(
-                        f"--regions={path}: {name} is {file[name].shape} for {number} images, and there is no {_ENDS} "
+                        f"--regions={path}: {name} is {array.shape} for {number} images, and there is no {_ENDS} "
                         "to tell which rows are whose; make the file again."
                     )
 
     def ids(self) -> Iterator[str | None]:
         """As in RegionSource."""
-        for start in range(0, len(self._ids), _CHUNK):
-            for value in np.asarray(self._ids[start : start + _CHUNK]).tolist():
+        for start in range(0, len(self._ids) if self._ids.shape else 0, _CHUNK):
+            try:
+                values = np.asarray(self._ids[start : start + _CHUNK]).tolist()
+            except _DAMAGE as error:
+                raise DataError(
+                    f"--regions={self.path}: {self._ids.name.strip('/')} cannot be read from row {start} on; copy or "
+                    "make the file again."
+                ) from error
+            for value in values:
                 yield _text(value)
 
     def place(self, number: int) -> str:
@@ -160,9 +191,31 @@ class _FlatHdf5(_Hdf5):
 
 
 def _array(group: Any, name: str) -> Any:
-    """The array of a name in a group; None if there is none."""
-    array = group.get(name)
-    return array if hasattr(array, "shape") else None
+    """The array of a name in a group; None if there is none. Its numbers are in this file, or BadRowError is raised."""
+    array = _within(group, name)
+    if getattr(array, "shape", None) is None:
+        return None
+    if array.external or array.is_virtual:
+        raise BadRowError("an array that lies in other files, which are never opened")
+    if array.chunks is not None:
+        _check_bytes(math.prod(array.chunks) * array.dtype.itemsize)
+    return array
+
+
+def _within(group: Any, name: str) -> Any:
+    """The group or array of a name, None if there is none; BadRowError where it is in another file."""
+    import h5py
+
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise BadRowError("a link to another file, which is never followed")
+    return None if link is None else group.get(name)
+
+
+def _check_bytes(size: int) -> None:
+    """Raise BadRowError for what is read in one piece, however little of it is asked for, and is too large."""
+    if size > _MAX_PIECE_BYTES:
+        raise BadRowError(f"a piece over {_MAX_PIECE_BYTES >> 20} MiB")
 
 
 def _text(value: object) -> str | None:

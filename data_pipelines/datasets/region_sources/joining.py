@@ -95,7 +95,8 @@ class Joiner:
         joined = self._joined(candidates, left_out)
         if isinstance(candidates.items, Sequence):
             return dataclasses.replace(Candidates.of(list(joined)), left_out=left_out)
-        return dataclasses.replace(candidates, items=joined, left_out=left_out)
+        # Missing files of images without regions are no loss, and which those are is not known yet.
+        return dataclasses.replace(candidates, items=joined, missing=(), left_out=left_out)
 
     def _joined(self, candidates: Candidates, left_out: collections.Counter[str]) -> Iterator[Candidate]:
         for candidate in candidates.items:

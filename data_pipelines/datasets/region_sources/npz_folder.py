@@ -11,7 +11,9 @@ from data_pipelines.datasets.region_sources.arrays import Stored, row_of
 from data_pipelines.datasets.region_sources.rows import MAX_ROW_BYTES, BadRowError, RegionSource, Row
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADER_BYTES = 1 << 16
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
+_DAMAGE += (SyntaxError, TypeError, LookupError, OverflowError, RecursionError, MemoryError)
 
 
 class NpzFolder(RegionSource):
@@ -54,6 +56,11 @@ def _stored(archive: zipfile.ZipFile, member: str) -> Stored:
         with archive.open(member) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
+    with archive.open(member) as file:
+        start = file.read(12)
+    # In the second version numpy would read a header of any length.
+    if start[6:7] != b"\x01" and int.from_bytes(start[8:12], "little") > _HEADER_BYTES:
+        raise ValueError("a header of that length")
     with archive.open(member) as file:
         read_header = _HEADERS.get(np.lib.format.read_magic(file))
         if read_header is None:

@@ -54,7 +54,10 @@ class Layout:
 
 
 class RegionSource(abc.ABC):
-    """Regions of many images in files. Rows have numbers from 0, in a fixed order. Safe to read from threads."""
+    """Regions of many images in files. Rows have numbers from 0, in a fixed order. Safe to read from threads.
+
+    May be pickled once `ids` has been read to its end; other processes then read the same rows by their numbers.
+    """
 
     def __init__(self, path: Path) -> None:
         """Args: path: as the user gave it."""

@@ -5,7 +5,7 @@ import binascii
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -35,10 +35,20 @@ class TsvFiles(RegionSource):
         """Args: path: as given. files: that it stands for, in order."""
         super().__init__(path)
         self._files = list(files)
-        self._open = [file.open("rb", buffering=1 << 20) for file in self._files]
+        self._open = self._open_files()
         self._first_rows: list[int] = []  # number of each file's first row
         self._offsets, self._lengths, self._lines = (array.array("q") for _ in range(3))
         self._columns: tuple[str, ...] = ()
+
+    def _open_files(self) -> list[BinaryIO]:
+        return [file.open("rb", buffering=1 << 20) for file in self._files]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_open"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open = self._open_files()
 
     def ids(self) -> Iterator[str | None]:
         """As in RegionSource; raises DataError if no row has the columns of a known form."""

@@ -1,0 +1,123 @@
+"""What a reader of outside files must never do, whatever the files hold, and what its errors must say.
+
+Python tells an audit hook about every file that is opened, every process that is started and every class that a pickle
+asks for; the hook stays for the life of the process and looks only while `guarded` is active.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SECONDS = 20  # that a reader may take for a small file
+MEMORY = 3 << 30  # bytes; much more than it needs, for threads take address space that they do not use
+MOST_LETTERS = 1500  # of an error's sentence
+
+_CHANGES = frozenset(
+    f"os.{name}" for name in ("mkdir", "rename", "remove", "rmdir", "symlink", "link", "truncate", "chmod", "chown")
+)
+_RELATIVE = frozenset(("os.mkdir", "os.remove", "os.rmdir"))
+_STARTS = ("system", "exec", "spawn", "posix_spawn", "fork", "forkpty")
+_NEVER = frozenset(("pickle.find_class", "subprocess.Popen", "socket.connect", "socket.getaddrinfo"))
+_NEVER |= {f"os.{name}" for name in _STARTS}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_HARMLESS = ("/dev/", "/proc/")
+
+_found: list[str] | None = None  # None: nobody is looking
+
+
+class HangError(BaseException):
+    """A reader that takes too long; no `except Exception` on the way stops it."""
+
+
+def _listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if _found is None:
+        return
+    if event == "open":
+        path, _, flags = arguments
+        if not isinstance(path, int) and isinstance(flags, int) and flags & _WRITING:
+            _note_write(os.fsdecode(path))
+    elif event in _CHANGES:
+        path = os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else ""
+        # Relative to a folder that is open: where that was opened is what counts.
+        if path.startswith(os.sep) or arguments[-1] in (-1, None) or event not in _RELATIVE:
+            _note_write(path)
+    elif event in _NEVER:
+        _found.append(f"{event} {arguments!r:.200}")
+
+
+def _note_write(path: str) -> None:
+    # Modules that are imported for the first time leave their compiled form; TFDS makes a temporary file.
+    of_tfds = path.startswith(tempfile.gettempdir()) and path.endswith("tfds")
+    if "__pycache__" not in path and not path.startswith(_HARMLESS) and not of_tfds:
+        _found.append(f"write {os.path.realpath(path)}")
+
+
+sys.addaudithook(_listen)
+
+
+@contextlib.contextmanager
+def guarded(allowed: Path | None = None, memory: int = MEMORY) -> Iterator[None]:
+    """Watch what happens in the block.
+
+    Args:
+      allowed: the folder below which files may be written; None: nowhere.
+      memory: bytes of address space that the block may ask for, beyond what the process has.
+
+    Raises:
+      AssertionError: a file was written elsewhere, a process started, a pickle resolved or a host asked.
+      HangError: the block takes too long.
+      MemoryError: it asks for too much.
+    """
+    global _found
+    inside = f"write {os.path.realpath(allowed)}{os.sep}" if allowed is not None else None
+    before = _found
+    _found = []
+    try:
+        with _within_time(), _within_memory(memory):
+            yield
+    finally:
+        found, _found = _found, before
+    bad = [what for what in found if inside is None or not what.startswith(inside)]
+    assert not bad, f"a reader did what it must not: {bad[:5]}"
+
+
+@contextlib.contextmanager
+def _within_time() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise HangError(f"more than {SECONDS} s, in {frame}")
+
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)  # again and again: a callback may swallow what it raises
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+@contextlib.contextmanager
+def _within_memory(limit: int) -> Iterator[None]:
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def check_message(error: BaseException, places: tuple[str, ...]) -> None:
+    """Assert that an error is one sentence that names one of `places` (files and folders; none: any will do)."""
+    text = str(error)
+    assert text.endswith((".", "?")), f"no sentence: {text!r}"
+    assert len(text.splitlines()) == 1, f"several lines: {text!r}"
+    assert not any(ord(letter) < 32 for letter in text), f"control characters: {text!r}"
+    assert len(text) <= MOST_LETTERS, f"{len(text)} letters: {text[:300]!r}"
+    assert not places or any(place in text for place in places), f"names no file: {text!r}"
