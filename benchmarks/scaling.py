@@ -10,7 +10,9 @@ compiled steps. One more of those:
     python -m benchmarks.scaling --add=r50=found.json
 
 A row that was not compiled takes its work a chip from the compiled steps with more and with fewer images a chip, on a
-straight line between them, and its transfers from the nearest of them, among as many chips as the row has.
+straight line between them, and its transfers from the nearest of them, among as many chips as the row has. With more
+images a chip than any compiled step, it lies on the line through the last two. With split parameters, a row outside of
+the compiled ones is the data-parallel row plus what splitting changed where both have as many images a chip.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ from data_pipelines.whole_files import write_atomically
 from experiments.preflighting.chips import CHIPS, Slice, known_slices, parse_topology
 from experiments.preflighting.collectives import Transfer
 from experiments.preflighting.estimate import Counts, Estimate, estimate
+from pixelbert_jax.errors import ConfigError
 
 FILE = Path(__file__).with_name("scaling.json")
 IMAGES = 1024  # of a step in strong scaling: the paper's 4,096 pairs
@@ -67,6 +70,7 @@ class Row:
     fsdp: int
     times: Estimate
     compiled: bool
+    beyond: bool  # more images a chip than any compiled step has
 
     @property
     def images_a_second(self) -> float:
@@ -80,8 +84,19 @@ def read_steps(file: Path) -> list[Step]:
 
 
 def step_of(model: str, found: dict[str, Any]) -> Step:
-    """The compiled step that a preflight's output is of; the first canvas counts."""
-    canvas = found["canvases"][0]
+    """The compiled step that a preflight's output is of; the first canvas counts.
+
+    Raises:
+      ConfigError: the step does not fit, or its slice leaves open which chips a transfer goes between.
+    """
+    canvas, fsdp = found["canvases"][0], found["mesh"]["fsdp"]
+    if not canvas["fits"]:
+        raise ConfigError(f"The step for {found['topology']} does not fit; add one that does.")
+    if fsdp > 1 and fsdp * fsdp == found["devices"]:
+        raise ConfigError(
+            f"mesh.fsdp={fsdp} on {fsdp * fsdp} chips makes groups of one size for parameters and for rows; compile "
+            "for another number of chips."
+        )
     same: dict[tuple, int] = {}
     for transfer in canvas["transfers"]:
         key = (transfer["kind"], transfer["bytes"], transfer["group"], transfer["overlapped"])
@@ -90,7 +105,7 @@ def step_of(model: str, found: dict[str, Any]) -> Step:
         model=model,
         topology=found["topology"],
         images_a_chip=found["images"] / found["devices"],
-        fsdp=found["mesh"]["fsdp"],
+        fsdp=fsdp,
         memory=canvas["memory"]["total"],
         compile_seconds=canvas["compile_seconds"],
         operations=canvas["operations"],
@@ -102,20 +117,38 @@ def step_of(model: str, found: dict[str, Any]) -> Step:
     )
 
 
-def make_row(steps: Sequence[Step], slice_: Slice, images_a_chip: float) -> Row | None:
-    """The row of a slice from the steps of one model and one `fsdp`; None: no steps to take its numbers from."""
+def make_row(
+    steps: Sequence[Step], slice_: Slice, images_a_chip: float, data_parallel: Sequence[Step] = ()
+) -> Row | None:
+    """The row of a slice from the steps of one model and one `fsdp`; None: no steps to take its numbers from.
+
+    Args:
+      steps: what was compiled.
+      slice_: of the row.
+      images_a_chip: of the row.
+      data_parallel: the model's steps without split parameters, for rows outside of `steps`.
+    """
     exact = next((s for s in steps if s.topology == slice_.name and s.images_a_chip == images_a_chip), None)
     counts = exact.counts if exact else between(steps, slice_.chips, images_a_chip)
+    counts = counts or beside(steps, data_parallel, slice_.chips, images_a_chip)
     if counts is None:
         return None
-    return Row(slice_, images_a_chip, steps[0].fsdp, estimate(counts, slice_), exact is not None)
+    beyond = all(images_a_chip > step.images_a_chip for step in (*steps, *data_parallel))
+    return Row(slice_, images_a_chip, steps[0].fsdp, estimate(counts, slice_), exact is not None, beyond)
 
 
 def between(steps: Sequence[Step], chips: int, images_a_chip: float) -> Counts | None:
-    """Counts of a step that was not compiled; None: it lies outside of those that were."""
-    below = max((s for s in steps if s.images_a_chip <= images_a_chip), key=lambda s: s.images_a_chip, default=None)
-    above = min((s for s in steps if s.images_a_chip >= images_a_chip), key=lambda s: s.images_a_chip, default=None)
-    if below is None or above is None:
+    """Counts of a step that was not compiled; None: a smaller one was not compiled, or no other one."""
+    ordered = sorted(steps, key=lambda s: s.images_a_chip)
+    fewer = [s for s in ordered if s.images_a_chip < images_a_chip]
+    enough = [s for s in ordered if s.images_a_chip >= images_a_chip]
+    if enough and (fewer or enough[0].images_a_chip == images_a_chip):
+        above = enough[0]
+        below = fewer[-1] if above.images_a_chip > images_a_chip else above
+    elif not enough and len({s.images_a_chip for s in fewer}) > 1:
+        above = fewer[-1]
+        below = [s for s in fewer if s.images_a_chip < above.images_a_chip][-1]
+    else:
         return None
     span = above.images_a_chip - below.images_a_chip
     share = (images_a_chip - below.images_a_chip) / span if span else 0.0
@@ -127,6 +160,24 @@ def between(steps: Sequence[Step], chips: int, images_a_chip: float) -> Counts |
     return Counts(line("operations"), line("bytes_moved"), line("cycles"), spread(nearest, chips))
 
 
+def beside(steps: Sequence[Step], data_parallel: Sequence[Step], chips: int, images_a_chip: float) -> Counts | None:
+    """Counts of a step with split parameters: the data-parallel ones, plus what splitting changed where both are known.
+
+    Splitting moves and sums parameters, of which there are as many with few images as with many. None: nowhere.
+    """
+    base = between(data_parallel, chips, images_a_chip)
+    pairs = [(one, two) for one in steps for two in data_parallel if one.images_a_chip == two.images_a_chip]
+    if base is None or not pairs:
+        return None
+    split, whole = pairs[0]
+    return Counts(
+        base.operations + split.operations - whole.operations,
+        base.memory_bytes + split.bytes_moved - whole.bytes_moved,
+        base.cycles + split.cycles - whole.cycles,
+        spread(split, chips),
+    )
+
+
 def spread(step: Step, chips: int) -> tuple[Transfer, ...]:
     """The transfers of a step among another number of chips; groups that share parameters stay as large as they are."""
     groups = {step.slice.chips: chips, step.slice.chips // step.fsdp: chips // step.fsdp, step.fsdp: step.fsdp}
@@ -135,8 +186,8 @@ def spread(step: Step, chips: int) -> tuple[Transfer, ...]:
     return tuple(dataclasses.replace(t, group=groups.get(t.group, t.group)) for t in step.transfers)
 
 
-def table(steps: Sequence[Step], kind: str, strong: bool) -> list[str]:
-    """A table in Markdown over the usual slices from 8 chips on."""
+def table(steps: Sequence[Step], kind: str, strong: bool, data_parallel: Sequence[Step] = ()) -> list[str]:
+    """A table in Markdown over the usual slices from 8 chips on; arguments as of `make_row`."""
     slices = [parse_topology(name) for chip in CHIPS if chip.name == kind for name in known_slices(chip)]
     lines = [
         "| chips | slice | images a chip | step, s | network | most is | images/s | against 8 chips | images/s a host |"
@@ -146,14 +197,14 @@ def table(steps: Sequence[Step], kind: str, strong: bool) -> list[str]:
     first = None
     for slice_ in slices:
         images = IMAGES / slice_.chips if strong else IMAGES_A_CHIP
-        row = make_row(steps, slice_, images) if slice_.chips >= 8 and images >= 1 else None
+        row = make_row(steps, slice_, images, data_parallel) if slice_.chips >= 8 and images >= 1 else None
         if row is None:
             continue
         first = first or row
         efficiency = row.images_a_second / slice_.chips / (first.images_a_second / first.slice.chips)
         network = (row.times.network + row.times.hidden_network) / row.times.likely
         cells = [
-            f"{slice_.chips:,}{' *' if row.compiled else ''}",
+            f"{slice_.chips:,}{' *' if row.compiled else ' ~' if row.beyond else ''}",
             slice_.name.split(":")[1],
             f"{images:g}",
             f"{row.times.likely:.3g}",
@@ -183,7 +234,8 @@ def main(_: Sequence[str]) -> None:
     steps = [s for s in steps if s.slice.chip.name == _KIND.value]
     for strong in (True, False):
         for model, fsdp in sorted({(s.model, s.fsdp) for s in steps}):
-            lines = table([s for s in steps if (s.model, s.fsdp) == (model, fsdp)], _KIND.value, strong)
+            chosen, whole = ([s for s in steps if (s.model, s.fsdp) == (model, share)] for share in (fsdp, 1))
+            lines = table(chosen, _KIND.value, strong, whole)
             if len(lines) > 2:
                 size = f"{IMAGES} images a step" if strong else f"{IMAGES_A_CHIP} images a chip"
                 sharing = "data-parallel" if fsdp == 1 else f"parameters split over {fsdp} chips"

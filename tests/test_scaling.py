@@ -10,6 +10,7 @@ from benchmarks.scaling import Step, between, make_row, read_steps, spread, step
 from experiments.preflighting.chips import parse_topology
 from experiments.preflighting.collectives import Transfer
 from experiments.preflighting.estimate import estimate
+from pixelbert_jax.errors import ConfigError
 
 
 def step(topology, images, *, fsdp=1, work=1.0, model="m"):
@@ -19,7 +20,7 @@ def step(topology, images, *, fsdp=1, work=1.0, model="m"):
     return Step(model, topology, images, fsdp, 10, 1.0, work * 1e12, work * 1e11, work * 1e9, transfers)
 
 
-STEPS = [step("v5p:2x2x2", 128, work=130), step("v5p:4x4x4", 16, work=18), step("v5p:8x8x16", 1, work=3)]
+STEPS = [step("v5p:2x2x2", 128, work=150), step("v5p:4x4x4", 16, work=18), step("v5p:8x8x16", 1, work=3)]
 
 
 def test_a_compiled_row_is_the_estimate_of_its_step():
@@ -34,10 +35,22 @@ def test_a_row_between_lies_on_the_line():
     assert counts.operations == pytest.approx((3 + share * 15) * 1e12)
     assert (counts.memory_bytes, counts.cycles) == pytest.approx((counts.operations / 10, counts.operations / 1000))
     assert counts.transfers == (Transfer("all-reduce", 1000, 128, 3),)
+    assert between(STEPS, 16, 64).operations == pytest.approx((18 + (64 - 16) / (128 - 16) * (150 - 18)) * 1e12)
     assert not make_row(STEPS, parse_topology("v5p:4x4x8"), 8).compiled
     assert not make_row(STEPS, parse_topology("v5p:4x4x8"), 16).compiled  # as many images, other chips
-    assert between(STEPS, 4, 256) is None and between(STEPS, 4096, 0.5) is None
+    assert between(STEPS[:1], 4, 256) is None and between(STEPS, 4096, 0.5) is None
     assert between(STEPS, 128, 16).operations == 18e12
+
+
+def test_a_row_with_more_images_than_were_compiled_lies_on_the_line_through_the_last_two():
+    counts = between(STEPS, 4, 256)
+    assert counts.operations == pytest.approx((150 + (150 - 18) / (128 - 16) * 128) * 1e12)
+    assert counts.transfers == (Transfer("all-reduce", 1000, 4, 3),)
+    assert between(STEPS[1:], 8, 128).operations == pytest.approx((18 + (18 - 3) / (16 - 1) * 112) * 1e12)
+    assert make_row(STEPS[1:], parse_topology("v5p:2x2x2"), 128).beyond
+    assert not make_row(STEPS, parse_topology("v5p:2x2x2"), 128).beyond
+    assert not make_row([step("v5p:4x4x8", 16, fsdp=8)], parse_topology("v5p:2x2x2"), 128, STEPS).beyond
+    assert [line[:6] for line in table(STEPS[1:], "v5p", strong=True)[2:6]] == ["| 8 ~ ", "| 16 ~", "| 32 ~", "| 64 *"]
 
 
 def test_the_nearest_step_gives_the_transfers():
@@ -51,6 +64,21 @@ def test_groups_that_share_parameters_keep_their_size():
     assert found == (Transfer("all-reduce", 1000, 32, 3), Transfer("all-gather", 500, 16, 2))
 
 
+def test_split_parameters_outside_of_what_was_compiled():
+    """The data-parallel row at as many images, plus what splitting changed at 16 images a chip."""
+    whole, split = STEPS, [step("v5p:4x4x8", 16, fsdp=8, work=20)]
+    row = make_row(split, parse_topology("v5p:2x2x2"), 128, whole)
+    counts = scaling.beside(split, whole, 8, 128)
+    assert (counts.operations, counts.memory_bytes, counts.cycles) == pytest.approx((152e12, 152e11, 152e9))
+    assert counts.transfers == (Transfer("all-reduce", 1000, 1, 3), Transfer("all-gather", 500, 8, 2))
+    assert row.times == estimate(counts, row.slice) and (row.fsdp, row.compiled) == (8, False)
+    inside = make_row(split, parse_topology("v5p:8x8x8"), 16, whole)
+    assert inside.times.matrix == 20e12 / inside.slice.chip.peak  # 16 images a chip were compiled
+    assert make_row(split, parse_topology("v5p:2x2x2"), 128) is None
+    assert scaling.beside([step("v5p:4x4x8", 12, fsdp=8)], whole, 8, 128) is None  # nowhere both
+    assert scaling.beside(split, whole, 4096, 0.25) is None
+
+
 def test_tables():
     strong = table(STEPS, "v5p", strong=True)
     assert [line.split(" | ")[0] for line in strong[2:]] == [
@@ -60,6 +88,8 @@ def test_tables():
     row = make_row(STEPS, parse_topology("v5p:4x4x4"), 16)
     hours = scaling.STEPS * row.times.likely / 3600
     assert strong[5].endswith(f"| {hours:.3g} | {64 * hours:,.0f} |")
+    split = table([step("v5p:4x4x8", 16, fsdp=8, work=20)], "v5p", True, STEPS)
+    assert len(split) == len(strong) and "*" not in split[5] + split[6]  # 128 chips have 8 images here
     weak = table(STEPS, "v5p", strong=False)
     assert len(weak) == 2 + 10 and weak[-1].startswith("| 4,096 | 16x16x16 | 16 |")
     assert f" {row.images_a_second / 16:,.0f} |" in weak[5]  # 16 hosts of 4 chips
@@ -71,10 +101,15 @@ def test_what_a_preflight_found_becomes_a_step(tmp_path, monkeypatch, capsys):
         **{"memory": {"total": 5}, "compile_seconds": 2.0, "operations": 1e12, "bytes_moved": 1e9},
         **{"compiler_cycles": 1e6, "transfers": [one, {**one, "times": 3}, {**one, "bytes": 9}]},
     }
+    canvas["fits"] = True
     found = {"topology": "v5p:4x4x4", "devices": 64, "images": 1024, "mesh": {"data": 64, "fsdp": 1}}
     new = step_of("r50", {**found, "canvases": [canvas]})
     assert new.transfers == (Transfer("all-reduce", 8, 64, 5), Transfer("all-reduce", 9, 64, 2))
     assert (new.images_a_chip, new.fsdp, new.memory) == (16, 1, 5)
+    with pytest.raises(ConfigError, match="v5p:4x4x4 does not fit"):
+        step_of("r50", {**found, "canvases": [{"fits": False}]})
+    with pytest.raises(ConfigError, match=r"mesh\.fsdp=8 on 64 chips .* another number"):
+        step_of("r50", {**found, "mesh": {"data": 8, "fsdp": 8}, "canvases": [canvas]})
 
     monkeypatch.setattr(scaling, "FILE", tmp_path / "scaling.json")
     (tmp_path / "found.json").write_text(json.dumps({**found, "canvases": [canvas]}))
@@ -85,3 +120,10 @@ def test_what_a_preflight_found_becomes_a_step(tmp_path, monkeypatch, capsys):
     assert read_steps(tmp_path / "scaling.json") == [new]
     printed = capsys.readouterr().out
     assert "Weak scaling, r50, data-parallel, 16 images a chip:" in printed and "| 64 * | 4x4x4 | 16 |" in printed
+
+    split = {**found, "topology": "v5p:4x4x8", "devices": 128, "images": 2048, "mesh": {"data": 16, "fsdp": 8}}
+    (tmp_path / "found.json").write_text(json.dumps({**split, "canvases": [canvas]}))
+    scaling.main([])
+    whole, split = capsys.readouterr().out.split("Weak scaling, r50, ")[1:]
+    assert whole.startswith("data-parallel") and "| 64 * |" in whole and "| 128 |" in whole
+    assert split.startswith("parameters split over 8 chips") and "| 64 |" in split and "| 128 * |" in split

@@ -91,6 +91,8 @@ def make_trainer(
 
     def gradients(state: TrainState, batch: Batch, totals: dict, key: jax.Array) -> tuple:
         def loss_fn(params: Any) -> tuple:
+            if mesh_config.fsdp > 1:  # gather parameters; left alone, the partitioner moves activations, far more bytes
+                params = jax.lax.with_sharding_constraint(params, same)
             module = nnx.merge(graphdef, params, state.rest)
             loss, sums = task.loss(module, batch, totals, key)
             return loss, (nnx.as_pure(nnx.state(module, nnx.Not(nnx.Param))), sums)
