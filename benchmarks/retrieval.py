@@ -40,6 +40,7 @@ from benchmarks.measuring import (
     rounded,
     with_vocabulary,
 )
+from benchmarks.turns import TURNS, spread
 from data_pipelines.config import DataConfig
 from data_pipelines.text import SPECIAL, Tokenizer
 from experiments.common_flags import OUTPUT
@@ -55,7 +56,6 @@ _TEXTS = flags.DEFINE_integer("texts", 32, "Texts that each picture is scored wi
 _BLOCK_IMAGES = flags.DEFINE_integer("block_images", 1, "Pictures that go through the backbone at once.", lower_bound=1)
 _BLOCK_TEXTS = flags.DEFINE_integer("block_texts", 8, "Texts that a picture is scored with at once.", lower_bound=1)
 _PLAIN_PAIRS = flags.DEFINE_integer("plain_pairs", 2, "Pairs a turn of the plain way, all at once.", lower_bound=1)
-_TURNS = flags.DEFINE_integer("turns", 3, "Timed turns; one more, that compiles, comes before them.", lower_bound=1)
 
 COCO_IMAGES, COCO_TEXTS = 5000, 25010
 _CONFIG = "experiments/configs/retrieval_r50.py"
@@ -265,9 +265,9 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "canvas": list(canvas),
         "picture": list(size),
         "mean_word_pieces_of_a_text": round(float(length_T.mean()), 2),
-        "pairs_a_second": {name: _spread(values) for name, values in pairs_a_second.items()},
-        "ratio_of_cls_only_to_plain": _spread(ratios),
-        "backbone_seconds_a_picture": _spread([s / sizes.images for s in times.turns["backbone"]]),
+        "pairs_a_second": {name: spread(values) for name, values in pairs_a_second.items()},
+        "ratio_of_cls_only_to_plain": spread(ratios),
+        "backbone_seconds_a_picture": spread([s / sizes.images for s in times.turns["backbone"]]),
         "first_turn_seconds": times.first,
         "largest_difference_to_a_plain_logit": times.largest_difference,
         "gigaflop": {
@@ -282,21 +282,13 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": rounded(statistics.median(values)),
-        "least": rounded(min(values)),
-        "greatest": rounded(max(values)),
-    }
-
-
 def _up(number: int, multiple: int) -> int:
     """The next multiple."""
     return -(-number // multiple) * multiple
 
 
 def main(_: list[str], file: str, overrides: dict[str, str]) -> None:
-    sizes = Sizes(IMAGES.value, _TEXTS.value, _BLOCK_IMAGES.value, _BLOCK_TEXTS.value, _PLAIN_PAIRS.value, _TURNS.value)
+    sizes = Sizes(IMAGES.value, _TEXTS.value, _BLOCK_IMAGES.value, _BLOCK_TEXTS.value, _PLAIN_PAIRS.value, TURNS.value)
     report({"config": file} | measure(load_config(file, overrides), sizes), OUTPUT.value)
 
 

@@ -1,0 +1,112 @@
+"""The benchmarks against PyTorch, at a tiny size: the peer is the same model, and the programs run."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.images import ResizeRule
+from data_pipelines.records import open_records
+from data_pipelines.text import Tokenizer, train_vocabulary
+from experiments.config import TrainConfig
+from pixelbert_jax.config import EncoderConfig, PixelBertConfig, ResNetConfig, TextConfig
+from pixelbert_jax.tasks.pretraining import ModelForPretraining
+from tests.experiments.fine_tuning import small_config
+
+torch = pytest.importorskip("torch")
+from benchmarks import against_torch, input_pipeline, loop_overhead  # noqa: E402
+from benchmarks.torch_peer import TorchPixelBert  # noqa: E402
+from benchmarks.turns import compared, in_turn  # noqa: E402
+
+BACKBONE = ResNetConfig(depths=(1, 2, 1, 1), widths=(32, 48, 64, 80), inner_widths=(8, 12, 16, 20), stem_width=16)
+MODEL = PixelBertConfig(
+    backbone=BACKBONE,
+    encoder=EncoderConfig(layers=2, width=32, heads=2, mlp_width=64),
+    text=TextConfig(100, 64),
+    dtype="float32",
+)
+GROUPED = dataclasses.replace(MODEL, backbone=dataclasses.replace(BACKBONE, inner_widths=(16, 24, 32, 40), groups=4))
+
+
+@pytest.fixture
+def threads():
+    """Benchmarks set PyTorch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("model", [MODEL, GROUPED], ids=["ResNet", "ResNeXt"])
+def test_the_peer_is_the_same_model(model):
+    """As many parameters and, layer by layer of the backbone, of the same sizes; BERT has two token types besides."""
+    ours = nnx.eval_shape(lambda: ModelForPretraining(model, platform="cpu", rngs=nnx.Rngs(params=0)))
+    peer = TorchPixelBert(model)
+    sizes = {
+        "ours": sorted(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(ours.model.backbone, nnx.Param))),
+        "peer": sorted(p.numel() for p in peer.backbone.parameters()),
+    }
+    assert sizes["ours"] == sizes["peer"]
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(ours, nnx.Param)))
+    unused = (512 - model.text.max_positions + 2) * model.encoder.width
+    assert count == sum(p.numel() for p in peer.parameters()) - unused
+
+
+@pytest.mark.parametrize("what", ["inference", "step"])
+def test_against_torch(what, monkeypatch):
+    monkeypatch.setattr(against_torch, "INFERENCE", (64, 128))
+    monkeypatch.setattr(against_torch, "STEP", (64, 128))
+    monkeypatch.setattr(against_torch, "WORDS", 8)
+    monkeypatch.setattr(against_torch, "make_mesh", lambda config: make_mesh_of_one(config))
+    found = against_torch.measure(MODEL, what, 2)
+    assert found["picture"] == [64, 128] and found["pairs"] == {"inference": 1, "step": 2}[what]
+    assert found["ratio"]["median"] > 0 and found["torch_compile"] is False
+
+
+def make_mesh_of_one(config):
+    from pixelbert_jax.training.sharding import make_mesh
+
+    return make_mesh(config, jax.devices()[:1])
+
+
+def test_losses_of_the_peer_begin_where_ours_do(monkeypatch):
+    """By chance: the logarithm of the vocabulary, and of two."""
+    monkeypatch.setattr(against_torch, "make_mesh", make_mesh_of_one)
+    batch = against_torch.batch_of((64, 128), 2, 2, 8, 100)
+    model = against_torch.full_precision(MODEL)
+    expected = math.log(100) + math.log(2)
+    assert against_torch.our_step(model, batch)() == pytest.approx(expected, abs=0.3)
+    step = against_torch.peer_step(model, batch, compiled=False)
+    losses = [step() for _ in range(20)]
+    assert losses[0] == pytest.approx(expected, abs=0.5) and losses[-1] < losses[0]
+
+
+def test_input_pipeline(data_dir, threads):
+    records = open_records(data_dir, "shapes", "train")
+    words = [text for record in records.texts() for text in record.texts]
+    data = DataConfig(train=(SourceConfig("shapes"),), resize=ResizeRule(48, 64), canvases=((48, 48), (48, 64)))
+    found = input_pipeline.measure(records, data, Tokenizer(train_vocabulary(words, 200)), 16, 2)
+    assert found["pictures"] == 16 and found["canvas"] == [48, 48]
+    assert set(found["pictures_a_second_a_core"]) == {"ours", "alone", "torch"}
+    assert found["ours_over_alone"]["median"] > 0 and found["ours_over_torch"]["median"] > 0
+
+
+def test_loop_overhead(data_dir):
+    config = small_config()
+    data = dataclasses.replace(config.data, data_dir=str(data_dir))
+    found = loop_overhead.measure(
+        dataclasses.replace(config, data=data, train=TrainConfig(steps=9, compilation_cache="")), 4, 1
+    )
+    assert found["steps"] == 4 and found["loop_over_bare_rate"]["median"] > 0
+
+
+def test_turns_alternate_and_warm_up_does_not_count():
+    calls = []
+    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=3, warm_up=1)
+    assert "".join(calls) == "abababab" and {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+    found = compared({"a": [1.0, 2.0, 6.0], "b": [2.0, 2.0, 2.0]}, "a", "b")
+    assert found["ratio"] == {"median": 1.0, "least": 0.5, "greatest": 3.0} and found["ratio_of_least"] == 0.5
+    assert np.isclose(found["seconds"]["a"]["median"], 2.0)
