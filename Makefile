@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow faults lint format clean
+.PHONY: quickstart test test-slow faults fuzz lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,9 +36,17 @@ test: lint
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# Runs of several processes that are killed, frozen, blocked.
+# Runs that are killed, frozen, starved, spoiled; the table in docs/reliability.md says what became of them.
+faults: export FAULTS_TABLE = docs/reliability.md
 faults: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow tests/multi_process
+	$(BIN)/python -m pytest tests/faults
+
+# Coverage-guided damage to what the readers read; atheris lies beside the environment, not in it.
+fuzz: READER ?=
+fuzz: SECONDS ?= 60
+fuzz: $(VENV)/.test
+	test -d $(VENV)/fuzz/atheris || $(BIN)/python -m pip install --quiet --target $(VENV)/fuzz atheris
+	PYTHONPATH=$(VENV)/fuzz $(BIN)/python -m tests.hostile.fuzz --reader=$(READER) --seconds=$(SECONDS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

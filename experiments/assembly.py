@@ -32,6 +32,7 @@ from experiments.inputs import (
 from experiments.loop import Stream
 from experiments.progress import say
 from experiments.stages import Sources, make_plan, open_sources, stages_of
+from experiments.writing import writing
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import find_description
 from pixelbert_jax.serialization import build, to_dict
@@ -178,7 +179,11 @@ def host_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
 
 
 def write_run_files(workdir: epath.Path, run: Run) -> None:
-    """Leave config.json, vocab.txt and init.json (what came from where) beside the checkpoints, for people."""
+    """Leave config.json, vocab.txt and init.json (what came from where) beside the checkpoints, for people.
+
+    Raises:
+      ConfigError: the workdir cannot be written.
+    """
     if not is_first():
         return
     files = {
@@ -189,7 +194,8 @@ def write_run_files(workdir: epath.Path, run: Run) -> None:
     if run.words.answers:
         files["answers.json"] = json.dumps(list(run.words.answers.answers), indent=0) + "\n"
     for name, text in files.items():
-        write_atomically(workdir / name, text)
+        with writing(workdir / name):
+            write_atomically(workdir / name, text)
 
 
 def start_compilation_cache(path: str) -> None:

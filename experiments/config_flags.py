@@ -197,6 +197,7 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
             logging.get_absl_logger().addFilter(_is_no_trace_of_orbax)
+            sys.unraisablehook = _tell_unraisable
         try:
             distributed.start() if many_processes else distributed.refuse_many(Path(sys.argv[0]).stem)
             main(*arguments_of_main)
@@ -215,3 +216,9 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
 def _is_no_trace_of_orbax(record: standard_logging.LogRecord) -> bool:
     """Orbax logs the stack of a failed save in each of its threads, and raises the error besides."""
     return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+
+def _tell_unraisable(error: "sys.UnraisableHookArgs") -> None:
+    """Threads that write a checkpoint find their event loop closed after another one of them has failed."""
+    if not (isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(error)

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from data_pipelines.whole_files import is_local
 from experiments import distributed
+from experiments.writing import writing
 from pixelbert_jax.errors import ConfigError
 
 FILE = ".lock"
@@ -20,14 +21,17 @@ FILE = ".lock"
 
 @contextlib.contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
-    """Keep other runs out of a workdir while the block lasts; the system undoes it when the process ends, however.
+    """Make a workdir and keep other runs out of it while the block lasts; the system undoes that when the process
+    ends, however.
 
-    A bucket has no such locks: there nothing is done.
+    A bucket has no such locks: there it is only made.
 
     Raises:
-      ConfigError: another run is at work there; in all processes of this one.
+      ConfigError: another run is at work there; in all processes of this one. Or it cannot be written.
     """
     with contextlib.ExitStack() as held:
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
         holder = _hold(workdir, held) if distributed.is_first() and is_local(workdir) else None
         refused = holder is not None
         if distributed.are_many():
@@ -43,15 +47,17 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 def _hold(workdir: epath.Path, held: contextlib.ExitStack) -> str | None:
     """Lock the workdir until `held` is left; the process that has it already, if there is one."""
     path = Path(workdir / FILE)
-    path.touch()
-    file = held.enter_context(path.open("r+"))
+    with writing(workdir):
+        path.touch()
+        file = held.enter_context(path.open("r+"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return file.read().strip() or "an unknown process"
     except OSError:
         return None  # a file system without locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with writing(workdir):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return None

@@ -103,7 +103,7 @@ def train(
       description: what each checkpoint says of itself.
 
     Raises:
-      ConfigError: too many steps in a row had a gradient that is not finite.
+      ConfigError: too many steps in a row had a gradient that is not finite, or the workdir cannot be written.
     """
     start, total = int(state.step), len(stream.plan)
     writer = MetricWriter(
@@ -180,6 +180,7 @@ def train(
             with watchdog.waiting(f"step {step}", patience=10):
                 flush()
             pending = (step + 1, metrics)
+            checkpoints.check()
     return state
 
 

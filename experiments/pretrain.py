@@ -30,7 +30,6 @@ def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> N
         validate(config)
         assembly.start_compilation_cache(config.train.compilation_cache)
         workdir = epath.Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
         with locked(workdir):
             _pretrain(config, workdir, command)
 

@@ -23,6 +23,7 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()
+pytest_plugins = ["tests.multi_process.fixtures"]  # what tests/multi_process and tests/faults share
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,20 @@ one), `training` (optimizer, counters) and, as its metadata, a description: layo
 vocabulary, library versions, and a checksum of every array, which Orbax's own files do not have.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
+import os
+import reprlib
+from collections.abc import Iterator
 from typing import Any
 
+import jax
+from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from pixelbert_jax.errors import ConfigError
@@ -21,6 +29,10 @@ LAYOUT = 2  # raised when a change of the code makes older checkpoints unreadabl
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 _METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax writes it last
 _DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)  # what Orbax raises on bad files
+_NO_WRITING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOENT, errno.ENOTDIR),
+)
 
 
 class Checkpoints:
@@ -33,19 +45,29 @@ class Checkpoints:
           directory: where the checkpoints lie, one folder a step.
           keep_last: how many of the newest to keep.
           keep_every: keep those at multiples of this many steps as well; 0: none.
+
+        Raises:
+          ConfigError: the folder cannot be written.
         """
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep_last)]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
         self.directory = _absolute(directory)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=True,
-        )
-        self._pending: ocp.AsyncResponse | None = None
+        context = ocp.Context()
+        # Otherwise, where a folder cannot be made, Orbax's threads wait 20 minutes for it, and the process for them.
+        context.asynchronous.create_directories_asynchronously = False
+        self._pending: tuple[int, ocp.AsyncResponse] | None = None
+        self._failed = False
+        with self._writing("read or written"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _set_unfinished_aside(self.directory)
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory,
+                context=context,
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=True,
+            )
 
     @property
     def latest(self) -> int | None:
@@ -54,19 +76,39 @@ class Checkpoints:
         return None if newest is None else newest.step
 
     def save(self, step: int, state: TrainState, description: dict[str, Any]) -> None:
-        """Start to write a checkpoint; returns when the state has been copied, and may then be donated."""
+        """Start to write a checkpoint; returns when the state has been copied, and may then be donated.
+
+        Raises:
+          ConfigError: this checkpoint, or the one before it, cannot be written.
+        """
         self.wait()
         items = _items(state)
         sums = {name: checksums(item) for name, item in items.items()}
-        self._pending = self._checkpointer.save_checkpointables_async(
-            step, items, force=True, custom_metadata=seal({**description, "step": step, "checksums": sums})
-        )
+        metadata = seal({**description, "step": step, "checksums": sums})
+        with self._writing(f"written at step {step}"):
+            if _is_local(self.directory) and not self.directory.is_dir():  # Orbax would make it again
+                raise OSError(errno.ENOENT, "the folder was deleted or moved while the run was using it")
+            self._pending = (
+                step,
+                self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=metadata),
+            )
+
+    def check(self) -> None:
+        """Return at once, with the error if the checkpoint being written has failed meanwhile.
+
+        Raises:
+          ConfigError: it cannot be written.
+        """
+        with contextlib.suppress(TimeoutError):
+            self._finish(timeout=0)
 
     def wait(self) -> None:
-        """Return when the checkpoint being written, if any, is whole on the disk."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        """Return when the checkpoint being written, if any, is whole on the disk.
+
+        Raises:
+          ConfigError: it cannot be written.
+        """
+        self._finish(timeout=None)
 
     def description(self, step: int) -> dict[str, Any]:
         """What the checkpoint says of itself; errors as in `read_description`."""
@@ -82,9 +124,37 @@ class Checkpoints:
         return TrainState(**items["model"], ema=items.get("ema", {}), **items["training"])
 
     def close(self) -> None:
-        """Finish writing."""
-        self.wait()
-        self._checkpointer.close()
+        """Finish writing; errors as in `wait`, unless one has been raised before."""
+        try:
+            self.wait()
+        finally:
+            # Orbax would tell of the same failure again.
+            with contextlib.suppress(*(_DAMAGE if self._failed else ())):
+                self._checkpointer.close()
+
+    def _finish(self, timeout: float | None) -> None:
+        if self._pending is None:
+            return
+        step, response = self._pending
+        with self._writing(f"written at step {step}"):
+            response.result(timeout)
+        self._pending = None
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """A block whose errors of the file system become one sentence."""
+        try:
+            yield
+        except TimeoutError:  # is an OSError, and only says that a save goes on
+            raise
+        except (OSError, ValueError) as error:
+            self._pending, self._failed = None, True
+            whole = newest_checkpoint(self.directory)
+            left = f"the last whole one is step {whole.name}" if whole else "there is no whole one"
+            raise ConfigError(
+                f"{self.directory}: no checkpoint can be {what} ({_no_writing(error)}); {left}. Make room, make the "
+                "folder writable or put it back, then give the same command again."
+            ) from error
 
 
 def describe(task: str, config: dict[str, Any], vocabulary: tuple[str, ...], **more: Any) -> dict[str, Any]:
@@ -118,7 +188,7 @@ def check_layout(description: dict[str, Any], where: str) -> None:
         )
     if description["layout"] != LAYOUT:
         raise ConfigError(
-            f"{where}: checkpoint of layout {description['layout']}, this code reads {LAYOUT}; "
+            f"{where}: checkpoint of layout {reprlib.repr(description['layout'])}, this code reads {LAYOUT}; "
             "use the version of pixelbert_jax that wrote it, or another --workdir."
         )
 
@@ -140,7 +210,7 @@ def read_description(path: epath.PathLike) -> dict[str, Any]:
     """
     try:
         description = ocp.checkpointables_metadata(_absolute(path)).custom_metadata
-    except _DAMAGE as error:
+    except (*_DAMAGE, RecursionError) as error:
         raise ConfigError(f"{path}: not a checkpoint, or a damaged one ({_root_cause(error)}).") from error
     check_layout(description, str(path))
     if description.get("digest") != _digest(description):
@@ -160,7 +230,9 @@ def read_items(path: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]
     Raises:
       ConfigError: a file is missing or damaged, or it holds other arrays.
     """
-    sums = read_description(path)["checksums"]
+    sums = read_description(path).get("checksums")
+    if not isinstance(sums, dict) or not all(isinstance(of_item, dict) for of_item in sums.values()):
+        raise _unreadable(path, "it has no checksums")
     if ({"model", "ema"} <= sums.keys() and "ema" not in abstract) or abstract.keys() - sums.keys():
         raise _unreadable(path, f"it holds {', '.join(sums)}, asked for is {', '.join(abstract)}")
     try:
@@ -180,6 +252,36 @@ def _unreadable(path: epath.PathLike, why: str) -> ConfigError:
         f"{path}: cannot be restored ({why}); if the configuration has changed use another --workdir, if a file is "
         "damaged delete that folder to go on from the checkpoint before it."
     )
+
+
+def _set_unfinished_aside(directory: epath.Path) -> None:
+    """Rename folders of steps after the last whole checkpoint: Orbax would take them for checkpoints, and keep them
+    in place of whole ones. It writes elsewhere and renames, so such folders come from an interrupted copy or deletion.
+    """
+    if not _is_local(directory):
+        return
+    if jax.process_index() == 0:
+        whole = newest_checkpoint(directory)
+        for path in list(directory.iterdir()):
+            if path.name.isdecimal() and (whole is None or int(path.name) > int(whole.name)):
+                aside = path.with_name(f"{path.name}.unfinished")
+                aside.rmtree(missing_ok=True)
+                path.rename(aside)
+                logging.warning("%s is not a whole checkpoint; it is now %s.", path, aside.name)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("unfinished checkpoints are aside")
+
+
+def _no_writing(error: BaseException) -> str:
+    """The system's words for why a file cannot be written, out of Orbax's; all of those if it does not say."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = _root_cause(error)
+    return next((words for words in map(os.strerror, _NO_WRITING) if words in str(error) or words in said), said)
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in str(path)
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:

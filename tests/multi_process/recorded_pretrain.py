@@ -1,7 +1,8 @@
 """`experiments.pretrain` that also writes what each process's devices got: a digest of every row of every batch.
 
 The environment says more: PROGRAMS is a folder where compiled programs are kept, STEP_SECONDS makes steps slow,
-BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it fail.
+BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it fail. BAD_GRADIENT=nan:3-5 spoils the gradients of
+those steps and leaves their losses alone, BAD_BATCH=inf:3-5 the features of regions.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from experiments import assembly
 from experiments.common_flags import WORKDIR
 from experiments.config_flags import run_main
 from experiments.pretrain import main
+from pixelbert_jax.training.sharding import batch_sharding
 
 
 def rows_on_devices(batch: dict[str, jax.Array]) -> dict[int, str]:
@@ -34,11 +36,45 @@ def rows_on_devices(batch: dict[str, jax.Array]) -> dict[int, str]:
     return {row: digest.hexdigest() for row, digest in digests.items()}
 
 
+def bad_number(variable: str, step: int) -> float:
+    """What spoils a step: NaN, infinity, or 0 where the environment does not say so."""
+    number, _, bounds = os.environ.get(variable, "0:0-0").partition(":")
+    first, last = map(int, bounds.split("-"))
+    return float(number) if first <= step <= last else 0.0
+
+
+@jax.custom_vjp
+def with_gradient(loss: jax.Array, bad: jax.Array) -> jax.Array:
+    """The loss itself; its gradient is multiplied by 1 + bad."""
+    return loss
+
+
+with_gradient.defvjp(lambda loss, bad: (loss, bad), lambda bad, gradient: (gradient * (1 + bad), None))
+
+
+class SpoiledTask:
+    """A task whose batches say in an array of their own how to spoil the gradient."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def loss(self, module, batch, totals, key):
+        loss, sums = self._task.loss(module, batch, totals, key)
+        return (loss if key is None else with_gradient(loss, batch["bad"].max())), sums
+
+
 def recorded(trainer):
-    """The trainer, its steps written down and slowed."""
+    """The trainer, its steps written down, slowed and spoiled."""
 
     def train_step(state, batch):
         line = {"step": int(state.step), "rows": rows_on_devices(batch)}
+        if "BAD_GRADIENT" in os.environ:
+            rows = len(next(iter(batch.values())))
+            bad = np.full(rows, bad_number("BAD_GRADIENT", line["step"]), np.float32)
+            batch = batch | {"bad": jax.device_put(bad, batch_sharding(trainer.mesh))}
         with (Path(WORKDIR.value) / f"rows-{jax.process_index()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
@@ -49,7 +85,7 @@ def recorded(trainer):
 
 @dataclasses.dataclass(frozen=True)
 class Blocking:
-    """Makes a task's batches, up to one."""
+    """Makes a task's batches, up to one, or spoiled."""
 
     batches: object
 
@@ -58,7 +94,10 @@ class Blocking:
             time.sleep(1000)
         if plan.step == int(os.environ.get("FAIL_AT", "-1")):
             raise RuntimeError("out of luck")
-        return self.batches(plan)
+        batch = self.batches(plan)
+        if bad := bad_number("BAD_BATCH", plan.step):
+            batch |= {"regions": np.full_like(batch["regions"], bad)}
+        return batch
 
 
 def keep_programs(folder: str) -> None:
@@ -75,7 +114,9 @@ def keep_programs(folder: str) -> None:
 if __name__ == "__main__":
     keep_programs(os.environ["PROGRAMS"])
     faulthandler.register(signal.SIGUSR1)  # the tests ask where a run hangs
-    make_trainer, make_batches = assembly.make_trainer, assembly.make_batches
+    make_trainer, make_batches, make_task = assembly.make_trainer, assembly.make_batches, assembly.make_task
+    if "BAD_GRADIENT" in os.environ:
+        assembly.make_task = lambda *args, **kwargs: SpoiledTask(make_task(*args, **kwargs))
     assembly.make_trainer = lambda *args, **kwargs: recorded(make_trainer(*args, **kwargs))
     assembly.make_batches = lambda *args, **kwargs: Blocking(make_batches(*args, **kwargs))
     run_main(main, many_processes=True)

@@ -1,15 +1,14 @@
-"""Several processes are one run: same batches, same losses, written once; stopped together, resumed by others."""
+"""Several processes are one run: same batches, same losses, written once."""
 
 import json
-import signal
 import sys
 
 import numpy as np
 import pytest
 
 from pixelbert_jax.training.checkpoint import Checkpoints
-from tests.multi_process.conftest import assert_same_figures, last_step, rows
 from tests.multi_process.launching import launched
+from tests.multi_process.outcomes import assert_same_figures, rows
 
 STEPS = 6
 
@@ -41,27 +40,6 @@ def test_the_same_run_as_in_one_process(one_process, start, tmp_path, processes,
     checkpoints.close()
     written = {path.name for path in workdir.iterdir() if not path.name.startswith("rows-")}
     assert written == {".lock", "checkpoints", "config.json", "init.json", "metrics.jsonl", "vocab.txt"}
-
-
-def test_asked_to_stop_all_save_the_same_step_and_other_numbers_go_on(one_process, start, tmp_path):
-    """2 x 2, split parameters, one process asked; 1 x 4, the only one asked; 4 x 1 to the end."""
-    workdir, slow = tmp_path / "run", [{"STEP_SECONDS": "0.5"}]
-    stopped = 0
-    for processes, devices, overrides, asked in ((2, 2, ["--config.mesh.fsdp=4"], 1), (1, 4, [], 0), (4, 1, [], None)):
-        with start(workdir, processes, devices, *overrides, environments=slow if asked is not None else [{}]) as run:
-            if asked is not None:
-                run.until(lambda least=stopped: last_step(workdir) > least)
-                run.processes[asked].send_signal(signal.SIGTERM)
-            run.succeed()
-        if asked is not None:
-            before, stopped = stopped, max(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
-            assert before < stopped < STEPS
-            line = f"asked to stop: step {stopped} is saved in {workdir}; the same command goes on from there\n"
-            assert run.text(0).endswith(line) or line in run.text(0)
-            assert last_step(workdir) == stopped
-    assert f"resuming {workdir} at step {stopped}" in run.text(0)
-    assert_same_figures(workdir, one_process, 1e-6)
-    assert rows(workdir) == rows(one_process)
 
 
 @pytest.mark.slow

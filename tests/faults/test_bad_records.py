@@ -1,0 +1,100 @@
+"""Prepared data that is damaged: flipped bits, a truncated shard, an undecodable picture."""
+
+import re
+from pathlib import Path
+
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from data_pipelines.preparing import prepare
+from data_pipelines.records import parse
+from experiments.metric_writer import read_metrics
+from tests.faults.losses import assert_undisturbed, steps_begun
+from tests.multi_process.launching import Run
+from tests.multi_process.outcomes import assert_same_figures, last_step, newest_step, rows
+
+pytestmark = pytest.mark.slow
+STEPS = 12  # an epoch: every record is seen twice
+OPTIONS = (f"--config.train.steps={STEPS}", "--config.checkpoint.every=3")
+IN_A_SHARD = 8
+DAMAGED = {0, 8, 16, *range(40, 48)}  # records: bits flipped in two, a picture that is none, a shard that is cut off
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> Path:
+    """Drawn scenes in six shards, three of them damaged."""
+    data = tmp_path_factory.mktemp("damaged")
+    options = {"num_train": 48, "num_validation": 13, "num_test": 0}
+    prepare("shapes", data, options=options, num_threads=2, num_shards=6)
+    files = sorted(data.glob("shapes/*/shapes-train.array_record*"))
+    assert [ArrayRecordReader(str(file)).num_records() for file in files] == [IN_A_SHARD] * 6
+    for file in files[:2]:
+        content = bytearray(file.read_bytes())
+        picture = parse(ArrayRecordReader(str(file)).read([0])[0]).image
+        content[content.index(picture) + len(picture) // 2] ^= 0x10
+        file.write_bytes(content)
+    records = ArrayRecordReader(str(files[2])).read_all()
+    picture = parse(records[0]).image
+    writer = ArrayRecordWriter(str(files[2]), "group_size:1,uncompressed")
+    for record in [records[0].replace(picture, b"x" * len(picture)), *records[1:]]:
+        writer.write(record)
+    writer.close()
+    files[5].write_bytes(files[5].read_bytes()[: files[5].stat().st_size // 2])
+    return data
+
+
+def left_out(*runs: Run) -> set[str]:
+    """Keys of the records that the processes of some starts have named, each of them once."""
+    told = set()
+    for run in runs:
+        for process in range(len(run.processes)):
+            lines = re.findall(r"left out: (.+)", run.text(process))
+            assert len(lines) == len(set(lines))
+            told |= {re.match(r"(Record \d+ of|[^:]+)", line)[0] for line in lines}
+    return told
+
+
+def test_they_are_left_out_everywhere_alike(damaged, start, tmp_path, table):
+    """Undisturbed, killed and resumed, and in two processes."""
+    whole, killed, two = tmp_path / "whole", tmp_path / "killed", tmp_path / "two"
+    with start(whole, 1, 4, *OPTIONS, data=damaged) as undisturbed:
+        undisturbed.succeed()
+    told = left_out(undisturbed)
+    numbers = {int(number) for key in told for number in re.findall(r"Record (\d+) of", key)}
+    assert len(told) == len(DAMAGED) and len(numbers) == len(DAMAGED) - 1
+    counted = sum(record.get("rows_left_out", 0) for record in read_metrics(whole / "metrics.jsonl"))
+    assert counted == 2 * len(DAMAGED)
+
+    with start(killed, 1, 4, *OPTIONS, data=damaged, environments=[{"STEP_SECONDS": "0.2"}]) as first:
+        first.until(lambda: last_step(killed) >= 5)
+        first.processes[0].kill()
+        first.wait(60)
+    again = steps_begun(killed) - newest_step(killed)
+    with start(killed, 1, 4, *OPTIONS, data=damaged) as second:
+        second.succeed()
+    assert_undisturbed(killed, whole, STEPS)
+    assert left_out(first, second) == told
+
+    with start(two, 2, 2, *OPTIONS, data=damaged) as run:
+        run.succeed()
+    assert_same_figures(two, whole, 1e-5)
+    assert rows(two) == rows(whole)
+    assert left_out(run) == told
+    outcome = "left out, named, counted; the same ones when resumed and on every host"
+    table.add(
+        "flipped bits, a truncated shard, an undecodable picture",
+        outcome,
+        lost_steps=[0, again, 0],
+        lost_rows=3 * counted,
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_many_end_the_run(damaged, start, tmp_path, table, processes):
+    limit = "--config.data.max_bad_records=3"
+    with start(tmp_path / "run", processes, 4 // processes, *OPTIONS, limit, data=damaged) as run:
+        assert all(run.wait(240)), run.everything()
+    assert "error: More than data.max_bad_records=3 records are damaged, the last one: " in run.everything()
+    assert processes > 1 or "Traceback" not in run.text(0), run.text(0)
+    lost = steps_begun(tmp_path / "run") - newest_step(tmp_path / "run")
+    table.add("more of them than data.max_bad_records", "ends with one line that names the last one", lost_steps=[lost])

@@ -1,0 +1,48 @@
+"""What runs in processes of their own share: programs that are compiled once, a run that nothing disturbed."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.multi_process.launching import CONFIG, Run, launched, program
+
+
+@pytest.fixture(scope="session")
+def programs_of_processes(tmp_path_factory) -> Path:
+    """Where compiled programs are kept."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="session")
+def start(data_dir, programs_of_processes) -> Callable[..., contextlib.AbstractContextManager[Run]]:
+    """`start(workdir, processes, devices, *overrides, ...)`: train with so many processes of so many devices each.
+
+    `by` is what the command is run by, such as `nice`; the rest is `launched`'s.
+    """
+
+    def start(
+        workdir, processes, devices, *overrides, environments=({},), heartbeat=60, data=data_dir, config=CONFIG, by=()
+    ):
+        workdir.mkdir(parents=True, exist_ok=True)
+        kept = {"PROGRAMS": str(programs_of_processes)}
+        return launched(
+            [*by, *program("tests.multi_process.recorded_pretrain", workdir, data, *overrides, config=config)],
+            workdir.with_name(f"{workdir.name}-logs"),
+            processes=processes,
+            devices=devices,
+            heartbeat=heartbeat,
+            environments=[kept | more for more in environments],
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory, start) -> Path:
+    """The workdir of a run of one process with four devices; not to be changed."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    with start(workdir, 1, 4) as run:
+        run.succeed()
+    return workdir
