@@ -7,10 +7,7 @@ image best, and writes tar files that `python -m data_pipelines.prepare image_te
 funnel.json and funnel.png. It runs on Apache Beam; what follows `--` are Beam's own options. See docs/collect.md.
 """
 
-import signal
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -19,6 +16,7 @@ from data_pipelines.collecting.funnel import table
 from data_pipelines.collecting.run import chosen_by, collect
 from data_pipelines.collecting.settings import Settings
 from data_pipelines.collecting.texts import read_words
+from data_pipelines.command import run_command
 from data_pipelines.errors import DataError
 
 _DEFAULT = Settings()
@@ -83,20 +81,8 @@ def run(beam_options: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Entry point; exit code 1 and one line on stderr for bad input."""
-    logging.set_verbosity(logging.ERROR)
-    signal.signal(signal.SIGTERM, _stop)  # so that a stopped run removes what it wrote
-    try:
-        summary = run(argv[1:])
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; run the same command again.")
-    print(summary)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    """Entry point; see `run_command`."""
+    run_command(run, argv, logging.ERROR)
 
 
 if __name__ == "__main__":

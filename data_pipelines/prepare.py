@@ -9,13 +9,11 @@ follows `--` are Beam's own options. See docs/data.md.
 
 import itertools
 import os
-import signal
-import sys
-from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from data_pipelines import datasets
+from data_pipelines.command import run_command
 from data_pipelines.errors import DataError
 from data_pipelines.images import ResizeRule
 from data_pipelines.preparing import prepare
@@ -97,20 +95,8 @@ def run(arguments: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Entry point; exit code 1 and one line on stderr for bad input."""
-    logging.set_verbosity(logging.WARNING)
-    signal.signal(signal.SIGTERM, _stop)  # so that a stopped run removes what it wrote
-    try:
-        summary = run(argv[1:])
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; run the same command again.")
-    print(summary)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    """Entry point; see `run_command`."""
+    run_command(run, argv)
 
 
 if __name__ == "__main__":

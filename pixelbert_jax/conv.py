@@ -2,7 +2,8 @@
 
 All forms compute the same sums. On the CPU, XLA lowers a 1x1 convolution and, above all, the gradient of a grouped
 one badly (docs/architecture.md has the measurements), so there a 1x1 convolution is a matrix product and neighbouring
-groups are merged into block-diagonal dense kernels. Elsewhere the compiler's own convolution is used.
+groups are merged into block-diagonal dense kernels. So are they on the TPU, whose matrix units take 128 channels at
+once. Elsewhere the compiler's own convolution is used.
 """
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 
 from pixelbert_jax.initializers import he_normal_fan_out
 
-_MERGED_CHANNELS = 64  # input channels that a merged dense kernel should have on the CPU
+_MERGED_CHANNELS = {"cpu": 64, "tpu": 128}  # input channels that a merged dense kernel should have
 
 
 def convolve(
@@ -33,11 +34,10 @@ def convolve(
     """
     kernel_hxwxIxO = kernel_hxwxIxO.astype(x_BxHxWxC.dtype)
     size = kernel_hxwxIxO.shape[0]
-    if platform == "cpu":
-        if size == 1 and groups == 1:
-            return jnp.dot(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
-        if groups > 1:
-            return _merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups)
+    if platform == "cpu" and size == 1 and groups == 1:
+        return jnp.dot(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
+    if groups > 1 and platform in _MERGED_CHANNELS:
+        return _merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups, _MERGED_CHANNELS[platform])
     return _native(x_BxHxWxC, kernel_hxwxIxO, stride, groups)
 
 
@@ -53,11 +53,11 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Ar
     )
 
 
-def _merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+def _merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int, channels: int) -> jax.Array:
     """Dense convolutions over channel slices, each of several neighbouring groups with a block-diagonal kernel."""
     height, width, inputs, outputs = kernel.shape
     merge = 1
-    while merge * inputs < _MERGED_CHANNELS and groups % (merge * 2) == 0:
+    while merge * inputs < channels and groups % (merge * 2) == 0:
         merge *= 2
     slices = groups // merge
     blocks_hxwxIxSxMxo = kernel.reshape(height, width, inputs, slices, merge, outputs // groups)

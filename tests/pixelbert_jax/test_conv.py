@@ -46,17 +46,18 @@ def run(x, kernel, **options):
     return outputs(x, kernel)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize(("size", "stride", "groups", "inputs", "outputs"), CASES)
-def test_lowerings_agree(size, stride, groups, inputs, outputs):
+def test_lowerings_agree(platform, size, stride, groups, inputs, outputs):
     x, kernel = arrays(size, groups, inputs, outputs)
-    cpu = run(x, kernel, stride=stride, groups=groups, platform="cpu")
+    ours = run(x, kernel, stride=stride, groups=groups, platform=platform)
     native = run(x, kernel, stride=stride, groups=groups, platform="gpu")
-    assert cpu[0].shape == (2, -(-9 // stride), -(-6 // stride), outputs)
-    for actual, expected in zip(cpu, native, strict=True):
+    assert ours[0].shape == (2, -(-9 // stride), -(-6 // stride), outputs)
+    for actual, expected in zip(ours, native, strict=True):
         np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(("size", "stride", "groups", "inputs", "outputs"), CASES[1::3])
 def test_agrees_with_torch(platform, size, stride, groups, inputs, outputs):
     torch = pytest.importorskip("torch")
@@ -77,7 +78,7 @@ def test_agrees_with_torch(platform, size, stride, groups, inputs, outputs):
         np.testing.assert_allclose(actual, reference, atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_computes_in_the_type_of_the_activations(platform):
     x, kernel = arrays(3, 4, 8, 8)
     out = convolve(jnp.array(x, jnp.bfloat16), jnp.array(kernel), groups=4, platform=platform)
