@@ -22,14 +22,14 @@ from benchmarks import against_torch, input_pipeline, loop_overhead  # noqa: E40
 from benchmarks.torch_peer import TorchPixelBert  # noqa: E402
 from benchmarks.turns import compared, in_turn  # noqa: E402
 
-BACKBONE = ResNetConfig(depths=(1, 2, 1, 1), widths=(32, 48, 64, 80), inner_widths=(8, 12, 16, 20), stem_width=16)
+BACKBONE = ResNetConfig(depths=(1, 2), widths=(32, 48), inner_widths=(8, 12), strides=(1, 2), stem_width=16)
 MODEL = PixelBertConfig(
     backbone=BACKBONE,
-    encoder=EncoderConfig(layers=2, width=32, heads=2, mlp_width=64),
+    encoder=EncoderConfig(layers=1, width=32, heads=2, mlp_width=64),
     text=TextConfig(100, 64),
     dtype="float32",
 )
-GROUPED = dataclasses.replace(MODEL, backbone=dataclasses.replace(BACKBONE, inner_widths=(16, 24, 32, 40), groups=4))
+GROUPED = dataclasses.replace(MODEL, backbone=dataclasses.replace(BACKBONE, inner_widths=(16, 24), groups=4))
 
 
 @pytest.fixture
@@ -72,16 +72,11 @@ def make_mesh_of_one(config):
     return make_mesh(config, jax.devices()[:1])
 
 
-def test_losses_of_the_peer_begin_where_ours_do(monkeypatch):
-    """By chance: the logarithm of the vocabulary, and of two."""
-    monkeypatch.setattr(against_torch, "make_mesh", make_mesh_of_one)
-    batch = against_torch.batch_of((64, 128), 2, 2, 8, 100)
-    model = against_torch.full_precision(MODEL)
-    expected = math.log(100) + math.log(2)
-    assert against_torch.our_step(model, batch)() == pytest.approx(expected, abs=0.3)
-    step = against_torch.peer_step(model, batch, compiled=False)
-    losses = [step() for _ in range(20)]
-    assert losses[0] == pytest.approx(expected, abs=0.5) and losses[-1] < losses[0]
+def test_the_peer_learns_from_where_chance_is():
+    """Its loss begins at the logarithm of the vocabulary plus that of two, and falls."""
+    step = against_torch.peer_step(MODEL, against_torch.batch_of((64, 128), 2, 2, 8, 100), compiled=False)
+    losses = [step() for _ in range(10)]
+    assert losses[0] == pytest.approx(math.log(100) + math.log(2), abs=0.5) and losses[-1] < losses[0]
 
 
 def test_input_pipeline(data_dir, threads):
@@ -94,6 +89,7 @@ def test_input_pipeline(data_dir, threads):
     assert found["ours_over_alone"]["median"] > 0 and found["ours_over_torch"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_loop_overhead(data_dir):
     config = small_config()
     data = dataclasses.replace(config.data, data_dir=str(data_dir))
