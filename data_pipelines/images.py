@@ -91,13 +91,22 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     return image
 
 
-def resize(image_HxWx3: np.ndarray, size: Canvas) -> np.ndarray:
-    """Resize uint8 pixels to `size` = (height, width): area average when shrinking, cubic when growing."""
+def resize(image_HxWx3: np.ndarray, size: Canvas, out_hxwx3: np.ndarray | None = None) -> np.ndarray:
+    """Resize uint8 pixels to `size` = (height, width): area average when shrinking, cubic when growing.
+
+    Written into `out_hxwx3`, which may be a part of a canvas, where it is given; a copy less is a quarter of the time.
+    """
     height, width = image_HxWx3.shape[:2]
     if (height, width) == size:
-        return image_HxWx3
+        if out_hxwx3 is None:
+            return image_HxWx3
+        out_hxwx3[:] = image_HxWx3
+        return out_hxwx3
     method = cv2.INTER_AREA if size[0] * size[1] < height * width else cv2.INTER_CUBIC
-    return cv2.resize(image_HxWx3, size[::-1], interpolation=method)
+    resized = cv2.resize(image_HxWx3, size[::-1], dst=out_hxwx3, interpolation=method)
+    if out_hxwx3 is not None and not np.may_share_memory(resized, out_hxwx3):  # OpenCV may refuse a layout
+        out_hxwx3[:] = resized
+    return resized
 
 
 def place_on_canvas(image_HxWx3: np.ndarray, canvas: Canvas) -> np.ndarray:

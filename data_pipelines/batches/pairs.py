@@ -60,8 +60,8 @@ class PairBatches:
                 shown = reader[shown_row]
                 for number, picture in enumerate(shared.pictures_of(shown, max(1, self.pictures))):
                     at = (place, number) if self.pictures else (place,)
-                    resized = shared.resized_picture(picture.image, shown.image_id, self.config.resize)
-                    shared.place(batch["images"][at], batch["image_size"][at], resized)
+                    row_arrays = batch["images"][at], batch["image_size"][at]
+                    shared.show(*row_arrays, picture.image, shown.image_id, self.config.resize)
             record = reader[row]
             for k, text in enumerate(self.shown_texts(plan, row, len(record.texts))):
                 ids = self.tokenizer.encode(record.texts[text], self.config.max_text_length)

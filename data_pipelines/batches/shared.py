@@ -92,10 +92,12 @@ def shown_row(plan: BatchPlan, row: int) -> int | None:
     return None
 
 
-def resized_picture(encoded: bytes, name: str, rule: ResizeRule) -> np.ndarray:
-    """Decoded and resized, uint8 HxWx3."""
+def show(images_HxWx3: np.ndarray, size_2: np.ndarray, encoded: bytes, name: str, rule: ResizeRule) -> None:
+    """Put a picture, decoded and resized, into the top-left corner of a row's canvas and note its size."""
     pixels = images.decode(encoded, name)
-    return images.resize(pixels, images.resized_size(*pixels.shape[:2], rule))
+    height, width = size = images.resized_size(*pixels.shape[:2], rule)
+    images.resize(pixels, size, images_HxWx3[:height, :width])
+    size_2[:] = size
 
 
 def pictures_of(record: Record, count: int) -> list[Picture]:
@@ -110,12 +112,6 @@ def pictures_of(record: Record, count: int) -> list[Picture]:
             f"{record.image_id} has {len(found)} picture(s), the task needs {count}; change task.pictures or the data."
         )
     return found
-
-
-def place(images_HxWx3: np.ndarray, size_2: np.ndarray, picture_hxwx3: np.ndarray) -> None:
-    """Put a picture into the top-left corner of a row's canvas and note its size."""
-    images_HxWx3[: picture_hxwx3.shape[0], : picture_hxwx3.shape[1]] = picture_hxwx3
-    size_2[:] = picture_hxwx3.shape[:2]
 
 
 def blank_images(count: int, canvas: Canvas, *pictures: int) -> dict[str, np.ndarray]:

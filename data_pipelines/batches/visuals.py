@@ -23,8 +23,8 @@ class PixelVisuals:
 
     def write(self, batch: dict[str, np.ndarray], place: int, record: Record) -> None:
         """Show a record in row `place`."""
-        resized = shared.resized_picture(record.image, record.image_id, self.config.resize)
-        shared.place(batch["images"][place], batch["image_size"][place], resized)
+        row = batch["images"][place], batch["image_size"][place]
+        shared.show(*row, record.image, record.image_id, self.config.resize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,3 +84,14 @@ def test_resize_and_place():
     assert canvas.shape == (6, 5, 3)
     np.testing.assert_array_equal(canvas[:2, :4], small)
     assert canvas[2:].max() == 0 and canvas[:, 4:].max() == 0
+
+
+@pytest.mark.parametrize("size", [(30, 40), (60, 80), (90, 120), (60, 90)])
+def test_resizing_onto_a_canvas(size):
+    """The same pixels as without one, and none beside them; whether it grows, shrinks or stays."""
+    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    canvas = np.full((100, 130, 3), 7, np.uint8)
+    place = canvas[: size[0], : size[1]]
+    np.testing.assert_array_equal(resize(picture, size, place), resize(picture, size))
+    np.testing.assert_array_equal(place, resize(picture, size))
+    assert (canvas[size[0] :] == 7).all() and (canvas[:, size[1] :] == 7).all()
