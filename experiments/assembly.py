@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
@@ -39,7 +40,7 @@ from pixelbert_jax.serialization import build, to_dict
 from pixelbert_jax.tasks.registry import task_name
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.training.checkpoint import Checkpoints, describe
-from pixelbert_jax.training.optimizer import make_optimizer
+from pixelbert_jax.training.optimizer import Schedule, make_optimizer
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
 from pixelbert_jax.training.step import Trainer, make_trainer
 
@@ -91,16 +92,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
     plan, schedule = make_plan(config, sources_of_stage)
     task = make_task(config, words.tokenizer)
     mesh = make_mesh(config.mesh)
-    trainer = make_trainer(
-        task,
-        make_optimizer(config.optimizer, getattr(config.model, "backbone", None), schedule),
-        schedule,
-        mesh,
-        config.mesh,
-        seed=config.seed,
-        accumulation=config.train.accumulation,
-        ema_decay=config.optimizer.ema_decay,
-    )
+    trainer = trainer_of(config, task, schedule, mesh)
 
     def maker(records: list[Records], data: DataConfig, seed: int, rows: int, held_out: bool) -> Batches:
         return make_batches(config, words, records, data, seed=seed, rows=host_rows(trainer, rows), held_out=held_out)
@@ -122,6 +114,20 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
     if config.checkpoint.best:
         check_figure(config.checkpoint.best, held_out_figures(task, trainer, config.data.all_canvases[0], evaluation))
     return Run(config, task, trainer, train, evaluation, words, description)
+
+
+def trainer_of(config: RunConfig, task: Task, schedule: Schedule, mesh: Mesh) -> Trainer:
+    """The compiled functions of a run."""
+    return make_trainer(
+        task,
+        make_optimizer(config.optimizer, getattr(config.model, "backbone", None), schedule),
+        schedule,
+        mesh,
+        config.mesh,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        ema_decay=config.optimizer.ema_decay,
+    )
 
 
 def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Batches of rows with one or two pictures and K texts each: what visual question answering and NLVR2 share."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,11 +51,9 @@ class PairBatches:
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
         """The arrays that the task states, for this host's rows; rows with record -1, or a damaged one, are fillers."""
-        first, last = self.rows or (0, len(plan.record_B))
-        batch, reader = self._blank(last - first, plan.canvas), shared.Reader(self.sources, plan)
+        reader = shared.Reader(self.sources, plan)
 
-        def write_row(place: int) -> None:
-            row = first + place
+        def write_row(batch: shared.Batch, place: int, row: int) -> None:
             shown_row = shared.shown_row(plan, row) if self.shuffle_images else row
             if shown_row is not None:
                 shown = reader[shown_row]
@@ -70,16 +69,10 @@ class PairBatches:
                     raise DataError(f"{record.image_id} has texts without labels; use a data set of this task.")
                 self.label(batch, place, k, record, text)
 
-        shared.fill_rows(
-            batch,
-            np.flatnonzero(plan.record_B[first:last] >= 0),
-            write_row,
-            lambda: self._blank(1, plan.canvas),
-            strict=not self.config.max_bad_records,
-        )
-        return batch
+        blank = functools.partial(self._blank, plan.canvas)
+        return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
 
-    def _blank(self, rows: int, canvas: int) -> dict[str, np.ndarray]:
+    def _blank(self, canvas: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of fillers."""
         axes = (self.pictures,) if self.pictures else ()
         texts, length = self.config.texts_per_image, self.config.max_text_length

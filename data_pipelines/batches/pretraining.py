@@ -4,6 +4,7 @@ Every choice depends on (seed, step, row) alone, so hosts that load different ro
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,13 +36,10 @@ class PretrainingBatches:
         Rows with record -1 are fillers, as are those with a damaged record: pair_mask is False and the picture is one
         black pixel.
         """
-        first, last = self.rows or (0, len(plan.record_B))
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
-        batch = self._blank(last - first, visuals, plan.canvas)
         mismatched_BxK, replaced_B = self._mismatched(plan)
 
-        def write_row(place: int) -> None:
-            row = first + place
+        def write_row(batch: shared.Batch, place: int, row: int) -> None:
             rng = np.random.default_rng([self.seed, _ROW, plan.step, row])
             replacement = self._other_row(reader, plan, row, rng) if replaced_B[row] else None
             shown_row = row if replacement is None else replacement
@@ -68,16 +66,10 @@ class PretrainingBatches:
                 batch["mlm_target"][place, k, : len(position)] = target
                 batch["mlm_mask"][place, k, : len(position)] = True
 
-        shared.fill_rows(
-            batch,
-            np.flatnonzero(plan.record_B[first:last] >= 0),
-            write_row,
-            lambda: self._blank(1, visuals, plan.canvas),
-            strict=not self.config.max_bad_records,
-        )
-        return batch
+        blank = functools.partial(self._blank, visuals, plan.canvas)
+        return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
 
-    def _blank(self, rows: int, visuals: PixelVisuals | RegionVisuals, canvas: int) -> dict[str, np.ndarray]:
+    def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of fillers."""
         texts, slots = self.config.texts_per_image, self.config.mask_slots
         return {

@@ -1,6 +1,7 @@
 """Batches of image-text retrieval: pictures with one true text and texts of other pictures."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -32,9 +33,7 @@ class RetrievalBatches:
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
         """The arrays for this host's rows; rows with record -1, or a damaged one, are fillers."""
-        first, last = self.rows or (0, len(plan.record_B))
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
-        batch = self._blank(last - first, visuals, plan.canvas)
         # Every host looks at all rows, so that the numbers of groups and the texts to choose from agree.
         groups: dict[str, int] = {}
         pool: dict[tuple[str, str], str] = {}  # each text of each picture once
@@ -43,8 +42,7 @@ class RetrievalBatches:
             groups.setdefault(record.image_id, len(groups))
             pool |= {(record.image_id, comparable(text)): text for text in record.texts}
 
-        def write_row(place: int) -> None:
-            row = first + place
+        def write_row(batch: shared.Batch, place: int, row: int) -> None:
             record = reader[row]
             visuals.write(batch, place, record)
             batch["image_group"][place] = groups[record.image_id]
@@ -52,16 +50,10 @@ class RetrievalBatches:
                 ids = self.tokenizer.encode(text, self.config.max_text_length)
                 shared.write_ids(batch, place, k, ids, self.tokenizer)
 
-        shared.fill_rows(
-            batch,
-            np.flatnonzero(plan.record_B[first:last] >= 0),
-            write_row,
-            lambda: self._blank(1, visuals, plan.canvas),
-            strict=not self.config.max_bad_records,
-        )
-        return batch
+        blank = functools.partial(self._blank, visuals, plan.canvas)
+        return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
 
-    def _blank(self, rows: int, visuals: PixelVisuals | RegionVisuals, canvas: int) -> dict[str, np.ndarray]:
+    def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of fillers."""
         return {
             **visuals.blank(rows, canvas),

@@ -41,30 +41,37 @@ class Reader:
                 yield int(row)
 
 
-def fill_rows(
-    batch: Batch, rows: Iterable[int], write_row: Callable[[int], None], blank_row: Callable[[], Batch], *, strict: bool
-) -> None:
-    """Write rows; one that needs a damaged record stays blank, whatever the other rows hold.
+def make_rows(
+    plan: BatchPlan,
+    rows: tuple[int, int] | None,
+    blank: Callable[[int], Batch],
+    write_row: Callable[[Batch, int, int], None],
+    max_bad_records: int,
+) -> Batch:
+    """A batch of some rows of a plan; one that needs a damaged record stays blank, whatever the other rows hold.
 
     Args:
-      batch: arrays with the rows; it gets one more, `PROBLEMS`, with a sentence for each row that stays blank.
-      rows: their places in the batch's arrays.
-      write_row: writes one, all of which may be half done when it raises BadRecordError.
-      blank_row: a batch of one row with nothing in it.
-      strict: let the first error pass.
+      plan: of the whole batch; its rows with record -1 are fillers.
+      rows: first and last + 1 of those to make; None: all.
+      blank: makes a batch of so many fillers.
+      write_row: gets the batch, a place in it and the plan's row that goes there; may raise BadRecordError half-way.
+      max_bad_records: 0: the first such error passes.
+
+    Returns:
+      The arrays of `blank`, and `PROBLEMS` with a sentence for each row that stays blank, if there are some.
     """
-    problems = []
-    for row in rows:
+    first, last = rows or (0, len(plan.record_B))
+    batch, problems = blank(last - first), []
+    for place in np.flatnonzero(plan.record_B[first:last] >= 0).tolist():
         try:
-            write_row(row)
+            write_row(batch, place, first + place)
         except BadRecordError as error:
-            if strict:
+            if not max_bad_records:
                 raise
             problems.append(str(error))
-            for name, array in blank_row().items():
-                batch[name][row] = array[0]
-    if problems:
-        batch[PROBLEMS] = np.array(problems)
+            for name, array in blank(1).items():
+                batch[name][place] = array[0]
+    return batch | ({PROBLEMS: np.array(problems)} if problems else {})
 
 
 def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:

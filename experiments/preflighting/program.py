@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from data_pipelines.images import Canvas
-from experiments.assembly import host_rows
+from experiments.assembly import host_rows, trainer_of
 from experiments.config import RunConfig, evaluation_rows
 from experiments.preflighting import hlo, work
 from experiments.preflighting.chips import Slice
@@ -19,9 +19,9 @@ from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.registry import TASKS, task_name
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.tasks.vqa import VqaConfig
-from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
+from pixelbert_jax.training.optimizer import make_schedule
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
-from pixelbert_jax.training.step import Trainer, make_trainer
+from pixelbert_jax.training.step import Trainer
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of|temporaries \(([\d.]+)([KMGT]?)\) exceeds")
@@ -121,18 +121,7 @@ def make_step(config: RunConfig, mesh: Mesh) -> tuple[Task, Trainer]:
     task = TASKS[task_name(config.task)][1](config.model, config.task)
     # The length of the schedule is a constant of the program, and changes neither its size nor its speed.
     schedule = make_schedule(config.optimizer.schedule, 1000, 100)
-    backbone = getattr(config.model, "backbone", None)
-    trainer = make_trainer(
-        task,
-        make_optimizer(config.optimizer, backbone, schedule),
-        schedule,
-        mesh,
-        config.mesh,
-        seed=config.seed,
-        accumulation=config.train.accumulation,
-        ema_decay=config.optimizer.ema_decay,
-    )
-    return task, trainer
+    return task, trainer_of(config, task, schedule, mesh)
 
 
 def abstract_batch(config: RunConfig, task: Task, mesh: Mesh, canvas: Canvas) -> dict[str, jax.ShapeDtypeStruct]:
