@@ -6,6 +6,8 @@ groups are merged into block-diagonal dense kernels. So are they on the TPU, who
 once. Elsewhere the compiler's own convolution is used.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +15,7 @@ from flax import nnx
 from pixelbert_jax.initializers import he_normal_fan_out
 
 _MERGED_CHANNELS = {"cpu": 64, "tpu": 128}  # input channels that a merged dense kernel should have
+_PRODUCT_CHANNELS = 16  # input channels from which the kernel's gradient is made of matrix products on the CPU
 
 
 def convolve(
@@ -34,8 +37,10 @@ def convolve(
     """
     kernel_hxwxIxO = kernel_hxwxIxO.astype(x_BxHxWxC.dtype)
     size = kernel_hxwxIxO.shape[0]
-    if platform == "cpu" and size == 1 and groups == 1:
-        return jnp.dot(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
+    if platform == "cpu" and groups == 1 and size == 1:
+        return _product(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
+    if platform == "cpu" and groups == 1 and x_BxHxWxC.shape[-1] >= _PRODUCT_CHANNELS:
+        return _gradient_by_products(x_BxHxWxC, kernel_hxwxIxO, stride)
     if groups > 1 and platform in _MERGED_CHANNELS:
         return _merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups, _MERGED_CHANNELS[platform])
     return _native(x_BxHxWxC, kernel_hxwxIxO, stride, groups)
@@ -51,6 +56,91 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Ar
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _product(x_BxHxWxC: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
+    """A 1x1 convolution over a flat list of cells, whose gradients the CPU backend does not transpose first."""
+    flat = jnp.dot(x_BxHxWxC.reshape(-1, x_BxHxWxC.shape[-1]), kernel_IxO)
+    return flat.reshape(*x_BxHxWxC.shape[:3], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _gradient_by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The compiler's convolution, with the gradient of its kernel as a few large matrix products."""
+    return _native(x, kernel, stride, 1)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _native(x, kernel, stride, 1), (x, kernel)
+
+
+def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    if stride > 1:
+        dx = _input_gradient(dy, kernel, x.shape[1:3], stride)
+    else:
+        (dx,) = jax.linear_transpose(lambda x: _native(x, kernel, 1, 1), x)(dy)
+    return dx, _kernel_gradient(x, dy, kernel.shape[0], stride)
+
+
+_gradient_by_products.defvjp(_forward, _backward)
+
+
+def _input_gradient(dy: jax.Array, kernel: jax.Array, canvas: tuple[int, int], stride: int) -> jax.Array:
+    """Gradient BxHxWxI as `stride`² convolutions of dy, one for each remainder of a row and a column, interleaved."""
+    padding = (kernel.shape[0] - 1) // 2
+    lengths = [-(-(n + padding) // stride) for n in canvas]
+
+    def phase(row: int, column: int) -> jax.Array:
+        taps = jnp.flip(kernel[row::stride, column::stride], (0, 1))
+        around = [
+            (n - 1, length - cells) for n, length, cells in zip(taps.shape[:2], lengths, dy.shape[1:3], strict=True)
+        ]
+        return jax.lax.conv_general_dilated(dy, taps, (1, 1), around, dimension_numbers=("NHWC", "HWOI", "NHWC"))
+
+    phases = range(stride)
+    rows = [jnp.stack([phase(row, column) for column in phases], axis=3) for row in phases]
+    dx = jnp.stack(rows, axis=2).reshape(len(dy), *(stride * n for n in lengths), -1)
+    return dx[:, padding : padding + canvas[0], padding : padding + canvas[1]]
+
+
+def _kernel_gradient(x_BxHxWxI: jax.Array, dy_BxhxwxO: jax.Array, size: int, stride: int) -> jax.Array:
+    """Gradient hxwxIxO: the windows' rows are stacked on the side of x, their columns on the side of dy.
+
+    Where column c of x belongs to tap j of output column q, c = stride * q + j. Of all columns with one remainder of
+    the stride, the product of `size` shifted x with all shifted dy holds the gradient of every tap (i, j) at once.
+    """
+    padding = (size - 1) // 2
+    height, width, outputs = dy_BxhxwxO.shape[1:]
+    inputs = x_BxHxWxI.shape[-1]
+    after = [max(0, stride * n + size - x_BxHxWxI.shape[axis] - padding) for axis, n in ((1, height), (2, width))]
+    x = jnp.pad(x_BxHxWxI, ((0, 0), *((padding, a) for a in after), (0, 0)))
+    taps: list[jax.Array] = [jnp.zeros(())] * size
+    for first in range(stride):
+        columns = range(first, size, stride)
+        shifts = len(columns)
+        # Stacked along an axis of its own: the CPU backend copies along the channels an order slower.
+        rows_BxhxcxSxI = jnp.stack(
+            [
+                x[
+                    :,
+                    i : i + stride * (height - 1) + 1 : stride,
+                    first : first + stride * (width + shifts - 2) + 1 : stride,
+                ]
+                for i in range(size)
+            ],
+            axis=-2,
+        )
+        shifted_BxhxcxSxO = jnp.stack(
+            [jnp.pad(dy_BxhxwxO, ((0, 0), (0, 0), (m, shifts - 1 - m), (0, 0))) for m in range(shifts)], axis=-2
+        )
+        product = jnp.dot(
+            rows_BxhxcxSxI.reshape(-1, size * inputs).T,
+            shifted_BxhxcxSxO.reshape(-1, shifts * outputs),
+        )
+        for m, column in enumerate(columns):
+            taps[column] = product.reshape(size, inputs, shifts, outputs)[:, :, m]
+    return jnp.stack(taps, axis=1)
 
 
 def _merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int, channels: int) -> jax.Array:

@@ -8,7 +8,8 @@ from pixelbert_jax.config import ImageBertConfig, ModelConfig, PixelBertConfig
 from pixelbert_jax.conv import Conv
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.initializers import transformer_normal
-from pixelbert_jax.resnet import ceil_divide, max_pool, valid_mask, zero_outside
+from pixelbert_jax.pooling import max_pool
+from pixelbert_jax.resnet import ceil_divide, valid_mask, zero_outside
 
 
 def make_layer_norm(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -47,7 +48,7 @@ class PixelEmbedding(nnx.Module):
     """The last feature map to pixel embeddings: 2x2 max pool, projection, + s_v (paper section 3.1)."""
 
     def __init__(self, config: PixelBertConfig, *, platform: str, rngs: nnx.Rngs) -> None:
-        self.config, self.dtype = config.pixels, config.dtype
+        self.config, self.dtype, self.platform = config.pixels, config.dtype, platform
         channels, width = config.backbone.widths[-1], config.encoder.width
         if config.pixels.projection == "pool_then_linear":
             self.linear = nnx.Linear(
@@ -97,7 +98,7 @@ class PixelEmbedding(nnx.Module):
         x = zero_outside(x, valid_mask(size_Bx2, *x.shape[1:3]))
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         size_Bx2 = ceil_divide(size_Bx2, 2) if self.config.grid_rounding == "ceil" else jnp.maximum(1, size_Bx2 // 2)
-        return max_pool(x, 2, 2, (0, 0)), size_Bx2
+        return max_pool(x, 2, 2, (0, 0), platform=self.platform), size_Bx2
 
 
 class RegionEmbedding(nnx.Module):

@@ -11,6 +11,7 @@ from flax import nnx
 from pixelbert_jax.config import ResNetConfig
 from pixelbert_jax.conv import Conv
 from pixelbert_jax.normalization import make_norm
+from pixelbert_jax.pooling import max_pool
 
 
 def valid_mask(size_Bx2: jax.Array, height: int, width: int) -> jax.Array:
@@ -30,24 +31,12 @@ def zero_outside(x_BxHxWxC: jax.Array, mask_BxHxWx1: jax.Array) -> jax.Array:
     return jnp.where(mask_BxHxWx1, x_BxHxWxC, jnp.zeros((), x_BxHxWxC.dtype))
 
 
-def max_pool(x_BxHxWxC: jax.Array, size: int, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """Max pool over square windows; padding never wins."""
-    return jax.lax.reduce_window(
-        x_BxHxWxC,
-        -jnp.inf,  # the only start value whose gradient JAX knows
-        jax.lax.max,
-        (1, size, size, 1),
-        (1, stride, stride, 1),
-        ((0, 0), padding, padding, (0, 0)),
-    )
-
-
 class Stem(nnx.Module):
     """The first convolution, and ImageNet's 3x3 max pool where the config has it."""
 
     def __init__(self, config: ResNetConfig, *, platform: str, rngs: nnx.Rngs) -> None:
         self.pool = config.stem == "conv7x7_pool"
-        self.stride = config.stem_stride
+        self.stride, self.platform = config.stem_stride, platform
         size = 7 if self.pool else 3
         self.conv = Conv(3, config.stem_width, size, stride=self.stride, platform=platform, rngs=rngs)
         self.norm = make_norm(config.stem_width, config)
@@ -58,7 +47,8 @@ class Stem(nnx.Module):
         mask = valid_mask(size_Bx2, *x.shape[1:3])
         x = jax.nn.relu(self.norm(x, mask, train))
         if self.pool:
-            x, size_Bx2 = max_pool(zero_outside(x, mask), 3, 2, (1, 1)), ceil_divide(size_Bx2, 2)
+            x = max_pool(zero_outside(x, mask), 3, 2, (1, 1), platform=self.platform)
+            size_Bx2 = ceil_divide(size_Bx2, 2)
         return x, size_Bx2
 
 

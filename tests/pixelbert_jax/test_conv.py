@@ -18,6 +18,11 @@ CASES = [  # size, stride, groups, inputs, outputs
     (3, 1, 32, 32, 64),
     (3, 2, 32, 128, 128),
     (3, 1, 6, 12, 18),  # a number of groups that can be halved once only
+    (3, 1, 1, 16, 7),  # enough channels for gradients by products
+    (3, 2, 1, 20, 8),
+    (5, 1, 1, 16, 4),
+    (5, 2, 1, 16, 4),
+    (3, 3, 1, 16, 4),
     (7, 2, 1, 3, 8),
     (7, 1, 4, 4, 8),
 ]
