@@ -39,7 +39,7 @@ def convolve(
     size = kernel_hxwxIxO.shape[0]
     if platform == "cpu" and groups == 1 and size == 1:
         return _product(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
-    if platform == "cpu" and groups == 1 and x_BxHxWxC.shape[-1] >= _PRODUCT_CHANNELS:
+    if platform == "cpu" and groups == 1 and stride <= size and x_BxHxWxC.shape[-1] >= _PRODUCT_CHANNELS:
         return _gradient_by_products(x_BxHxWxC, kernel_hxwxIxO, stride)
     if groups > 1 and platform in _MERGED_CHANNELS:
         return _merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups, _MERGED_CHANNELS[platform])

@@ -10,6 +10,7 @@ import optax
 
 from pixelbert_jax.config import ResNetConfig, check_choices
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.training.skippable import momentum, scale_by_adam, scale_by_learning_rate
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 
@@ -131,8 +132,11 @@ def parameter_group(name: str, backbone: ResNetConfig | None) -> Literal["frozen
 
 def make_optimizer(
     config: OptimizerConfig, backbone: ResNetConfig | None, schedule: Schedule
-) -> optax.GradientTransformation:
-    """The whole optimizer, of a model with or without a backbone, whose frozen parts get neither updates nor decay."""
+) -> optax.GradientTransformationExtraArgs:
+    """The whole optimizer, of a model with or without a backbone, whose frozen parts get neither updates nor decay.
+
+    Its `update` takes `finite`; where that is False its state stays as it was, and the updates mean nothing.
+    """
 
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: parameter_group(parameter_name(path), backbone), params)
@@ -145,15 +149,16 @@ def make_optimizer(
             params,
         )
 
-    def group(group_config: SgdConfig | AdamWConfig) -> optax.GradientTransformation:
+    def group(group_config: SgdConfig | AdamWConfig) -> optax.GradientTransformationExtraArgs:
         def learning_rate(step: jax.Array) -> jax.Array:
             return group_config.learning_rate * schedule(step)
 
         decay = optax.add_decayed_weights(group_config.weight_decay, mask=decayed)
         if isinstance(group_config, SgdConfig):
-            return optax.chain(decay, optax.sgd(learning_rate, momentum=group_config.momentum or None))
-        adam = optax.scale_by_adam(group_config.beta1, group_config.beta2, group_config.epsilon)
-        return optax.chain(adam, decay, optax.scale_by_learning_rate(learning_rate))
+            trace = momentum(group_config.momentum) if group_config.momentum else optax.identity()
+            return optax.chain(decay, optax.chain(trace, scale_by_learning_rate(learning_rate)))
+        adam = scale_by_adam(group_config.beta1, group_config.beta2, group_config.epsilon)
+        return optax.chain(adam, decay, scale_by_learning_rate(learning_rate))
 
     by_group = optax.partition(
         {

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from pixelbert_jax.tasks.task import Batch, Sums, Task, figures
 from pixelbert_jax.training.optimizer import Schedule, restarted
 from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, replicated, state_shardings
+from pixelbert_jax.training.skippable import choose
 
 
 class TrainState(NamedTuple):
@@ -47,7 +48,7 @@ class Trainer:
 
 def make_trainer(
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: Schedule,
     mesh: Mesh,
     mesh_config: MeshConfig,
@@ -60,7 +61,7 @@ def make_trainer(
 
     Args:
       task: what is trained.
-      optimizer: optax transform over the parameters.
+      optimizer: optax transform over the parameters, as `make_optimizer` makes it: told not to, it keeps its state.
       schedule: the factor on the learning rates; only reported here.
       mesh: devices, with axes data and fsdp.
       mesh_config: how parameters are split.
@@ -125,16 +126,15 @@ def make_trainer(
         loss, sums, grads, rest = compute(state, batch, task.totals(batch), key)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, finite=finite)
+        params = choose(finite, optax.apply_updates(state.params, updates), state.params)
+        rest = choose(finite, rest, state.rest)
         ema = (
             jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema, params)
             if ema_decay
             else {}
         )
-        changed = (params, rest, opt_state, ema)
-        kept = (state.params, state.rest, state.opt_state, state.ema)
-        params, rest, opt_state, ema = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, kept)
+        ema = choose(finite, ema, state.ema)
         skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
         new_state = TrainState(
             state.step + 1,

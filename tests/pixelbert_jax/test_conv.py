@@ -23,6 +23,7 @@ CASES = [  # size, stride, groups, inputs, outputs
     (5, 1, 1, 16, 4),
     (5, 2, 1, 16, 4),
     (3, 3, 1, 16, 4),
+    (3, 4, 1, 16, 4),  # some cells in no window
     (7, 2, 1, 3, 8),
     (7, 1, 4, 4, 8),
 ]
