@@ -14,7 +14,7 @@ from flax import nnx
 
 from pixelbert_jax.initializers import he_normal_fan_out
 
-_MERGED_CHANNELS = {"cpu": 64, "tpu": 128}  # input channels that a merged dense kernel should have
+_MERGED_CHANNELS = {"cpu": 32, "tpu": 128}  # input channels that a merged dense kernel should have
 _PRODUCT_CHANNELS = 16  # input channels from which the kernel's gradient is made of matrix products on the CPU
 
 

@@ -132,9 +132,11 @@ class Encoder(nnx.Module):
     def _up_to(self, layers: int, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
         """The output of the first `layers` layers, without dropout."""
         graphdef, state = nnx.split(self.layers)
-        leading = jax.tree.map(lambda stacked: stacked[:layers], nnx.as_pure(state))
+        stacked = nnx.as_pure(state)
 
-        def layer(x: jax.Array, parameters: nnx.State) -> tuple[jax.Array, None]:
+        # By index: a scan over the parameters of the first layers would copy them all first.
+        def layer(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+            parameters = jax.tree.map(lambda each: jax.lax.dynamic_index_in_dim(each, index, keepdims=False), stacked)
             return nnx.merge(graphdef, parameters)(x, mask_NxS, None), None
 
-        return jax.lax.scan(layer, x_NxSxD, leading, unroll=self.config.scan_unroll)[0]
+        return jax.lax.scan(layer, x_NxSxD, jnp.arange(layers), unroll=self.config.scan_unroll)[0]
