@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow faults fuzz lint format clean
+.PHONY: quickstart test test-slow bench faults fuzz lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,13 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Under 30 minutes on two cores; coco_captions in DATA_DIR and BERT's vocab.txt add the input pipeline.
+bench: DATA_DIR ?= data
+bench: VOCABULARY ?=
+bench: $(VENV)/.test
+	$(BIN)/python -m data_pipelines.prepare shapes --data_dir=$(DATA_DIR)
+	$(BIN)/python -m benchmarks.all --data_dir=$(DATA_DIR) --vocabulary=$(VOCABULARY)
 
 # Runs that are killed, frozen, starved, spoiled; the table in docs/reliability.md says what became of them.
 faults: export FAULTS_TABLE = docs/reliability.md

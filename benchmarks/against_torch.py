@@ -30,7 +30,7 @@ from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
 from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, make_mesh
 from pixelbert_jax.training.step import make_trainer
 
-_BACKBONE = flags.DEFINE_enum("backbone", "r50", ["r50", "x152"], "Which of the paper's models.")
+BACKBONE = flags.DEFINE_enum("backbone", "r50", ["r50", "x152"], "Which of the paper's models.")
 _WHAT = flags.DEFINE_enum("what", "inference", ["inference", "step"], "What is timed.")
 _COMPILED = flags.DEFINE_bool("torch_compile", False, "Compile the peer.")
 
@@ -144,8 +144,8 @@ def measure(model: PixelBertConfig, what: str, turns: int, *, compiled: bool = F
 
 def main() -> None:
     """Entry point behind the flags."""
-    found = measure(MODELS[_BACKBONE.value](), _WHAT.value, TURNS.value, compiled=_COMPILED.value)
-    report({"backbone": _BACKBONE.value, "what": _WHAT.value} | found, OUTPUT.value)
+    found = measure(MODELS[BACKBONE.value](), _WHAT.value, TURNS.value, compiled=_COMPILED.value)
+    report({"backbone": BACKBONE.value, "what": _WHAT.value} | found, OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What the benchmarks share: machine and versions, the largest picture of a config, operations, the report."""
 
 import dataclasses
+import importlib.metadata
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -11,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 from absl import flags
@@ -27,15 +28,32 @@ VOCABULARY = 30522  # word pieces, where the config takes the number from a voca
 
 
 def machine(mesh: Mesh) -> dict[str, Any]:
-    """Hardware and versions."""
+    """Hardware and versions; that of a package that is not there is None."""
+    return {"device": mesh.devices.flat[0].device_kind, "devices": mesh.devices.size, **host()}
+
+
+def host() -> dict[str, Any]:
+    """Processor, its cores that this process may use, and versions; no device is started."""
     return {
-        "device": mesh.devices.flat[0].device_kind,
-        "devices": mesh.devices.size,
-        "host": platform.processor() or platform.machine(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
+        "host": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": sys.version.split()[0],
+        **{name: _version(name) for name in ("jax", "jaxlib", "flax", "numpy", "torch")},
     }
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as Linux states it; elsewhere what Python knows of it."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "") or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def with_vocabulary(model: PixelBertConfig) -> PixelBertConfig:

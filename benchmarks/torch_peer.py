@@ -67,8 +67,11 @@ class TorchPixelBert(nn.Module):
 
     def encode_image(self, images_Bx3xHxW: torch.Tensor) -> torch.Tensor:
         """Pixels BxPxD of uint8 pictures that fill their canvases."""
-        features = self.backbone((images_Bx3xHxW.float() - self.mean) / self.std).last_hidden_state
-        pooled = nn.functional.max_pool2d(features, 2, 2, ceil_mode=True)
+        return self.pixels_of(self.backbone((images_Bx3xHxW.float() - self.mean) / self.std).last_hidden_state)
+
+    def pixels_of(self, features_BxCxHxW: torch.Tensor) -> torch.Tensor:
+        """Pixels BxPxD of feature maps."""
+        pooled = nn.functional.max_pool2d(features_BxCxHxW, 2, 2, ceil_mode=True)
         return self.linear(pooled.flatten(2).transpose(1, 2)) + self.segment
 
     def fuse(self, text_NxT: torch.Tensor, pixels_NxPxD: torch.Tensor) -> torch.Tensor:
@@ -79,6 +82,10 @@ class TorchPixelBert(nn.Module):
         """Logits that text and picture belong together."""
         return self.matching_head(self.fuse(text, self.encode_image(images))[:, 0])[:, 0]
 
+    def word_logits(self, hidden_NxMxD: torch.Tensor) -> torch.Tensor:
+        """Logits NxMxV of the word pieces."""
+        return self.word_head(hidden_NxMxD) @ self.bert.embeddings.word_embeddings.weight.T + self.word_bias
+
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Masked words plus matching, of B pictures with K texts each."""
         texts = batch["text"].shape[1]
@@ -88,7 +95,7 @@ class TorchPixelBert(nn.Module):
             pixels = pixels.gather(1, chosen[..., None].expand(-1, -1, pixels.shape[-1]))
         hidden = self.fuse(batch["text"].flatten(0, 1), pixels)
         place = batch["mlm_position"].flatten(0, 1)[..., None].expand(-1, -1, hidden.shape[-1])
-        words = self.word_head(hidden.gather(1, place)) @ self.bert.embeddings.word_embeddings.weight.T + self.word_bias
+        words = self.word_logits(hidden.gather(1, place))
         word_loss = nn.functional.cross_entropy(words.flatten(0, 1).float(), batch["mlm_target"].flatten())
         logit = self.matching_head(hidden[:, 0])[:, 0].float()
         return word_loss + nn.functional.binary_cross_entropy_with_logits(logit, batch["itm_label"].flatten().float())
@@ -103,25 +110,47 @@ def torch_batch(batch: dict[str, np.ndarray], device: str = "cpu") -> dict[str, 
     return found | {"images": found["images"].permute(0, 3, 1, 2)}
 
 
-def make_step(model: TorchPixelBert, optimizer: OptimizerConfig, *, compiled: bool) -> Callable[[dict], float]:
-    """A training step: SGD for the backbone, AdamW for the rest, both fused."""
+def make_optimizers(model: TorchPixelBert, optimizer: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """SGD for the backbone, AdamW for the rest, both fused."""
     backbone = list(model.backbone.parameters())
     rest = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
     sgd, adamw = optimizer.backbone, optimizer.transformer
-    optimizers = [
+    return [
         torch.optim.SGD(
             backbone, lr=sgd.learning_rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=True
         ),
         torch.optim.AdamW(rest, lr=adamw.learning_rate, weight_decay=adamw.weight_decay, fused=True),
     ]
+
+
+def make_step(
+    model: TorchPixelBert, optimizer: OptimizerConfig, *, compiled: bool, bfloat16: bool = False
+) -> Callable[[dict], float]:
+    """A training step on the model's device: gradients clipped by their norm, as ours are, then both optimizers.
+
+    Args:
+      model: the peer; it is put into training.
+      optimizer: rates and decays.
+      compiled: by torch.compile, for the shapes of one batch.
+      bfloat16: forward under autocast; parameters stay float32.
+    """
+    optimizers, limit = make_optimizers(model, optimizer), optimizer.clip_norm
     model.train()
-    loss_of: Any = torch.compile(model.loss) if compiled else model.loss
+    device = model.segment.device.type
+
+    def autocast_loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            return model.loss(batch)
+
+    loss_of: Any = torch.compile(autocast_loss, dynamic=False) if compiled else autocast_loss
 
     def step(batch: dict[str, torch.Tensor]) -> float:
         loss = loss_of(batch)
         for each in optimizers:
             each.zero_grad(set_to_none=True)
         loss.backward()
+        if limit:
+            nn.utils.clip_grad_norm_(model.parameters(), limit)
         for each in optimizers:
             each.step()
         return float(loss.detach())

@@ -12,15 +12,23 @@ from benchmarks.measuring import rounded
 TURNS = flags.DEFINE_integer("turns", 3, "Timed turns; those that compile come before them.", lower_bound=1)
 
 
-def in_turn(ways: Mapping[str, Callable[[], Any]], turns: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each way in each turn; `warm_up` turns before do not count. A way returns when its work is done."""
+def in_turn(
+    ways: Mapping[str, Callable[[], Any]],
+    turns: int,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each way in each turn; `warm_up` turns before do not count. A way returns when its work is done.
+
+    With `clock=time.process_time` they are processor seconds, which other programs on the same cores change less.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + turns):
         for name, way in ways.items():
-            begun = time.perf_counter()
+            begun = clock()
             way()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(clock() - begun)
     return seconds
 
 

@@ -114,9 +114,24 @@ def _open(encoded: bytes, max_megapixels: float, max_side: int) -> tuple[Header,
     except _DAMAGE as error:
         raise BadImageError("damaged header") from error
     _check_size(height, width, max_megapixels, max_side)
-    if name == "JPEG" and encoded.count(_START_OF_SCAN) > MAX_SCANS:
+    if name == "JPEG" and _scans(encoded, picture) > MAX_SCANS:
         raise BadImageError(f"over {MAX_SCANS} scans")
     return Header(name, height, width), picture
+
+
+def _scans(encoded: bytes, picture: JpegImagePlugin.JpegImageFile) -> int:
+    """Scans of a JPEG that a decoder may work through: at most so often stands the marker of one.
+
+    Of a sequential JPEG whose first scan holds all components libjpeg reads no other, whatever comes after it. To see
+    that takes a tenth of the time that counting does.
+    """
+    components = picture.layers
+    begins = picture.fp.tell() - (len(_START_OF_SCAN) + 2 + 1 + 2 * components + 3)  # Pillow has read the scan's header
+    if "progressive" not in picture.info and begins >= 0:
+        header = encoded[begins : begins + 5]
+        if header == _START_OF_SCAN + (6 + 2 * components).to_bytes(2, "big") + bytes([components]):
+            return 1
+    return encoded.count(_START_OF_SCAN)
 
 
 def _check_size(height: int, width: int, max_megapixels: float, max_side: int) -> None:

@@ -1,7 +1,7 @@
 """Words: vocabularies, WordPiece, and masking for masked language modelling."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tokenizers.normalizers import BertNormalizer
 from data_pipelines.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_KNOWN_WORDS, _KNOWN_LENGTH = 1 << 16, 32  # words whose pieces are remembered, and characters of each, at most
 
 
 class Tokenizer:
@@ -68,9 +69,24 @@ class Tokenizer:
         """True for ids of pieces that continue a word (##)."""
         return np.array([token.startswith("##") for token in self.vocabulary])
 
+    @functools.cached_property
+    def may_be_hidden(self) -> np.ndarray:
+        """True for all ids but those of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+        return ~np.isin(np.arange(len(self.vocabulary)), self.special_ids)
+
+    @functools.cached_property
+    def _known(self) -> Callable[[str], tuple[int, ...]]:
+        """`_split`, which remembers."""
+        return functools.lru_cache(_KNOWN_WORDS)(self._split)
+
+    def _split(self, word: str) -> tuple[int, ...]:
+        return tuple(self._backend.encode(word, add_special_tokens=False).ids)
+
     def pieces(self, text: str) -> list[int]:
         """Ids of the word pieces of a text, without [CLS] and [SEP]."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        # BERT's rules never look past a space, and texts repeat their words.
+        words = text.split(" ")
+        return [i for word in words for i in (self._known if len(word) <= _KNOWN_LENGTH else self._split)(word)]
 
     def encode(self, text: str, max_length: int) -> np.ndarray:
         """[CLS] word pieces [SEP], int32, cut to `max_length`, not padded."""
@@ -178,7 +194,7 @@ def mask_words(
     Returns:
       masked_T: the text with words hidden; position and target, int32 arrays of the chosen places, ascending.
     """
-    candidates = np.flatnonzero(~np.isin(ids_T, tokenizer.special_ids))
+    (candidates,) = tokenizer.may_be_hidden[ids_T].nonzero()
     masked_T = ids_T.copy()
     if not len(candidates):
         return masked_T, np.zeros(0, np.int32), np.zeros(0, np.int32)
@@ -192,10 +208,11 @@ def mask_words(
                 chosen += pieces.tolist()
         position = np.array(chosen[:slots])
     else:
-        position = rng.permutation(candidates)[:count]
-    position = np.sort(position)
+        rng.shuffle(candidates)
+        position = candidates[:count]
+    position.sort()
     target = ids_T[position]
     action = rng.random(len(position))
-    others = rng.choice(tokenizer.ordinary_ids, len(position))
+    others = tokenizer.ordinary_ids[rng.integers(0, len(tokenizer.ordinary_ids), len(position))]  # as rng.choice
     masked_T[position] = np.where(action < 0.8, tokenizer.mask, np.where(action < 0.9, others, target))
     return masked_T, position.astype(np.int32), target.astype(np.int32)

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import gc
 import importlib.util
 import inspect
 import json
@@ -198,6 +199,7 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
             logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
             logging.get_absl_logger().addFilter(_is_no_trace_of_orbax)
             sys.unraisablehook = _tell_unraisable
+        gc.freeze()  # what was imported stays, and is much: collections while a step is traced need not look at it
         try:
             distributed.start() if many_processes else distributed.refuse_many(Path(sys.argv[0]).stem)
             main(*arguments_of_main)

@@ -1,7 +1,10 @@
 """Benchmarks run at a tiny size; their numbers are not looked at."""
 
+import importlib.metadata
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +12,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import comparing, downstream, retrieval
-from benchmarks.measuring import countable, operations
+from benchmarks import comparing, downstream, phases, retrieval, start_up
+from benchmarks.measuring import countable, host, machine, operations, processor
 from benchmarks.pretraining_step import measure, random_batch
 from data_pipelines.images import resized_size
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig
 from pixelbert_jax.encoder import Encoder
+from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 from tests.experiments.tiny_config import get_config
 
 
@@ -122,3 +127,93 @@ def test_table_of_a_comparison():
         "| guess | 0.500 |  |",
         "| trained | 0.500 ± 0.354 |  |",
     ]
+
+
+def test_machine(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Sums & Co 9000\nflags\t: a b\nmodel name\t: other\n")
+    assert processor(cpuinfo) == "Sums & Co 9000"
+    cpuinfo.write_text("Features\t: fp\n")
+    assert processor(cpuinfo) == processor(tmp_path / "none") != ""
+    found = machine(make_mesh(MeshConfig()))
+    assert found["devices"] == 8 and found["host"] == processor() and found["cores"] >= 1
+    assert found["jax"] == jax.__version__ and found["numpy"] == np.__version__ and found["jaxlib"] and found["flax"]
+
+    def no_torch(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", no_torch)
+    assert host()["torch"] is None
+
+
+def test_each_moment_counts_for_the_innermost_phase(monkeypatch):
+    now = SimpleNamespace(wall=105.0, processor=2.0)
+    clocks = SimpleNamespace(monotonic=lambda: now.wall, process_time=lambda: now.processor)
+    monkeypatch.setattr(phases, "time", clocks)
+
+    def spend(wall, processor=0.0):
+        now.wall, now.processor = now.wall + wall, now.processor + processor
+        return wall
+
+    found = phases.Phases(100.0)
+    found.open("start")
+    found.close()
+    spend(3.0)
+    with found.phase("outer"):
+        spend(1.0, 0.5)
+        assert found.timed("inner", spend)(10.0, 4.0) == 10.0
+        spend(2.0)
+    with pytest.raises(ValueError), found.phase("inner"):
+        spend(20.0)
+        raise ValueError
+    assert found.seconds == {"start": 5.0, "rest": 3.0, "outer": 3.0, "inner": 30.0}
+    assert found.processor_seconds == {"start": 2.0, "rest": 0.0, "outer": 0.5, "inner": 4.0}
+
+
+def test_imports_by_package():
+    written = """import time: self [us] | cumulative | imported package
+import time:     30000 |      30000 |   jax._src.core
+import time:     20000 |      50000 | jax
+import time:       100 |        100 |     site
+import time:       200 |        300 |     io
+"""
+    assert start_up.packages(written) == pytest.approx({"jax": 0.05, "all others": 0.0003})
+
+
+def test_a_run_up_to_its_first_step(data_dir, tmp_path):
+    """Its phases are those of the program, and the steps of a run are not gone through."""
+    config = Path(__file__).parent / "experiments" / "tiny_config.py"
+    workdir = tmp_path / "run"
+    found = start_up.first_step([f"--config={config}", f"--config.data.data_dir={data_dir}"], workdir)
+    named = {phase for _, _, phase in phases.WRAPPED} | {"Python", "imports", "trainer", "first parameters"}
+    steps = {"first batch", "step: trace", "step: lower", "step: compile or read", "step: run"}
+    assert set(found["seconds"]) == set(found["processor_seconds"]) == named | steps | {"rest"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert found["programs"]["asked_for"] >= 2 and found["programs"]["seconds"] > 0
+    assert (workdir / "config.json").is_file() and not (workdir / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match=r"did not reach its first step \(exit code 1\).*No prepared data set"):
+        start_up.first_step([f"--config={config}", f"--config.data.data_dir={tmp_path}"], tmp_path / "other")
+
+
+def test_start_up(monkeypatch):
+    """The first run is the cold one; of the others medians are told."""
+    given = []
+
+    def stand_in(arguments, workdir):
+        given.append((arguments, workdir.name))
+        turn = len(given)
+        seconds = {"imports": 10.0 * turn, "step": 1.0}
+        return {"seconds": seconds, "processor_seconds": seconds, "all_processor_seconds": 7.0, "programs": {}}
+
+    monkeypatch.setattr(start_up, "first_step", stand_in)
+    monkeypatch.setattr(start_up, "imports", lambda: {"jax": 1.0})
+    found = start_up.measure(["--config=it"], Path("data"), 3)
+    assert json.loads(json.dumps(found)) == found
+    assert found["cold_seconds"] == 11 and found["seconds"] == {"median": 31.0, "least": 21.0, "greatest": 41.0}
+    assert found["phases"] == {
+        "imports": {"seconds": 30.0, "processor_seconds": 30.0},
+        "step": {"seconds": 1.0, "processor_seconds": 1.0},
+    }
+    assert not found["met"] and found["goal_seconds"] == 12.0
+    caches = {next(argument for argument in arguments if "compilation_cache" in argument) for arguments, _ in given}
+    assert len(caches) == 1 and [name for _, name in given] == ["0", "1", "2", "3"]

@@ -85,8 +85,29 @@ def test_input_pipeline(data_dir, threads):
     data = DataConfig(train=(SourceConfig("shapes"),), resize=ResizeRule(48, 64), canvases=((48, 48), (48, 64)))
     found = input_pipeline.measure(records, data, Tokenizer(train_vocabulary(words, 200)), 16, 2)
     assert found["pictures"] == 16 and found["canvas"] == [48, 48]
-    assert set(found["pictures_a_second_a_core"]) == {"ours", "alone", "torch"}
+    assert set(found["pictures_a_second_a_core"]) == {"ours", "alone", "bare", "placed", "torch"}
     assert found["ours_over_alone"]["median"] > 0 and found["ours_over_torch"]["median"] > 0
+    parts = {name for _, _, name in input_pipeline.PARTS}
+    assert found["ours_parts"].keys() | {"resize"} == parts  # some pictures have their size from the beginning
+    assert found["ours_parts"]["decode"] > 0 and found["ours_parts"]["rest"] >= 0
+
+
+def test_parts_count_without_those_within_them(monkeypatch):
+    """A clock that ticks once a call: the outer part has what the inner one leaves."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(input_pipeline.time, "process_time", lambda: next(ticks))
+
+    class Work:
+        def outer(self):
+            return self.inner() + self.inner()
+
+        def inner(self):
+            return 1
+
+    monkeypatch.setattr(input_pipeline, "PARTS", ((Work, "outer", "outer"), (Work, "inner", "inner")))
+    with input_pipeline.counted_parts() as parts:
+        assert Work().outer() == 2
+    assert parts == {"outer": 3, "inner": 2} and Work().inner() == 1
 
 
 @pytest.mark.slow
@@ -97,6 +118,22 @@ def test_loop_overhead(data_dir):
         dataclasses.replace(config, data=data, train=TrainConfig(steps=9, compilation_cache="")), 4, 1
     )
     assert found["steps"] == 4 and found["loop_over_bare_rate"]["median"] > 0
+    assert found["extra_seconds"].keys() == {*loop_overhead.WAITS, "rest"}
+    assert all(found["extra_seconds"][name] > 0 for name in loop_overhead.WAITS)
+    assert 0 < found["limit_by_input"]["median"] < 1 and found["input_cpu_seconds"] > 0
+
+
+def test_what_the_loop_waits_for_is_taken_apart():
+    seconds = {"loop": [20.0, 30.0], "bare": [10.0, 20.0]}
+    waits = [{"first_batch": 1.0, "checkpoint": 4.0, "input_cpu": 9.0}, {"first_batch": 1.0, "checkpoint": 4.0}]
+    parts = loop_overhead.parts_of(seconds, waits)
+    assert parts == {"first_batch": 1.0, "input_wait": 0.0, "metrics": 0.0, "checkpoint": 4.0, "rest": 5.0}
+    assert loop_overhead.at_interval(seconds, waits, 0.25) == [10 / 16, 20 / 26]
+    account = loop_overhead.Account()
+    ticks = iter(range(100))
+    with account.spent("a", lambda: next(ticks)), account.spent("a", lambda: next(ticks)):  # the second is the first's
+        pass
+    assert account.seconds == {"a": 1}
 
 
 def test_turns_alternate_and_warm_up_does_not_count():

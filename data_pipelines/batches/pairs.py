@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -53,24 +53,29 @@ class PairBatches:
         """The arrays that the task states, for this host's rows; rows with record -1, or a damaged one, are fillers."""
         reader = shared.Reader(self.sources, plan)
 
-        def write_row(batch: shared.Batch, place: int, row: int) -> None:
+        def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
             shown_row = shared.shown_row(plan, row) if self.shuffle_images else row
-            if shown_row is not None:
-                shown = reader[shown_row]
-                for number, picture in enumerate(shared.pictures_of(shown, max(1, self.pictures))):
-                    at = (place, number) if self.pictures else (place,)
-                    row_arrays = batch["images"][at], batch["image_size"][at]
-                    shared.show(*row_arrays, picture.image, shown.image_id, self.config.resize)
-            record = reader[row]
+            shown, record = None if shown_row is None else reader[shown_row], reader[row]
             for k, text in enumerate(self.shown_texts(plan, row, len(record.texts))):
                 ids = self.tokenizer.encode(record.texts[text], self.config.max_text_length)
                 shared.write_ids(batch, place, k, ids, self.tokenizer)
                 if not record.labels:
                     raise DataError(f"{record.image_id} has texts without labels; use a data set of this task.")
                 self.label(batch, place, k, record, text)
+            return functools.partial(self._show, batch, place, shown)
 
         blank = functools.partial(self._blank, plan.canvas)
         return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
+
+    def _show(self, batch: dict[str, np.ndarray], place: int, shown: Record | None) -> None:
+        """Show a record's pictures, or nothing, in row `place`."""
+        if shown is None:
+            shared.show_nothing(batch, place)
+            return
+        for number, picture in enumerate(shared.pictures_of(shown, max(1, self.pictures))):
+            at = (place, number) if self.pictures else (place,)
+            row_arrays = batch["images"][at], batch["image_size"][at]
+            shared.show(*row_arrays, picture.image, shown.image_id, self.config.resize)
 
     def _blank(self, canvas: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of fillers."""

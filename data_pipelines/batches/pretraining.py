@@ -5,7 +5,7 @@ Every choice depends on (seed, step, row) alone, so hosts that load different ro
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -39,15 +39,13 @@ class PretrainingBatches:
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
         mismatched_BxK, replaced_B = self._mismatched(plan)
 
-        def write_row(batch: shared.Batch, place: int, row: int) -> None:
+        def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
             rng = np.random.default_rng([self.seed, _ROW, plan.step, row])
             replacement = self._other_row(reader, plan, row, rng) if replaced_B[row] else None
             shown_row = row if replacement is None else replacement
             if self.shuffle_images:
                 shown_row = shared.shown_row(plan, row)
-            if shown_row is not None:
-                visuals.write(batch, place, reader[shown_row])
-                self.write_regions(batch, place, reader[shown_row], plan, row)
+            shown = None if shown_row is None else reader[shown_row]
             length, slots = self.config.max_text_length, self.config.mask_slots
             for k, text in enumerate(self._own_texts(reader[row], plan, row)):
                 other = self._other_text(reader, plan, row, rng) if mismatched_BxK[row, k] else None
@@ -65,9 +63,26 @@ class PretrainingBatches:
                 batch["mlm_position"][place, k, : len(position)] = position
                 batch["mlm_target"][place, k, : len(position)] = target
                 batch["mlm_mask"][place, k, : len(position)] = True
+            return functools.partial(self._show, visuals, batch, place, shown, plan, row)
 
         blank = functools.partial(self._blank, visuals, plan.canvas)
         return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
+
+    def _show(
+        self,
+        visuals: PixelVisuals | RegionVisuals,
+        batch: dict[str, np.ndarray],
+        place: int,
+        shown: Record | None,
+        plan: BatchPlan,
+        row: int,
+    ) -> None:
+        """Show a record, or nothing, in row `row` of the plan."""
+        if shown is None:
+            shared.show_nothing(batch, place)
+        else:
+            visuals.write(batch, place, shown)
+            self.write_regions(batch, place, shown, plan, row)
 
     def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of fillers."""

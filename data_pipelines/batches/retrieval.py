@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -42,13 +43,13 @@ class RetrievalBatches:
             groups.setdefault(record.image_id, len(groups))
             pool |= {(record.image_id, comparable(text)): text for text in record.texts}
 
-        def write_row(batch: shared.Batch, place: int, row: int) -> None:
+        def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
             record = reader[row]
-            visuals.write(batch, place, record)
             batch["image_group"][place] = groups[record.image_id]
             for k, text in enumerate(self._texts(record, pool, plan, row)):
                 ids = self.tokenizer.encode(text, self.config.max_text_length)
                 shared.write_ids(batch, place, k, ids, self.tokenizer)
+            return functools.partial(visuals.write, batch, place, record)
 
         blank = functools.partial(self._blank, visuals, plan.canvas)
         return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)

@@ -1,7 +1,9 @@
 """What the batches of all tasks share: records of a plan, pictures on canvases, texts of a visit, encoded text."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,10 +12,13 @@ from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.images import Canvas, ResizeRule
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Picture, Record, Records
+from data_pipelines.reused_memory import ReusedMemory
 from data_pipelines.text import Tokenizer
 
+T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 PROBLEMS = "problems"  # what a batch says of its damaged records; no array for the devices
+_memory = ReusedMemory()
 _TEXTS = 10  # purpose that the seed is split into; batches/pretraining.py has the others
 
 
@@ -45,7 +50,7 @@ def make_rows(
     plan: BatchPlan,
     rows: tuple[int, int] | None,
     blank: Callable[[int], Batch],
-    write_row: Callable[[Batch, int, int], None],
+    write_row: Callable[[Batch, int, int], Callable[[], None]],
     max_bad_records: int,
 ) -> Batch:
     """A batch of some rows of a plan; one that needs a damaged record stays blank, whatever the other rows hold.
@@ -53,25 +58,40 @@ def make_rows(
     Args:
       plan: of the whole batch; its rows with record -1 are fillers.
       rows: first and last + 1 of those to make; None: all.
-      blank: makes a batch of so many fillers.
-      write_row: gets the batch, a place in it and the plan's row that goes there; may raise BadRecordError half-way.
+      blank: makes a batch of so many fillers; pictures may still hold anything, as those of `blank_images`.
+      write_row: gets the batch, a place in it and the plan's row that goes there; writes all but what the row shows,
+        and returns a function that writes this, every picture of the place. Both may raise BadRecordError half-way.
       max_bad_records: 0: the first such error passes.
 
     Returns:
       The arrays of `blank`, and `PROBLEMS` with a sentence for each row that stays blank, if there are some.
     """
     first, last = rows or (0, len(plan.record_B))
-    batch, problems = blank(last - first), []
-    for place in np.flatnonzero(plan.record_B[first:last] >= 0).tolist():
+    batch, problems = blank(last - first), {}
+
+    def attempt(place: int, write: Callable[[], T]) -> T | None:
         try:
-            write_row(batch, place, first + place)
+            return write()
         except BadRecordError as error:
             if not max_bad_records:
                 raise
-            problems.append(str(error))
+            problems[place] = str(error)
             for name, array in blank(1).items():
                 batch[name][place] = array[0]
-    return batch | ({PROBLEMS: np.array(problems)} if problems else {})
+            show_nothing(batch, place)
+            return None
+
+    shows = {}
+    for place, record in enumerate(plan.record_B[first:last].tolist()):
+        if record < 0:
+            show_nothing(batch, place)
+        else:
+            shows[place] = attempt(place, functools.partial(write_row, batch, place, first + place))
+    # Pictures come last: each empties the processor's caches, after which everything else takes twice as long.
+    for place, show in shows.items():
+        if show is not None:
+            attempt(place, show)
+    return batch | ({PROBLEMS: np.array([problems[place] for place in sorted(problems)])} if problems else {})
 
 
 def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:
@@ -104,7 +124,15 @@ def show(images_HxWx3: np.ndarray, size_2: np.ndarray, encoded: bytes, name: str
     pixels = images.decode(encoded, name)
     height, width = size = images.resized_size(*pixels.shape[:2], rule)
     images.resize(pixels, size, images_HxWx3[:height, :width])
+    images_HxWx3[height:] = 0
+    images_HxWx3[:height, width:] = 0
     size_2[:] = size
+
+
+def show_nothing(batch: Batch, place: int) -> None:
+    """Make the pictures of row `place` black; nothing to do where the model sees regions."""
+    if "images" in batch:
+        batch["images"][place] = 0
 
 
 def pictures_of(record: Record, count: int) -> list[Picture]:
@@ -122,9 +150,9 @@ def pictures_of(record: Record, count: int) -> list[Picture]:
 
 
 def blank_images(count: int, canvas: Canvas, *pictures: int) -> dict[str, np.ndarray]:
-    """Rows of black canvases with sizes of one pixel."""
+    """Rows with sizes of one pixel, whose canvases hold anything yet: to clear what is then written over takes long."""
     return {
-        "images": np.zeros((count, *pictures, *canvas, 3), np.uint8),
+        "images": _memory.take((count, *pictures, *canvas, 3)),
         "image_size": np.ones((count, *pictures, 2), np.int32),
     }
 
@@ -144,8 +172,7 @@ def blank_texts(rows: int, texts: int, length: int, tokenizer: Tokenizer) -> dic
 
 def write_ids(batch: dict[str, np.ndarray], place: int, k: int, ids_T: np.ndarray, tokenizer: Tokenizer) -> None:
     """Put an encoded text into slot `k` of row `place`; it counts from now on."""
-    length = batch["text"].shape[-1]
-    batch["text"][place, k] = tokenizer.pad
-    batch["text"][place, k, : len(ids_T)] = ids_T
-    batch["text_mask"][place, k] = np.arange(length) < len(ids_T)
+    length = len(ids_T)
+    batch["text"][place, k, :length], batch["text"][place, k, length:] = ids_T, tokenizer.pad
+    batch["text_mask"][place, k, :length], batch["text_mask"][place, k, length:] = True, False
     batch["pair_mask"][place, k] = True

@@ -18,7 +18,7 @@ class PixelVisuals:
     config: DataConfig
 
     def blank(self, rows: int, canvas: int) -> dict[str, np.ndarray]:
-        """Rows that show nothing; `canvas` is the number of a canvas."""
+        """Rows for `write` or `shared.show_nothing` to fill; `canvas` is the number of a canvas."""
         return shared.blank_images(rows, self.config.all_canvases[canvas])
 
     def write(self, batch: dict[str, np.ndarray], place: int, record: Record) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.answers import AnswerVocabulary
+from data_pipelines.batches import shared
 from data_pipelines.batches.nlvr2 import Nlvr2Batches
 from data_pipelines.batches.pretraining import PretrainingBatches
 from data_pipelines.batches.retrieval import RetrievalBatches
@@ -149,3 +150,30 @@ def test_problems_come_from_processes_too():
             assert batch[PROBLEMS].tolist() == maker(plan)[PROBLEMS].tolist()
     finally:
         stream.close()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("name", ["pretraining", "vqa", "nlvr2", "retrieval"])
+def test_no_picture_shows_what_its_memory_held_before(name, shuffle, monkeypatch):
+    """Margins, fillers, damaged rows and rows that show nothing are written too."""
+
+    class Filled:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def take(self, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, self.value, np.uint8)
+
+    wide = dataclasses.replace(CONFIG, canvases=((64, 80),))
+    maker = make(name, DamagedRecords, wide, **({"shuffle_images": True} if shuffle and name != "retrieval" else {}))
+    for kept in (range(ROWS), (0, 1, UNDECODABLE), (1,)):  # the last one has no other row to show
+        plan = plan_of(0)
+        plan = dataclasses.replace(plan, record_B=np.where(np.isin(plan.record_B, kept), plan.record_B, -1))
+        made = []
+        for value in (0, 255):
+            monkeypatch.setattr(shared, "_memory", Filled(value))
+            made.append(maker(plan))
+        for field in made[0]:
+            np.testing.assert_array_equal(made[0][field], made[1][field])
+        shows = made[0]["images"].reshape(ROWS, -1).any(1)
+        assert shows.any() != (shuffle and name != "retrieval" and kept == (1,))

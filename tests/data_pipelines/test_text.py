@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from tokenizers import BertWordPieceTokenizer
 
 from data_pipelines.errors import DataError
 from data_pipelines.text import SPECIAL, Tokenizer, mask_words, read_vocabulary, train_vocabulary
@@ -38,6 +39,60 @@ def test_encode_equals_transformers():
         "日本 [MASK] x",
     ):
         assert ours.encode(text, 64).tolist() == theirs(text)["input_ids"]
+
+
+def test_texts_are_split_as_a_whole():
+    """Pieces are found word by word and remembered: nothing of what surrounds a word may change them."""
+    parts = ["a", "red", "un", "believable", "é", "ß", "İ", "Σ", "日本", "[MASK]", "[unused1]", "##able", "'s", "."]
+    spaces = [" ", " ", " ", " ", "  ", "\t", "\n", "\x1c", "\x85", "\xa0", "\u200b", "\u3000", "\ufeff", "\u0301"]
+    parts += [*spaces, "x" * 40, "red" * 50]
+    ends = ("##believ", "##able", "##red", "##un", "##s")
+    words = (*SPECIAL, "a", "red", "un", "s", "'", ".", "日", "e", "[unused1]", *ends)
+    tokenizer, rng = Tokenizer(words), np.random.default_rng(0)
+    whole = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(words)})
+    texts = ["".join(rng.choice(parts, rng.integers(0, 12))) for _ in range(500)]
+    for text in texts + texts[:100]:
+        assert tokenizer.pieces(text) == whole.encode(text, add_special_tokens=False).ids, repr(text)
+    assert len({tuple(tokenizer.pieces(text)) for text in texts}) > 200
+
+
+def test_long_words_are_not_remembered(tokenizer):
+    tokenizer.pieces("red " + "x" * 1000)
+    known = tokenizer._known.cache_info().currsize
+    tokenizer.pieces("y" * 1000)
+    assert tokenizer._known.cache_info().currsize == known > 0
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_masking_takes_the_same_chances_in_the_same_order(tokenizer, whole_words):
+    """A run that goes on under another version of this code must see the same batches: the rule, spelled out."""
+
+    def plainly(ids_T, rng, rate, slots):
+        candidates = np.flatnonzero(~np.isin(ids_T, tokenizer.special_ids))
+        count = min(slots, max(1, int(rate * len(candidates) + rng.random())))
+        if whole_words:
+            word, position = np.cumsum(~tokenizer.continues_word[ids_T[candidates]]), []
+            for number in rng.permutation(np.unique(word)):
+                pieces = candidates[word == number].tolist()
+                position += pieces if not position or len(position) + len(pieces) <= count else []
+            position = np.sort(position[:slots])
+        else:
+            position = np.sort(rng.permutation(candidates)[:count])
+        masked_T, action = ids_T.copy(), rng.random(len(position))
+        others = rng.choice(tokenizer.ordinary_ids, len(position))
+        for place, chance, other in zip(position, action, others, strict=True):
+            masked_T[place] = tokenizer.mask if chance < 0.8 else other if chance < 0.9 else ids_T[place]
+        return masked_T, position, ids_T[position]
+
+    ids = np.random.default_rng(1)
+    first, second = np.random.default_rng(2), np.random.default_rng(2)
+    for _ in range(200):
+        ids_T = np.array([2, *ids.integers(1, 13, ids.integers(1, 20)), 5, 3], np.int32)
+        found = mask_words(ids_T, tokenizer, first, rate=0.3, slots=4, whole_words=whole_words)
+        for array, expected in zip(found, plainly(ids_T, second, 0.3, 4), strict=True):
+            np.testing.assert_array_equal(array, expected)
+        assert first.bit_generator.state == second.bit_generator.state
+    assert [array.dtype for array in found] == [np.int32] * 3
 
 
 def test_masking_statistics(tokenizer):

@@ -148,6 +148,22 @@ def test_a_jpeg_of_many_scans_is_refused(no_decoder) -> None:
         read_header(content[:-2] + last * 200 + content[-2:])
 
 
+def test_what_looks_like_scans_behind_the_only_one_costs_nothing(no_decoder) -> None:
+    """A decoder stops after the only scan of a sequential JPEG; where the first holds one component, others follow."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(buffer, "JPEG")
+    content = buffer.getvalue() + b"\xff\xda" * 200
+    assert read_header(content).width == 64
+    place = content.index(b"\xff\xda")
+    one_component = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    pretence = b"\xff\xfe\x00\x06\xff\xda\x00\x0c"  # a comment just where a longer header would begin
+    for before in (b"", pretence):
+        with pytest.raises(BadImageError, match="over 100 scans"):
+            read_header(content[:place] + before + one_component + content[place + 14 :])
+
+
 def test_records_of_a_prepared_folder_are_looked_at_too(tmp_path: Path, monkeypatch) -> None:
     """Their pictures were whole when they were prepared; the folder may have come from elsewhere since."""
     case = Case(READERS["prepared"], tmp_path)
