@@ -39,9 +39,9 @@ MODELS = {"r50": pixelbert_r50, "x152": pixelbert_x152}
 
 
 def full_precision(model: PixelBertConfig) -> PixelBertConfig:
-    """The model in float32, with nothing frozen and nothing recomputed."""
+    """The model in float32, with nothing frozen, nothing recomputed, and no loop over the layers (5% on the CPU)."""
     backbone = dataclasses.replace(model.backbone, frozen_parts=0, remat=False)
-    encoder = dataclasses.replace(model.encoder, remat="none")
+    encoder = dataclasses.replace(model.encoder, remat="none", scan_unroll=model.encoder.layers)
     return with_vocabulary(dataclasses.replace(model, backbone=backbone, encoder=encoder, dtype="float32"))
 
 

@@ -35,6 +35,12 @@ _VOCABULARY = flags.DEFINE_string("vocabulary", "", "BERT's vocab.txt, for the i
 _ONLY = flags.DEFINE_list("only", [], "Names of those that are run; empty: all.")
 
 CONFIGS = "experiments/configs"
+# Memory stays with the process, in huge pages: page faults otherwise cost our step up to its own time again.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
+    ":glibc.malloc.trim_threshold=1000000000000",
+}
 _ALL_SECONDS = 1800  # unless --time_limit says something else
 
 
@@ -59,8 +65,8 @@ class Benchmark:
     needs_vocabulary: bool = False
 
 
-def _against_torch(backbone: str, what: str, turns: int) -> Benchmark:
-    line = Figure(f"{backbone} {what}, time over PyTorch's", "ratio.median", 1.0, at_most=True)
+def _against_torch(backbone: str, what: str, turns: int, goal: float = 1.0) -> Benchmark:
+    line = Figure(f"{backbone} {what}, time over PyTorch's", "ratio.median", goal, at_most=True)
     command = ("benchmarks.against_torch", f"--backbone={backbone}", f"--what={what}", f"--turns={turns}")
     return Benchmark(f"against_torch_{backbone}_{what}_cpu", command, (line,))
 
@@ -74,7 +80,7 @@ def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
     """
     data = f"--config.data.data_dir={data_dir}"
     return [
-        _against_torch("r50", "inference", 9),
+        _against_torch("r50", "inference", 9, 0.75),
         _against_torch("r50", "step", 5),
         _against_torch("x152", "inference", 5),
         _against_torch("x152", "step", 3),
@@ -108,7 +114,17 @@ def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
                 "--config.model.dtype=float32",
                 *("--images=1", "--texts=24", "--block_images=1", "--block_texts=8", "--plain_pairs=2", "--turns=3"),
             ),
-            (Figure("retrieval, pairs a second over the plain way", "ratio_of_cls_only_to_plain.median"),),
+            (Figure("retrieval, pairs a second over the plain way", "ratio_of_cls_only_to_plain.median", 10),),
+        ),
+        Benchmark(
+            "retrieval_against_torch_cpu",
+            ("benchmarks.retrieval_against_torch", "--config.model.dtype=float32", "--turns=3"),
+            (Figure("retrieval, pairs a second over PyTorch's with kept pixels", "pairs_a_second_ratio.median", 1.3),),
+        ),
+        Benchmark(
+            "texts_an_image_r50_cpu",
+            ("benchmarks.texts_an_image", "--turns=3"),
+            (Figure("step with 4 texts an image, pairs a second over 1 text", "pairs_a_second_ratio.median", 2.5),),
         ),
         Benchmark(
             "start_up_quickstart_cpu",
@@ -116,7 +132,7 @@ def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
             (Figure("start to first step, seconds, compiled programs cached", "seconds.median", 12.0, at_most=True),),
             needs="shapes",
         ),
-        Benchmark("parts_cpu", ("benchmarks.parts",)),
+        Benchmark("parts_r50_cpu", ("benchmarks.parts", "--backbone=r50", "--turns=5")),
     ]
 
 
@@ -146,7 +162,7 @@ def result_of(benchmark: Benchmark, seconds: float) -> tuple[dict[str, Any] | No
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         command = [sys.executable, "-m", *benchmark.command]
-        code, printed = run([*command, f"--output={output}"], seconds, {"JAX_PLATFORMS": "cpu"})
+        code, printed = run([*command, f"--output={output}"], seconds, ENVIRONMENT)
         if code is None:
             return None, f"its {seconds:.0f} seconds were over"
         if code or not output.is_file():

@@ -39,6 +39,7 @@ def host() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": sys.version.split()[0],
         **{name: _version(name) for name in ("jax", "jaxlib", "flax", "numpy", "torch")},
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     }
 
 

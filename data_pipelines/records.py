@@ -170,6 +170,8 @@ class Records:
                     image_id, texts, labels = json.loads(line)
                     if not all(isinstance(text, str) for text in (image_id, *texts, *labels)):
                         raise ValueError(f"line {found} is not an id with texts")
+                    if not all(isinstance(json.loads(label), dict) for label in labels):
+                        raise ValueError(f"line {found} has a label that is no JSON object")
                     if found <= len(self) and len(texts) != self.index.num_texts[found - 1]:
                         raise ValueError(f"line {found} has {len(texts)} texts")
                     yield RecordTexts(image_id, tuple(texts), tuple(labels))

@@ -177,6 +177,8 @@ def first_line(**changes: object) -> bytes:
         (lambda _: gzip.compress(b'{"image_id": 1}\n'), "is missing or damaged"),
         (lambda _: gzip.compress(b"null\n"), "is missing or damaged"),
         (lambda _: gzip.compress(first_line(labels=None)), "is missing or damaged"),
+        (lambda _: gzip.compress(first_line(labels=["", "{}"])), "is missing or damaged"),
+        (lambda _: gzip.compress(first_line(labels=["[]"])), "is missing or damaged"),
     ],
 )
 def test_damaged_texts(copy: Path, damage, message: str) -> None:
