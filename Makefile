@@ -30,8 +30,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Two at a time: a test seldom keeps more than one core busy. Files stay whole, for what their tests share.
 test: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses=2 --dist=loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -54,6 +54,7 @@ setup(
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "torch==2.13.0; python_version < '3.12'",
             *REGIONS,

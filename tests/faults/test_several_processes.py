@@ -21,7 +21,7 @@ def test_asked_to_stop_all_save_the_same_step_and_other_numbers_go_on(one_proces
     for processes, devices, overrides, asked in ((2, 2, ["--config.mesh.fsdp=4"], 1), (1, 4, [], 0), (4, 1, [], None)):
         with start(workdir, processes, devices, *overrides, environments=slow if asked is not None else [{}]) as run:
             if asked is not None:
-                run.until(lambda least=stopped: last_step(workdir) > least)
+                run.until(lambda least=begun: steps_begun(workdir) > least)
                 run.processes[asked].send_signal(signal.SIGTERM)
             run.succeed()
         if asked is not None:
