@@ -5,10 +5,12 @@
 
 Inference: one picture of 608x1024 and 32 word pieces, float32, all hidden states. Step: two pictures of 384x640 with
 one text each, 100 pixels, SGD and AdamW, no part of the backbone frozen, nothing recomputed. Pictures fill their
-canvases. Prints one JSON object: medians, spread and the ratio (time of ours / time of PyTorch).
+canvases. Prints one JSON object: medians, spread and the ratio (time of ours / time of PyTorch), and in `torch_compile`
+whether the peer was compiled.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,7 @@ from experiments.common_flags import OUTPUT
 from experiments.config_flags import run_main
 from experiments.configs import pretrain_r50
 from pixelbert_jax.config import PixelBertConfig, pixelbert_r50, pixelbert_x152
+from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.pretraining import ModelForPretraining, PretrainingConfig, PretrainingTask
 from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
 from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, make_mesh
@@ -32,10 +35,32 @@ from pixelbert_jax.training.step import make_trainer
 
 BACKBONE = flags.DEFINE_enum("backbone", "r50", ["r50", "x152"], "Which of the paper's models.")
 _WHAT = flags.DEFINE_enum("what", "inference", ["inference", "step"], "What is timed.")
-_COMPILED = flags.DEFINE_bool("torch_compile", False, "Compile the peer.")
+_COMPILED = flags.DEFINE_enum(
+    "torch_compile",
+    "auto",
+    ["auto", "yes", "no"],
+    "Compile the peer; auto: for inference, where g++ is there (the step gains nothing by it).",
+)
 
+COMPILER = "g++"  # torch.compile's on the CPU
 INFERENCE, STEP, WORDS = (608, 1024), (384, 640), 32
 MODELS = {"r50": pixelbert_r50, "x152": pixelbert_x152}
+
+
+def is_compiled(choice: str, what: str) -> bool:
+    """Whether the peer is compiled.
+
+    Args:
+      choice: auto, yes or no.
+      what: inference or step.
+
+    Raises:
+      ConfigError: it is asked for, and there is no compiler.
+    """
+    found = shutil.which(COMPILER) is not None
+    if choice == "yes" and not found:
+        raise ConfigError(f"--torch_compile=yes: there is no {COMPILER}; install it, or give --torch_compile=no.")
+    return choice == "yes" or (choice == "auto" and what == "inference" and found)
 
 
 def full_precision(model: PixelBertConfig) -> PixelBertConfig:
@@ -70,7 +95,9 @@ def our_inference(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Calla
     state = jax.jit(lambda: nnx.as_pure(nnx.state(make())))()
 
     @jax.jit
-    def run(state: Any, images: jax.Array, size: jax.Array, text: jax.Array, mask: jax.Array) -> jax.Array:
+    def run(
+        state: Any, images: jax.Array, size: jax.Array, text: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         module = nnx.merge(graphdef, state)
         hidden = module.model.fuse(text, mask, *module.model.encode_image(images, size))
         return module.matching_logit(hidden), hidden
@@ -144,7 +171,8 @@ def measure(model: PixelBertConfig, what: str, turns: int, *, compiled: bool = F
 
 def main() -> None:
     """Entry point behind the flags."""
-    found = measure(MODELS[BACKBONE.value](), _WHAT.value, TURNS.value, compiled=_COMPILED.value)
+    compiled = is_compiled(_COMPILED.value, _WHAT.value)
+    found = measure(MODELS[BACKBONE.value](), _WHAT.value, TURNS.value, compiled=compiled)
     report({"backbone": BACKBONE.value, "what": _WHAT.value} | found, OUTPUT.value)
 
 

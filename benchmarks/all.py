@@ -3,11 +3,11 @@
     python -m data_pipelines.prepare shapes --data_dir=data
     python -m benchmarks.all --data_dir=data [--vocabulary=VOCAB.txt] [--only=NAME,...] [--output_dir=FOLDER]
 
-Each is a process of its own, whose result goes to --output_dir as NAME.json with the hardware, the versions and the
-command. Ends with one line a figure: what, ratio, goal, met or not. What needs data that is not there is skipped; after
-a failure the others go on, and the exit code is 1. All end within --time_limit seconds (1800). The photographs of COCO
-are looked for in --data_dir too, where `python -m data_pipelines.prepare coco_captions` puts them; --vocabulary is
-BERT's.
+Each is a process of its own, whose result goes to --output_dir as NAME.json with its hardware, versions and environment
+and the command, in which DATA_DIR and VOCABULARY stand for the two paths. Ends with one line a figure: what, ratio,
+goal, met or not. What needs data that is not there is skipped; after a failure the others go on, and the exit code is
+1. All end within --time_limit seconds (1800). The photographs of COCO are looked for in --data_dir too, where
+`python -m data_pipelines.prepare coco_captions` puts them; --vocabulary is BERT's.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.measuring import host, rounded
+from benchmarks.measuring import rounded
 from benchmarks.running import TIME_LIMIT, run
 from data_pipelines.errors import DataError
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
-from experiments.common_flags import DATA_DIR
+from experiments import common_flags
 from experiments.config_flags import run_main
 from pixelbert_jax.errors import ConfigError
 
@@ -41,6 +41,9 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0"
     ":glibc.malloc.trim_threshold=1000000000000",
 }
+# They stand in commands for paths, which a result does not name.
+DATA_DIR, VOCABULARY = "DATA_DIR", "VOCABULARY"
+ALWAYS = ("host", "cores", "jax", "glibc_tunables")  # what each result says of its own process
 _ALL_SECONDS = 1800  # unless --time_limit says something else
 
 
@@ -59,7 +62,7 @@ class Benchmark:
     """A program that writes a JSON object to --output."""
 
     name: str  # of the result's file
-    command: tuple[str, ...]
+    command: tuple[str, ...]  # a value that is DATA_DIR or VOCABULARY stands for the path
     figures: tuple[Figure, ...] = ()
     needs: str = ""  # a data set in --data_dir
     needs_vocabulary: bool = False
@@ -71,14 +74,16 @@ def _against_torch(backbone: str, what: str, turns: int, goal: float = 1.0) -> B
     return Benchmark(f"against_torch_{backbone}_{what}_cpu", command, (line,))
 
 
-def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
-    """What `make bench` runs.
+def _loop(data: str) -> tuple[Figure, ...]:
+    return (
+        Figure(f"train loop over bare step, {data}, configured checkpoints", "at_the_configs_interval.median", 0.97),
+        Figure("the same, a checkpoint a turn", "loop_over_bare_rate.median"),
+    )
 
-    Args:
-      data_dir: prepared data.
-      vocabulary: BERT's.
-    """
-    data = f"--config.data.data_dir={data_dir}"
+
+def cpu_set() -> list[Benchmark]:
+    """What `make bench` runs."""
+    data = f"--config.data.data_dir={DATA_DIR}"
     return [
         _against_torch("r50", "inference", 9, 0.75),
         _against_torch("r50", "step", 5),
@@ -90,7 +95,7 @@ def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
                 "benchmarks.input_pipeline",
                 f"--config={CONFIGS}/pretrain_r50.py",
                 data,
-                f"--config.data.vocabulary={vocabulary}",
+                f"--config.data.vocabulary={VOCABULARY}",
                 "--pictures=64",
                 "--turns=5",
             ),
@@ -104,8 +109,22 @@ def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
         Benchmark(
             "loop_overhead_quickstart_cpu",
             ("benchmarks.loop_overhead", f"--config={CONFIGS}/pretrain_quickstart.py", data, "--loop_steps=60"),
-            (Figure("train loop, rate over the bare step", "loop_over_bare_rate.median", 0.97),),
+            _loop("quickstart"),
             needs="shapes",
+        ),
+        Benchmark(
+            "loop_overhead_coco_tiny_cpu",
+            (
+                "benchmarks.loop_overhead",
+                f"--config={CONFIGS}/pretrain_coco_tiny.py",
+                data,
+                f"--config.data.vocabulary={VOCABULARY}",
+                "--loop_steps=12",
+                "--turns=3",
+            ),
+            _loop("photographs"),
+            needs="coco_captions",
+            needs_vocabulary=True,
         ),
         Benchmark(
             "retrieval_r50_cpu",
@@ -128,7 +147,7 @@ def cpu_set(data_dir: str, vocabulary: str) -> list[Benchmark]:
         ),
         Benchmark(
             "start_up_quickstart_cpu",
-            ("benchmarks.start_up", f"--data_dir={data_dir}"),
+            ("benchmarks.start_up", f"--data_dir={DATA_DIR}"),
             (Figure("start to first step, seconds, compiled programs cached", "seconds.median", 12.0, at_most=True),),
             needs="shapes",
         ),
@@ -148,28 +167,41 @@ def missing(benchmark: Benchmark, data_dir: str, vocabulary: str) -> str:
     return ""
 
 
-def result_of(benchmark: Benchmark, seconds: float) -> tuple[dict[str, Any] | None, str]:
+def with_paths(command: Sequence[str], data_dir: str, vocabulary: str) -> list[str]:
+    """The command with the paths for which DATA_DIR and VOCABULARY stand."""
+    paths = {DATA_DIR: data_dir, VOCABULARY: vocabulary}
+    parts = [argument.rpartition("=") for argument in command]
+    return [f"{name}{equals}{paths.get(value, value)}" for name, equals, value in parts]
+
+
+def result_of(
+    benchmark: Benchmark, data_dir: str, vocabulary: str, seconds: float
+) -> tuple[dict[str, Any] | None, str]:
     """Run one.
 
     Args:
       benchmark: the program.
+      data_dir: prepared data.
+      vocabulary: BERT's.
       seconds: that it may take.
 
     Returns:
-      Its result with hardware and versions, or None and why there is none.
+      Its result with the command, or None and why there is none.
     """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
-        command = [sys.executable, "-m", *benchmark.command]
-        code, printed = run([*command, f"--output={output}"], seconds, ENVIRONMENT)
+        command = [sys.executable, "-m", *with_paths(benchmark.command, data_dir, vocabulary), f"--output={output}"]
+        code, printed = run(command, seconds, ENVIRONMENT)
         if code is None:
-            return None, f"its {seconds:.0f} seconds were over"
+            return None, f"its {max(seconds, 0):.0f} seconds were over"
         if code or not output.is_file():
             return None, f"exit code {code}: {' '.join(printed.split())[-400:]}"
         found = json.loads(output.read_text())
-    besides = {"command": " ".join(["python", *command[1:]]), "benchmark_seconds": rounded(time.monotonic() - begun)}
-    return {**host(), **found, **besides}, ""
+    if absent := [name for name in ALWAYS if name not in found]:
+        return None, f"its result does not say its {', '.join(absent)}"
+    recorded = " ".join(["python", "-m", *benchmark.command])
+    return {**found, "command": recorded, "benchmark_seconds": rounded(time.monotonic() - begun)}, ""
 
 
 def lines(figures: Sequence[Figure], result: Mapping[str, Any]) -> list[str]:
@@ -207,11 +239,11 @@ def run_all(
         if why := missing(benchmark, data_dir, vocabulary):
             table.append(f"{benchmark.name:<58}  skipped: {why}")
         else:
-            result, why = result_of(benchmark, end - time.monotonic())
+            result, why = result_of(benchmark, data_dir, vocabulary, end - time.monotonic())
             if result is not None:
-                write_atomically(output_dir / f"{benchmark.name}.json", json.dumps(result, indent=1) + "\n")
                 try:
                     added = lines(benchmark.figures, result) or [f"{benchmark.name:<58}  done"]
+                    write_atomically(output_dir / f"{benchmark.name}.json", json.dumps(result, indent=1) + "\n")
                 except (KeyError, TypeError) as error:
                     why = f"its result has no {error}"
             if why:
@@ -223,10 +255,10 @@ def run_all(
 
 def main() -> None:
     """Entry point behind the flags."""
-    output_dir, data_dir = Path(_OUTPUT_DIR.value), DATA_DIR.value or "data"
+    output_dir, data_dir = Path(_OUTPUT_DIR.value), common_flags.DATA_DIR.value or "data"
     if not output_dir.is_dir():
         raise ConfigError(f"--output_dir={output_dir}: no such folder; make it first.")
-    chosen = cpu_set(data_dir, _VOCABULARY.value)
+    chosen = cpu_set()
     unknown = set(_ONLY.value) - {benchmark.name for benchmark in chosen}
     if unknown:
         names = ", ".join(benchmark.name for benchmark in chosen)

@@ -3,9 +3,10 @@
     python -m benchmarks.gpu --output=gpu.json
     python -m benchmarks.gpu --output=gpu_x152.json --parts=x152_ours_none,x152_torch
 
-One call ends within --time_limit seconds (500), needs no network, and goes on without what is missing: without
-PyTorch ours is measured alone. Each part is a process of its own, so that it has the memory of the card (of which it
-may take --memory_gib) to itself; the results are written to --output after each.
+One call ends within --time_limit seconds (500), needs no network, and goes on after a part that failed, with exit code
+1 in the end; without PyTorch ours is measured alone. Without a card nothing is begun, unless --tiny tries the program.
+Each part is a process of its own, so that it has the memory of the card (of which it may take --memory_gib) to itself;
+the results are written to --output after each.
 
     rates             rate of a large bfloat16 product and of a copy
     MODEL_ours_REMAT  trials of our step with more and more pictures until memory is full; nothing of the backbone is
@@ -35,19 +36,11 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.gpu_parts import (
-    CONFIGS,
-    FIRST_IMAGES,
-    FULL_AT,
-    MEMORY_GIB,
-    MEMORY_IS_FULL,
-    MOST_IMAGES,
-    STEPS,
-    TINY,
-    is_part,
-)
+from benchmarks.gpu_models import CONFIGS
+from benchmarks.gpu_parts import FIRST_IMAGES, FULL_AT, MEMORY_GIB, MOST_IMAGES, STEPS, TINY, is_part
+from benchmarks.gpu_trials import MEMORY_IS_FULL
 from benchmarks.measuring import rounded
-from benchmarks.running import TIME_LIMIT, run
+from benchmarks.running import TIME_LIMIT, TO_LEAVE, run
 from data_pipelines.whole_files import write_atomically
 from experiments.common_flags import OUTPUT, new_file
 from experiments.config_flags import run_main
@@ -68,20 +61,23 @@ _PARTS = flags.DEFINE_list("parts", list(SECONDS), "What is measured, in this or
 _XLA_FLAGS = flags.DEFINE_string("xla_flags", "", "Added to XLA_FLAGS where our step is measured.")
 
 SPEED_GOAL, SHARE_GOAL, MEMORY_GOAL = 1.3, 0.45, 1.5
+FIGURES = frozenset({"pairs_a_second", "matrix_rate_tflops", "milliseconds"})  # a part without any measured nothing
+DEVICES = Path("/dev")  # where a card is seen even without nvidia-smi
 _ALL_SECONDS = 500  # unless --time_limit says something else
-_LEAST_SECONDS = 15  # with less, nothing is begun
+_LEAST_SECONDS = 20  # with less, nothing is begun
 _SLACK = 25  # seconds between the last moment at which a part begins something and the one at which it is ended
 
 
 def card() -> dict[str, Any]:
-    """Name and memory of the first card, as the driver states them; empty without one."""
+    """Name, driver and, where it is known, memory of the first card, as the driver states them; empty without one."""
     query = ["nvidia-smi", "-i", "0", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
         name, mebibytes, driver = found.split(", ")
-        return {"card": name, "card_gib": rounded(float(mebibytes) / 1024), "driver": driver}
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}
+    memory = {"card_gib": rounded(float(mebibytes) / 1024)} if mebibytes.isdigit() else {}  # that of a slice is unknown
+    return {"card": name, **memory, "driver": driver}
 
 
 def environment(part: str, card_gib: float | None, cache: str) -> dict[str, str]:
@@ -122,6 +118,8 @@ def measure_part(part: str, seconds: float, of_environment: Mapping[str, str], *
     if code is None:
         result["cut"] = f"its {seconds:.0f} seconds were over"
     elif code:
+        for place in (sys.prefix, sys.base_prefix, Path.cwd()):  # a result names no folder of its machine
+            printed = printed.replace(f"{place}/", "")
         result |= {"exit_code": code, "printed": printed.splitlines()[-15:]}
     return result
 
@@ -135,6 +133,23 @@ def only(parts: Mapping[str, Any], beginning: str, field: str) -> list[dict[str,
         for found in part.get("findings", ())
         if field in found
     ]
+
+
+def failed(parts: Mapping[str, Any]) -> list[str]:
+    """Names of the parts that did not end well or found no figure.
+
+    Not those for which no time was left, a peer without PyTorch, or one that could not be compiled and was measured
+    uncompiled; but if nothing at all was measured, all of them.
+    """
+    names, measured = [], False
+    for name, part in parts.items():
+        fields = {field for found in part.get("findings", ()) for field in found}
+        measured |= bool(fields & FIGURES)
+        well = "exit_code" not in part and not fields & {"error", "missing"} and fields & FIGURES
+        excused = "left_out" in part or ("_torch" in name and "missing" in fields) or f"{name}_eager" in parts
+        if not well and not excused:
+            names.append(name)
+    return names if measured else list(parts)
 
 
 def summary(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -195,8 +210,10 @@ def main() -> None:
     if unknown:
         raise ConfigError(f"--parts: {unknown} is none; choose from {', '.join(SECONDS)}.")
     limit = TIME_LIMIT.value or _ALL_SECONDS
-    end = time.monotonic() + limit
-    result: dict[str, Any] = {**card(), "memory_gib": MEMORY_GIB.value, "xla_flags": _XLA_FLAGS.value, "parts": {}}
+    end, found_card = time.monotonic() + limit, card()
+    if not (TINY.value or found_card or any(DEVICES.glob("nvidia[0-9]*"))):
+        raise ConfigError("There is no GPU here; run it on a machine with one, or give --tiny to try the program.")
+    result: dict[str, Any] = {**found_card, "memory_gib": MEMORY_GIB.value, "xla_flags": _XLA_FLAGS.value, "parts": {}}
     if OUTPUT.value is None:
         print("no --output: results are only printed", file=sys.stderr)
     with tempfile.TemporaryDirectory() as cache:
@@ -210,7 +227,7 @@ def main() -> None:
                 count = not only(result["parts"], f"{part.partition('_')[0]}_ours", "gigaflop_a_pair")
                 found = measure_part(
                     part,
-                    min(SECONDS.get(part, 100) + _SLACK, left - 5),
+                    min(SECONDS.get(part, 100) + _SLACK, left - TO_LEAVE),
                     environment(part, result.get("card_gib"), cache),
                     count=count,
                 )
@@ -222,6 +239,9 @@ def main() -> None:
             if OUTPUT.value:
                 write_atomically(Path(OUTPUT.value), json.dumps(result, indent=1) + "\n")
     print(table(result["summary"]))
+    if names := failed(result["parts"]):
+        print(f"failed or not measured: {', '.join(names)}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

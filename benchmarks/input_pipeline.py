@@ -5,8 +5,8 @@
         --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt
 
 Pictures are those of the config's first source. Ours is a batch of pre-training as a run makes it: records read, JPEG
-decoded and resized onto its canvas, texts chosen, tokenised and masked; each batch is dropped before the next but one.
-Against it stand, each picture dropped at once, so that all stays in the processor's cache:
+decoded and resized onto its canvas, texts chosen, tokenised and masked; each batch is dropped before the next,
+which takes its memory. Against it stand, each picture dropped at once, so that all stays in the processor's cache:
 
     alone   our two functions decode and resize the same pictures from memory
     bare    the library alone does, without a look at the header
@@ -33,14 +33,14 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 from tokenizers import BertWordPieceTokenizer
 
-from benchmarks.measuring import report, rounded
+from benchmarks.measuring import host, report, rounded
 from benchmarks.turns import TURNS, in_turn, spread
 from data_pipelines import images, records
 from data_pipelines.batches import pretraining, shared
 from data_pipelines.batches.pretraining import PretrainingBatches
 from data_pipelines.config import DataConfig
 from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Records, open_records
+from data_pipelines.records import Records, find_folder, open_records
 from data_pipelines.text import Tokenizer, read_vocabulary
 from experiments.common_flags import OUTPUT
 from experiments.config import RunConfig
@@ -103,7 +103,7 @@ class TorchPictures(torch.utils.data.Dataset):
 
 
 def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, pictures: int, turns: int) -> dict[str, Any]:
-    """Time the three in turn, each on one thread."""
+    """Time the five ways in turn, each on one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     canvas, chosen = one_canvas(split, data, pictures - pictures % ROWS or ROWS)
@@ -153,11 +153,11 @@ def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, pictures: in
         for _ in range(turns):
             ours()
     return {
+        **host(),
         "pictures": len(chosen),
         "canvas": list(data.all_canvases[canvas]),
         "texts_per_image": data.texts_per_image,
         "opencv": cv2.__version__,
-        "torch": torch.__version__,
         "rows": ROWS,
         "pictures_a_second_a_core": {name: spread(values) for name, values in rates.items()},
         **{f"ours_over_{peer}": ratio(rates["ours"], rates[peer]) for peer in ("alone", "bare", "placed", "torch")},
@@ -205,13 +205,20 @@ def ratio(ours: list[float], peer: list[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(ours, peer, strict=True)]) | {"of_best": rounded(max(ours) / max(peer))}
 
 
+def described(data_dir: str, name: str, split: Records) -> dict[str, Any]:
+    """Name, version, number of pictures and fingerprint of a prepared split; not where it lies."""
+    version = find_folder(data_dir, name).name
+    return {"name": name, "version": version, "pictures": len(split), "fingerprint": split.index.fingerprint[:8]}
+
+
 def main(config: RunConfig) -> None:
     """Entry point behind the flags."""
     data = config.data
     tokenizer = Tokenizer(read_vocabulary(data.vocabulary), data.lowercase)
     source = data.train[0]
     split = open_records(data.data_dir, source.name, source.split.partition("+")[0])
-    report({"data": repr(split)} | measure(split, data, tokenizer, _PICTURES.value, TURNS.value), OUTPUT.value)
+    found = measure(split, data, tokenizer, _PICTURES.value, TURNS.value)
+    report({"data": described(data.data_dir, source.name, split)} | found, OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: machine and versions, the largest picture of a config, operations, the report."""
+"""What the benchmarks share: machine and versions, the largest picture of a config, operations, rates, the report."""
 
 import dataclasses
 import importlib.metadata
@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,18 @@ def machine(mesh: Mesh) -> dict[str, Any]:
     return {"device": mesh.devices.flat[0].device_kind, "devices": mesh.devices.size, **host()}
 
 
-def host() -> dict[str, Any]:
-    """Processor, its cores that this process may use, and versions; no device is started."""
+def host(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Processor, its cores that this process may use, versions, glibc's settings; no device is started.
+
+    Args:
+      environment: that of what is measured, where this process has another.
+    """
     return {
         "host": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": sys.version.split()[0],
         **{name: _version(name) for name in ("jax", "jaxlib", "flax", "numpy", "torch")},
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "glibc_tunables": environment.get("GLIBC_TUNABLES", ""),
     }
 
 
@@ -90,13 +94,30 @@ def matrix_rate(dtype: str) -> float:
     size = 8192 if jax.default_backend() != "cpu" else 2048
     a = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.dot)
-    product(a, a).block_until_ready()
-    times = []
-    for _ in range(10):
+    return 2 * size**3 / _median_seconds(lambda: product(a, a).block_until_ready(), 10)
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of adding to each element of a large array in its own memory on one device."""
+    x = jnp.zeros(2**30 if jax.default_backend() != "cpu" else 2**26, jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def step() -> None:
+        nonlocal x
+        x = add(x).block_until_ready()
+
+    return 2 * x.nbytes / _median_seconds(step, 5)
+
+
+def _median_seconds(function: Callable[[], Any], times: int) -> float:
+    """Of a function that returns when its work is done; the first call, which compiles, does not count."""
+    function()
+    seconds = []
+    for _ in range(times):
         begun = time.perf_counter()
-        product(a, a).block_until_ready()
-        times.append(time.perf_counter() - begun)
-    return 2 * size**3 / statistics.median(times)
+        function()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
 
 
 def rounded(value: float) -> float:

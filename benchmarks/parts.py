@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from flax import nnx
 
 from benchmarks.against_torch import BACKBONE, MODELS, STEP, WORDS, full_precision
-from benchmarks.measuring import countable, machine, matrix_rate, operations, report, rounded
+from benchmarks.measuring import copy_rate, countable, machine, matrix_rate, operations, report, rounded
 from benchmarks.torch_peer import TorchPixelBert, make_optimizers
 from benchmarks.turns import TURNS, in_turn, spread
 from experiments.common_flags import OUTPUT
@@ -79,8 +80,10 @@ def parts(model: PixelBertConfig, size: tuple[int, int]) -> dict[str, Part]:
     return found
 
 
-def our_ways(model: PixelBertConfig, part: Part) -> tuple[dict[str, Callable[[], Any]], dict[str, float], int]:
-    """The part forward and with gradients, the operations of both, and the bytes of its parameters."""
+def our_ways(
+    model: PixelBertConfig, part: Part
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float], dict[str, int]]:
+    """The part forward and with gradients, and the operations of both and the bytes of what goes in and out."""
     function, _, shape = part
     graphdef, params, rest = nnx.split(nnx.eval_shape(lambda: _module(model)), nnx.Param, ...)
     unrolled = nnx.graphdef(nnx.eval_shape(lambda: _module(countable(model))))  # the compiler counts a loop once
@@ -108,7 +111,13 @@ def our_ways(model: PixelBertConfig, part: Part) -> tuple[dict[str, Callable[[],
     compiled = {name: jax.jit(functools.partial(f, graphdef=graphdef)) for name, f in functions.items()}
     ways = {name: functools.partial(lambda f: jax.block_until_ready(f(held, x)), f) for name, f in compiled.items()}
     counted = {name: operations(functools.partial(f, graphdef=unrolled), held, x) for name, f in functions.items()}
-    return ways, counted, sum(leaf.nbytes for leaf in held)
+    moved = {name: _bytes((held, x, jax.eval_shape(f, held, x))) for name, f in functions.items()}
+    return ways, counted, moved
+
+
+def _bytes(arrays: Any) -> int:
+    """Of all arrays of a tree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
 def _module(model: PixelBertConfig) -> ModelForPretraining:
@@ -141,7 +150,7 @@ def peer_ways(peer: TorchPixelBert, part: Part) -> dict[str, Callable[[], Any]]:
 
 
 def optimizer_ways(model: PixelBertConfig, peer: TorchPixelBert) -> tuple[dict[str, Callable[[], Any]], int]:
-    """Both optimizers over all parameters, and the bytes that must be read and written."""
+    """Both optimizers, clipping by the norm included, over all parameters, and the bytes that must be moved."""
     config = pretrain_r50.get_config().optimizer
     optimizer = make_optimizer(config, model.backbone, lambda step: jnp.float32(1.0))
     shapes = nnx.as_pure(nnx.state(nnx.eval_shape(lambda: _module(model)), nnx.Param))
@@ -151,7 +160,7 @@ def optimizer_ways(model: PixelBertConfig, peer: TorchPixelBert) -> tuple[dict[s
 
     def update(state: Any, gradients: Any) -> Any:
         params, moments = state
-        finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients)))
+        finite = jnp.isfinite(optax.tree.norm(gradients))
         updates, moments = optimizer.update(gradients, moments, params, finite=finite)
         return jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), params, updates), moments
 
@@ -166,18 +175,11 @@ def optimizer_ways(model: PixelBertConfig, peer: TorchPixelBert) -> tuple[dict[s
         parameter.grad = torch.full_like(parameter, 1e-4)
 
     def theirs() -> None:
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), config.clip_norm)
         for each in optimizers:
             each.step()
 
-    moved = sum(leaf.nbytes for leaf in jax.tree.leaves((state, state, gradients)))
-    return {"ours": ours, "torch": theirs}, moved
-
-
-def copy_rate() -> float:
-    """Bytes a second, read and written, of PyTorch's copy of a large array into another."""
-    source, target = torch.ones(1 << 26), torch.empty(1 << 26)
-    seconds = in_turn({"copy": lambda: target.copy_(source)}, 5)["copy"]
-    return 2 * 4 * source.numel() / sorted(seconds)[len(seconds) // 2]
+    return {"ours": ours, "torch": theirs}, _bytes((state, state, gradients))
 
 
 def measure(model: PixelBertConfig, size: tuple[int, int], turns: int) -> dict[str, Any]:
@@ -187,15 +189,14 @@ def measure(model: PixelBertConfig, size: tuple[int, int], turns: int) -> dict[s
     rate, bandwidth = matrix_rate("float32"), copy_rate()
     rows = []
     for name, part in parts(model, size).items():
-        ours, counted, held = our_ways(model, part)
+        ours, counted, moved = our_ways(model, part)
         theirs = peer_ways(peer, part)
         for what, flops in counted.items():
             seconds = in_turn({"ours": ours[what], "torch": theirs[what]}, turns, 1)
-            moved = (2 * held if what == "with gradients" else held) + 8 * int(np.prod(part[2]))
-            rows.append(_row(name, what, seconds, flops, moved, rate, bandwidth))
+            rows.append(_row(name, what, seconds, flops, moved[what], rate, bandwidth))
         jax.clear_caches()
-    ways, moved = optimizer_ways(model, peer)
-    rows.append(_row("optimizer", "update", in_turn(ways, turns, 1), 0.0, moved, rate, bandwidth))
+    ways, held = optimizer_ways(model, peer)
+    rows.append(_row("optimizer", "update", in_turn(ways, turns, 1), 0.0, held, rate, bandwidth))
     return {
         **machine(make_mesh(MeshConfig())),
         "picture": list(size),

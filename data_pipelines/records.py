@@ -73,11 +73,12 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecordTexts:
-    """What a Record says in words, its fields as there."""
+    """What a Record says in words, its fields as there; `parsed` are the objects that the labels state."""
 
     image_id: str
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    parsed: tuple[dict[str, Any], ...] = dataclasses.field(default=(), compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,11 +171,9 @@ class Records:
                     image_id, texts, labels = json.loads(line)
                     if not all(isinstance(text, str) for text in (image_id, *texts, *labels)):
                         raise ValueError(f"line {found} is not an id with texts")
-                    if not all(isinstance(json.loads(label), dict) for label in labels):
-                        raise ValueError(f"line {found} has a label that is no JSON object")
                     if found <= len(self) and len(texts) != self.index.num_texts[found - 1]:
                         raise ValueError(f"line {found} has {len(texts)} texts")
-                    yield RecordTexts(image_id, tuple(texts), tuple(labels))
+                    yield RecordTexts(image_id, tuple(texts), tuple(labels), tuple(map(parse_label, labels)))
         except (OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError) as error:
             raise _corrupt(path, "is missing or damaged") from error
         if found != len(self):
@@ -210,6 +209,17 @@ def parse(serialized: bytes) -> Record:
         )
     except Exception as error:  # protobuf's own exception class depends on its implementation
         raise ValueError("not a record of an image with texts") from error
+
+
+def parse_label(label: str) -> dict[str, Any]:
+    """The object that a label states; ValueError if it is no JSON object."""
+    try:
+        stated = json.loads(label)
+    except RecursionError as error:
+        raise ValueError("a label that is nested too deeply") from error
+    if not isinstance(stated, dict):
+        raise ValueError("a label that is no JSON object")
+    return stated
 
 
 def _picture(feature: Mapping[str, Any], prefix: str) -> Picture:

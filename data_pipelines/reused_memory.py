@@ -8,13 +8,15 @@ import numpy as np
 
 _LEAST_BYTES = 1 << 20  # the allocator keeps smaller blocks itself
 _MOST_BLOCKS = 8  # more arrays than these at once get memory of their own
+_ALIGNMENT = 64  # bytes; JAX copies what lies otherwise, even where its device is this processor
 
 
 class ReusedMemory:
     """Hands out uint8 arrays with any content, in blocks that nobody refers to any more.
 
     A block is in use as long as an array that lies in it lives, or anything that holds one: another view, a transfer to
-    a device, an array of JAX without a copy. Blocks are kept for as long as this object is. Safe to use from threads.
+    a device, an array of JAX, which lies in the block itself where the device is this processor. JAX holds it until the
+    last computation that reads it has ended. Blocks are kept for as long as this object is. Safe to use from threads.
     """
 
     def __init__(self) -> None:
@@ -28,13 +30,14 @@ class ReusedMemory:
             return np.empty(shape, np.uint8)
         with self._lock:
             free = [i for i in range(len(self._blocks)) if sys.getrefcount(self._blocks[i]) == 2]  # the list, the call
-            fitting = [i for i in free if self._blocks[i].size >= size]
+            fitting = [i for i in free if self._blocks[i].size >= size + _ALIGNMENT]
             if fitting:
                 block = self._blocks[fitting[0]]
             else:
                 for i in reversed(free):  # too small ones: canvases differ, and the largest holds all
                     del self._blocks[i]
-                block = np.empty(size, np.uint8)
+                block = np.empty(size + _ALIGNMENT, np.uint8)
                 if len(self._blocks) < _MOST_BLOCKS:
                     self._blocks.append(block)
-            return block[:size].reshape(shape)
+            first = -block.ctypes.data % _ALIGNMENT
+            return block[first : first + size].reshape(shape)

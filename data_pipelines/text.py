@@ -194,25 +194,34 @@ def mask_words(
     Returns:
       masked_T: the text with words hidden; position and target, int32 arrays of the chosen places, ascending.
     """
-    (candidates,) = tokenizer.may_be_hidden[ids_T].nonzero()
+    # Lists and single draws: NumPy draws the same for arrays, but an array as short as a text costs it twice the time.
+    candidates = tokenizer.may_be_hidden[ids_T].nonzero()[0].tolist()
     masked_T = ids_T.copy()
-    if not len(candidates):
+    if not candidates:
         return masked_T, np.zeros(0, np.int32), np.zeros(0, np.int32)
     count = min(slots, max(1, int(rate * len(candidates) + rng.random())))
     if whole_words:
-        word = np.cumsum(~tokenizer.continues_word[ids_T[candidates]])
+        words: list[list[int]] = []
+        for place, continues in zip(candidates, tokenizer.continues_word[ids_T[candidates]].tolist(), strict=True):
+            if continues and words:
+                words[-1].append(place)
+            else:
+                words.append([place])
+        rng.shuffle(words)
         chosen: list[int] = []
-        for number in rng.permutation(np.unique(word)):
-            pieces = candidates[word == number]
+        for pieces in words:
             if not chosen or len(chosen) + len(pieces) <= count:
-                chosen += pieces.tolist()
-        position = np.array(chosen[:slots])
+                chosen += pieces
+        chosen = sorted(chosen[:slots])
     else:
         rng.shuffle(candidates)
-        position = candidates[:count]
-    position.sort()
-    target = ids_T[position]
-    action = rng.random(len(position))
-    others = tokenizer.ordinary_ids[rng.integers(0, len(tokenizer.ordinary_ids), len(position))]  # as rng.choice
-    masked_T[position] = np.where(action < 0.8, tokenizer.mask, np.where(action < 0.9, others, target))
-    return masked_T, position.astype(np.int32), target.astype(np.int32)
+        chosen = sorted(candidates[:count])
+    actions = [rng.random() for _ in chosen]
+    for place, action in zip(chosen, actions, strict=True):
+        other = rng.integers(len(tokenizer.ordinary_ids))  # drawn for each place, so that chances stay in step
+        if action < 0.8:
+            masked_T[place] = tokenizer.mask
+        elif action < 0.9:
+            masked_T[place] = tokenizer.ordinary_ids[other]
+    position = np.array(chosen, np.int32)
+    return masked_T, position, ids_T[position]

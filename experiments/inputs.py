@@ -1,7 +1,6 @@
 """Task by task: from a run's configuration to its task and the makers of its batches."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def find_answers(config: RunConfig, sources: Sequence[Records]) -> AnswerVocabul
     if config.data.answers:
         return read_vocabulary_list(Path(config.data.answers).expanduser())
     say("collecting the answers of data.train")
-    labels = (json.loads(label) for records in sources for record in records.texts() for label in record.labels)
+    labels = (label for records in sources for record in records.texts() for label in record.parsed)
     given = (label.get("answers", ()) for label in labels)
     if config.data.answers_are == "votes":
         return build_vocabulary(given, config.data.answer_minimum)
@@ -83,7 +82,7 @@ def check_labels(config: RunConfig, records: Records, *, known: bool, scored: bo
         return
     identity, target = _LABELS[type(config.task)]
     first = next(records.texts(), None)
-    label = json.loads(first.labels[0]) if first is not None and first.labels else {}
+    label = first.parsed[0] if first is not None and first.parsed else {}
     if identity not in label:
         raise DataError(f"The texts of {records!r} have no {identity}; use a data set for {task_name(config.task)}.")
     if known and target not in label:

@@ -1,7 +1,6 @@
 """Answers of a fine-tuned model to every question of a split, their scores, and the file to hand in."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def predict(
                 cut += len(loaded.tokenizer.pieces(record.texts[text])) > config.data.max_text_length - 2
                 number = int(chosen_BxK[row, k])
                 answer = words.answers.answers[number] if words.answers else str(bool(number))
-                found[where] = Prediction(json.loads(record.labels[text]), record.texts[text], answer)
+                found[where] = Prediction(record.parsed[text], record.texts[text], answer)
             progress.update(step + 1, f"{len(found)} answers")
     finally:
         stream.close()

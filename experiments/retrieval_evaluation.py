@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.batches.shared import show_nothing
 from data_pipelines.batches.visuals import visuals_of
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.records import Records
@@ -181,6 +182,8 @@ def _pictures(
     batch = visuals.blank(rows, canvas)
     for row, image in enumerate(images):
         visuals.write(batch, row, records[int(image)])
+    for row in range(len(images), rows):
+        show_nothing(batch, row)
     return batch
 
 

@@ -38,15 +38,16 @@ def convolve(
     kernel_hxwxIxO = kernel_hxwxIxO.astype(x_BxHxWxC.dtype)
     size = kernel_hxwxIxO.shape[0]
     if platform == "cpu" and groups == 1 and size == 1:
-        return _product(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
+        return product(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
     if platform == "cpu" and groups == 1 and stride <= size and x_BxHxWxC.shape[-1] >= _PRODUCT_CHANNELS:
         return _gradient_by_products(x_BxHxWxC, kernel_hxwxIxO, stride)
     if groups > 1 and platform in _MERGED_CHANNELS:
-        return _merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups, _MERGED_CHANNELS[platform])
-    return _native(x_BxHxWxC, kernel_hxwxIxO, stride, groups)
+        return merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups, _MERGED_CHANNELS[platform])
+    return native(x_BxHxWxC, kernel_hxwxIxO, stride, groups)
 
 
-def _native(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+def native(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+    """The compiler's own convolution of x BxHxWxC with a kernel hxwxIxO, I = C / groups, padded as `convolve` does."""
     padding = (kernel.shape[0] - 1) // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -58,7 +59,7 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Ar
     )
 
 
-def _product(x_BxHxWxC: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
+def product(x_BxHxWxC: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
     """A 1x1 convolution over a flat list of cells, whose gradients the CPU backend does not transpose first."""
     flat = jnp.dot(x_BxHxWxC.reshape(-1, x_BxHxWxC.shape[-1]), kernel_IxO)
     return flat.reshape(*x_BxHxWxC.shape[:3], -1)
@@ -67,11 +68,11 @@ def _product(x_BxHxWxC: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _gradient_by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The compiler's convolution, with the gradient of its kernel as a few large matrix products."""
-    return _native(x, kernel, stride, 1)
+    return native(x, kernel, stride, 1)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _native(x, kernel, stride, 1), (x, kernel)
+    return native(x, kernel, stride, 1), (x, kernel)
 
 
 def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -79,7 +80,7 @@ def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) ->
     if stride > 1:
         dx = _input_gradient(dy, kernel, x.shape[1:3], stride)
     else:
-        (dx,) = jax.linear_transpose(lambda x: _native(x, kernel, 1, 1), x)(dy)
+        (dx,) = jax.linear_transpose(lambda x: native(x, kernel, 1, 1), x)(dy)
     return dx, _kernel_gradient(x, dy, kernel.shape[0], stride)
 
 
@@ -134,17 +135,20 @@ def _kernel_gradient(x_BxHxWxI: jax.Array, dy_BxhxwxO: jax.Array, size: int, str
         shifted_BxhxcxSxO = jnp.stack(
             [jnp.pad(dy_BxhxwxO, ((0, 0), (0, 0), (m, shifts - 1 - m), (0, 0))) for m in range(shifts)], axis=-2
         )
-        product = jnp.dot(
+        gradient = jnp.dot(
             rows_BxhxcxSxI.reshape(-1, size * inputs).T,
             shifted_BxhxcxSxO.reshape(-1, shifts * outputs),
         )
         for m, column in enumerate(columns):
-            taps[column] = product.reshape(size, inputs, shifts, outputs)[:, :, m]
+            taps[column] = gradient.reshape(size, inputs, shifts, outputs)[:, :, m]
     return jnp.stack(taps, axis=1)
 
 
-def _merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int, channels: int) -> jax.Array:
-    """Dense convolutions over channel slices, each of several neighbouring groups with a block-diagonal kernel."""
+def merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int, channels: int) -> jax.Array:
+    """Dense convolutions over slices of x BxHxWxC, each of several neighbouring groups with a block-diagonal kernel.
+
+    Groups of the kernel hxwxIxO, I = C / groups, are merged until a dense one has `channels` inputs.
+    """
     height, width, inputs, outputs = kernel.shape
     merge = 1
     while merge * inputs < channels and groups % (merge * 2) == 0:
@@ -154,7 +158,7 @@ def _merged_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int, ch
     dense = jnp.einsum("hwismo,mn->hwsnimo", blocks_hxwxIxSxMxo, jnp.eye(merge, dtype=kernel.dtype))
     dense_hxwxSxIxO = dense.reshape(height, width, slices, merge * inputs, outputs // slices)
     return jnp.concatenate(
-        [_native(part, dense_hxwxSxIxO[:, :, i], stride, 1) for i, part in enumerate(jnp.split(x, slices, axis=-1))],
+        [native(part, dense_hxwxSxIxO[:, :, i], stride, 1) for i, part in enumerate(jnp.split(x, slices, axis=-1))],
         axis=-1,
     )
 

@@ -19,10 +19,13 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 from pathlib import Path  # noqa: E402
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()
+hypothesis.settings.register_profile("any machine", deadline=None)  # else an example may take 0.2 s, busy or not
+hypothesis.settings.load_profile("any machine")
 pytest_plugins = ["tests.multi_process.fixtures"]  # what tests/multi_process and tests/faults share
 
 

@@ -1,47 +1,63 @@
 """The GPU benchmark at a tiny size on the CPU: its parts run, a full memory ends them well, and nothing is lost."""
 
+import contextlib
+import itertools
 import json
 import math
 import subprocess
 import sys
-import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 from absl.testing import flagsaver
 
-from benchmarks import gpu, gpu_parts
-from benchmarks.gpu_parts import findings, is_out_of_memory, next_size, trials
+from benchmarks import gpu, gpu_lowerings, gpu_models, gpu_ours, gpu_parts, gpu_trials
+from benchmarks.gpu_parts import findings
+from benchmarks.gpu_trials import is_out_of_memory, next_size, trials
 from experiments.config_flags import load_config
 from pixelbert_jax.errors import ConfigError
 
 LONG = math.inf
+CARD = {"card": "it", "card_gib": 140.0}
 
 
 class Card:
-    """A memory of `limit` GiB, of which a step takes 10 and 2 a picture."""
+    """A memory of `limit` GiB, of which a step takes 10 and 2 a picture; its peak never falls, and a trial that does
+    not fit fills it."""
 
-    def __init__(self, limit, *, tells=True):
-        self.limit, self.tells, self.tried = limit, tells, []
+    def __init__(self, limit, *, tells=True, most=LONG):
+        self.limit, self.tells, self.most, self.tried, self.peak = limit, tells, most, [], 0
 
     def __call__(self, images):
         self.tried.append(images)
-        if 10 + 2 * images > self.limit:
+        self.peak = max(self.peak, min(10 + 2 * images, self.limit))
+        if 10 + 2 * images > self.limit or images > self.most:
+            self.peak = self.limit
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes")
-        return {"pairs": images, "pairs_a_second": 1.0, "peak_gib": 10 + 2 * images if self.tells else None}
+        return {"pairs": images, "pairs_a_second": 1.0, "peak_gib": self.peak if self.tells else None}
+
+
+@pytest.fixture
+def quick_collection(monkeypatch):
+    """Objects of other tests are not gone through after each trial."""
+    monkeypatch.setattr(gpu_trials, "gc", SimpleNamespace(collect=lambda: None))
 
 
 def run(card, **fields):
-    return list(trials(card, **{"first": 4, "most": 1000, "limit": card.limit, "until": LONG} | fields))
+    """What a few trials find; without an end there would be more."""
+    found = trials(card, **{"first": 4, "most": 1000, "limit": card.limit, "until": LONG} | fields)
+    return list(itertools.islice(found, 50))
 
 
-def test_the_largest_is_guessed_from_the_memory_that_was_taken():
+def test_the_largest_is_guessed_from_the_memory_that_was_taken(quick_collection):
     card = Card(78)
     found = run(card)
     assert card.tried == [4, 8, 32] and found[-1] == {"ended": "memory is full"}  # 34 would fill it to the last
 
 
-def test_without_figures_of_memory_sizes_are_doubled_and_then_halved_between():
+def test_without_figures_of_memory_sizes_are_doubled_and_then_halved_between(quick_collection):
     card = Card(78, tells=False)
     found = run(card)
     assert card.tried[:5] == [4, 8, 16, 32, 64] and max(f["images"] for f in found if "pairs" in f) >= 32
@@ -49,32 +65,52 @@ def test_without_figures_of_memory_sizes_are_doubled_and_then_halved_between():
     assert found[-1] == {"ended": "memory is full"}
 
 
-def test_a_first_size_that_does_not_fit_is_halved():
+def test_a_trial_that_failed_does_not_spoil_the_next_guess(quick_collection):
+    """The peak is that of the failed one from then on; sizes are halved between, and what fits is found."""
+    card = Card(78, most=21)
+    found = run(card)
+    assert card.tried == [4, 8, 32, 20, 26, 23] and found[-1] == {"ended": "memory is full"}
+    assert max(trial["images"] for trial in found if "pairs" in trial) == 20
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"), [(None, None, None), (0, 3 << 30, 3.0), (None, 3 << 30, 3.0), (3 << 30, 3 << 30, None)]
+)
+def test_a_peak_is_told_of_the_trial_that_raised_it(before, after, told):
+    assert gpu_ours.peak_gib(before, after) == told
+
+
+def test_a_first_size_that_does_not_fit_is_halved(quick_collection):
     card = Card(13)
     found = run(card)
     assert card.tried == [4, 2, 1] and "pairs" in found[2]
     assert run(Card(11))[-1] == {"ended": "memory is full"}
 
 
-def test_memory_may_count_as_full():
+def test_memory_may_count_as_full(quick_collection):
     card = Card(78)
     found = run(card, full_at=8)
     assert [f["images"] for f in found if f.get("out_of_memory")] == [8] and card.tried == [4, 6, 7]
 
 
-def test_the_most_pictures_are_not_exceeded():
+def test_the_most_pictures_are_not_exceeded(quick_collection):
     card = Card(78)
     found = run(card, most=6)
     assert card.tried == [4, 6] and found[-1]["ended"].startswith("the most")
 
 
-def test_no_trial_is_begun_without_time_for_it():
+def test_no_trial_is_begun_without_time_for_it(quick_collection):
+    now = [100.0]
+
     def slow(images):
-        time.sleep(0.2)
+        now[0] += 10.0
         return {"peak_gib": None}
 
-    found = list(trials(slow, first=1, most=9, limit=1, until=time.monotonic() + 0.3))
+    fields = {"first": 1, "most": 9, "limit": 1, "clock": lambda: now[0]}
+    found = list(trials(slow, until=121.0, **fields))
     assert len(found) == 2 and found[-1] == {"ended": "no time for a trial of 2 pictures"}
+    now[0] = 100.0
+    assert [trial.get("images") for trial in trials(slow, until=122.0, **fields)] == [1, 2, None]
 
 
 def test_another_error_ends_the_trials():
@@ -108,19 +144,23 @@ def test_a_trial_that_gains_little_is_left_out():
     assert next_size([(16, 42.0), (20, 50.0)], [], 4, 1000) == 160  # at most eight times the last
 
 
+@pytest.fixture(scope="module")
+def torch():
+    """PyTorch on one thread, which is enough for so little; without it a test of the peer is skipped."""
+    found = pytest.importorskip("torch")
+    before = found.get_num_threads()
+    found.set_num_threads(1)
+    yield found
+    found.set_num_threads(before)
+
+
 TINY = {"tiny": True, "first_images": 1, "most_images": 2, "timed_steps": 1, "full_at": 2}
 
 
 def found_by(part, **values):
-    config = load_config(gpu_parts.CONFIGS.get(part.partition("_")[0]), {}) if "_" in part else None
+    config = load_config(gpu_models.CONFIGS.get(part.partition("_")[0]), {}) if "_" in part else None
     with flagsaver.flagsaver(**TINY | values):
         return list(findings(part, config, LONG))
-
-
-def test_rates():
-    machine, matrix, copy = found_by("rates")
-    assert machine["devices"] == 1 and machine["torch"]
-    assert matrix["matrix_rate_tflops"] > 0 and copy["copy_rate_gb_a_second"] > 0
 
 
 def test_our_step():
@@ -134,20 +174,22 @@ def test_our_step():
 
 
 def test_what_is_recomputed_is_the_part_s():
-    configs = {name: gpu_parts.with_remat(load_config(gpu_parts.CONFIGS["r50"], {}), name) for name in gpu_parts.REMATS}
-    assert {n: (c.model.backbone.remat, c.model.encoder.remat) for n, c in configs.items()} == gpu_parts.REMATS
+    r50, remats = load_config(gpu_models.CONFIGS["r50"], {}), gpu_models.REMATS
+    configs = {name: gpu_models.with_remat(r50, name) for name in remats}
+    assert {n: (c.model.backbone.remat, c.model.encoder.remat) for n, c in configs.items()} == remats
     assert all(config.model.backbone.frozen_parts == 0 for config in configs.values())
     assert all(config.model.dtype == "bfloat16" for config in configs.values())
 
 
-def test_the_peer():
-    torch = pytest.importorskip("torch")
+def test_the_peer(torch, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = found_by("r50_torch", most_images=1)[1:]
     assert [trial.get("pairs") for trial in found] == [2, None] and found[0]["pairs_a_second"] > 0
+    from benchmarks.pretraining_step import random_batch
     from benchmarks.torch_peer import TorchPixelBert, make_step, torch_batch
 
-    config = gpu_parts.tiny(load_config(gpu_parts.CONFIGS["r50"], {}))
-    batch = torch_batch(gpu_parts.random_batch(config, 2, 100))
+    config = gpu_models.tiny(load_config(gpu_models.CONFIGS["r50"], {}))
+    batch = torch_batch(random_batch(config, 2, 100))
     types, losses = {}, {}
     for bfloat16 in (False, True):
         torch.manual_seed(0)
@@ -167,19 +209,25 @@ def test_without_pytorch_ours_is_measured_alone(monkeypatch):
         found_by("r50_torch")
 
 
-def test_the_paper_s_size_is_not_tried_on_a_cpu():
-    for part, said in (("rates", "JAX sees no card"), ("r50_ours_none", "JAX sees no card"), ("r50_torch", "PyTorch")):
-        with pytest.raises(ConfigError, match=said):
-            found_by(part, tiny=False)
+@pytest.mark.parametrize("part", ["rates", "r50_ours_none"])
+def test_the_paper_s_size_is_not_tried_on_a_cpu(part):
+    with pytest.raises(ConfigError, match="JAX sees no card"):
+        found_by(part, tiny=False)
+
+
+def test_nor_is_the_peer_s(torch, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="PyTorch sees no card"):
+        found_by("r50_torch", tiny=False)
 
 
 def test_lowerings(monkeypatch):
-    monkeypatch.setattr(gpu_parts, "CHANNELS", (128,))
+    monkeypatch.setattr(gpu_lowerings, "CHANNELS", (128,))
     found = found_by("lowerings")
     assert [case["convolution"] for case in found] == ["3x3, 32 groups", "1x1", "1x1"]
     assert list(found[0]["milliseconds"]) == ["native", "merged_to_32", "merged_to_64", "merged_to_128"]
     assert all(value > 0 for case in found for value in case["milliseconds"].values())
-    assert list(gpu_parts.lowerings((64, 64), 1, time.monotonic() - 1)) == [{"ended": "no time for more"}]
+    assert list(gpu_lowerings.lowerings((64, 64), 1, -math.inf)) == [{"ended": "no time for more"}]
 
 
 def part_of(*found):
@@ -232,6 +280,53 @@ def test_the_peer_has_the_card_alone_and_as_much_memory():
     assert peer["JAX_PLATFORMS"] == "cpu" and "XLA_FLAGS" not in rates
 
 
+@contextlib.contextmanager
+def exit_code(code):
+    """A block that ends the program so."""
+    with pytest.raises(SystemExit) as ended:
+        yield
+    assert ended.value.code == code
+
+
+WELL = part_of({"pairs": 2, "pairs_a_second": 1.0}, {"ended": "memory is full"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "names"),
+    [
+        ({"rates": PARTS["rates"], "lowerings": PARTS["lowerings"], "r50_ours_none": WELL}, []),
+        ({"rates": PARTS["rates"], "r50_ours_none": WELL | {"exit_code": 3}}, ["r50_ours_none"]),
+        ({"rates": PARTS["rates"], "r50_ours_none": part_of(*WELL["findings"], {"error": "no"})}, ["r50_ours_none"]),
+        ({"rates": PARTS["rates"], "r50_ours_none": part_of({"missing": "a card"})}, ["r50_ours_none"]),
+        ({"rates": PARTS["rates"], "r50_ours_none": part_of({"canvas": [1, 1]})}, ["r50_ours_none"]),
+        ({"rates": PARTS["rates"], "r50_ours_none": {"findings": WELL["findings"], "cut": "over"}}, []),
+        ({"rates": PARTS["rates"], "r50_torch": part_of({"missing": "torch"}), "lowerings": {"left_out": "late"}}, []),
+        ({"r50_torch": part_of({"images": 1, "error": "no compiler"}), "r50_torch_eager": WELL}, []),
+        ({"r50_torch": part_of({"missing": "torch"}), "rates": {"left_out": "late"}}, ["r50_torch", "rates"]),
+    ],
+)
+def test_parts_that_failed(parts, names):
+    """Where nothing was measured, none is excused."""
+    assert gpu.failed(parts) == names
+
+
+def test_without_a_card_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "card", dict)
+    monkeypatch.setattr(gpu, "DEVICES", tmp_path)
+    tried = []
+    monkeypatch.setattr(gpu, "measure_part", lambda part, *given, **named: tried.append(part) or PARTS["rates"])
+    with flagsaver.flagsaver(parts=["rates"], output=None):
+        with pytest.raises(ConfigError, match=r"no GPU here.*give --tiny"):
+            gpu.main()
+        assert not tried
+        (tmp_path / "nvidia0").touch()
+        gpu.main()
+    (tmp_path / "nvidia0").unlink()
+    with flagsaver.flagsaver(parts=["rates"], output=None, tiny=True):
+        gpu.main()
+    assert tried == ["rates", "rates"]
+
+
 def test_parts_that_are_cut_keep_what_they_found(tmp_path, monkeypatch):
     """The results are whole after each part, and those that have no time are named."""
     output, seen = tmp_path / "gpu.json", []
@@ -241,20 +336,23 @@ def test_parts_that_are_cut_keep_what_they_found(tmp_path, monkeypatch):
         seen.append((command, json.loads(output.read_text()) if output.exists() else None))
         with open(lines, "w") as file:  # noqa: PTH123
             file.write('{"gigaflop_a_pair": 2.0}\n{"pairs": 3, "pairs_a_second": 5.0}\n{"pairs": 6, "pai')
-        return {0: None, 1: 3}[len(seen) - 1], "a\nlast words"
+        return {0: None, 1: 3}[len(seen) - 1], f"a\nlast words in {sys.prefix}/lib and {Path.cwd()}/gpu.py"
 
     monkeypatch.setattr(gpu, "run", stand_in)
-    monkeypatch.setattr(gpu, "card", dict)
+    monkeypatch.setattr(gpu, "card", CARD.copy)
     parts = ["r50_ours_none", "r50_ours_full"]
-    with flagsaver.flagsaver(output=str(output), parts=parts, time_limit=500.0):
+    with flagsaver.flagsaver(output=str(output), parts=parts, time_limit=500.0), exit_code(1):
         gpu.main()
     found = json.loads(output.read_text())["parts"]
     assert found["r50_ours_none"]["findings"][1:] == [{"pairs": 3, "pairs_a_second": 5.0}]
     assert found["r50_ours_none"]["cut"] == "its 135 seconds were over"
-    assert found["r50_ours_full"]["exit_code"] == 3 and found["r50_ours_full"]["printed"][-1] == "last words"
+    assert (
+        found["r50_ours_full"]["exit_code"] == 3
+        and found["r50_ours_full"]["printed"][-1] == "last words in lib and gpu.py"
+    )
     assert [*seen[1][1]["parts"]] == parts[:1]
     assert "--count_operations=true" in seen[0][0] and "--count_operations=false" in seen[1][0]
-    with flagsaver.flagsaver(output=str(output), parts=parts, time_limit=3.0):
+    with flagsaver.flagsaver(output=str(output), parts=parts, time_limit=3.0), exit_code(1):
         gpu.main()
     assert all("seconds were left" in part["left_out"] for part in json.loads(output.read_text())["parts"].values())
 
@@ -263,7 +361,8 @@ def test_parts_that_are_cut_keep_what_they_found(tmp_path, monkeypatch):
     ("printed", "found"),
     [
         ("NVIDIA H200, 143771, 570.1\n", {"card": "NVIDIA H200", "card_gib": 140.4, "driver": "570.1"}),
-        ("NVIDIA A100 MIG, [N/A], 570.1\n", {}),
+        ("NVIDIA A100 MIG, [N/A], 570.1\n", {"card": "NVIDIA A100 MIG", "driver": "570.1"}),
+        ("No devices were found\n", {}),
     ],
 )
 def test_the_card_is_the_driver_s(printed, found, monkeypatch):
@@ -277,10 +376,12 @@ def test_the_peer_is_measured_uncompiled_where_compiling_fails(monkeypatch):
 
     def stand_in(part, seconds, environment, *, count):
         tried.append(part)
-        return {"findings": [{"images": 1, "error": "no compiler"}] if part == "r50_torch" else []}
+        return part_of(
+            {"images": 1, "error": "no compiler"} if part == "r50_torch" else {"pairs_a_second": 1.0, "pairs": 1}
+        )
 
     monkeypatch.setattr(gpu, "measure_part", stand_in)
-    monkeypatch.setattr(gpu, "card", dict)
+    monkeypatch.setattr(gpu, "card", CARD.copy)
     with flagsaver.flagsaver(parts=["r50_torch", "x152_torch"], output=None):
         gpu.main()
     assert tried == ["r50_torch", "r50_torch_eager", "x152_torch"]
@@ -296,11 +397,14 @@ def test_unknown_parts_are_refused():
 
 
 def test_the_program(tmp_path, monkeypatch, capsys):
-    """A part in its process."""
+    """A part in its process: the machine and its rates."""
     output = tmp_path / "gpu.json"
     monkeypatch.setenv("XLA_FLAGS", "")
-    with flagsaver.flagsaver(output=str(output), parts=["rates"], **TINY):
+    monkeypatch.setitem(gpu.SECONDS, "rates", 3600)
+    with flagsaver.flagsaver(output=str(output), parts=["rates"], time_limit=3600.0, **TINY):
         gpu.main()
     found = json.loads(output.read_text())
-    assert [*found["parts"]["rates"]["findings"][1]] == ["matrix_rate_tflops"] and found["summary"] == []
+    machine, matrix, copy = found["parts"]["rates"]["findings"]
+    assert machine["devices"] == 1 and machine["host"] and "torch" in machine
+    assert matrix["matrix_rate_tflops"] > 0 and copy["copy_rate_gb_a_second"] > 0 and found["summary"] == []
     assert jax.devices()[0].platform == "cpu" and capsys.readouterr().out.startswith("rates: {")

@@ -1,11 +1,13 @@
 """The benchmarks against PyTorch, at a tiny size: the peer is the same model, and the programs run."""
 
 import dataclasses
+import json
 import math
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from flax import nnx
 
 from data_pipelines.config import DataConfig, SourceConfig
@@ -14,6 +16,7 @@ from data_pipelines.records import open_records
 from data_pipelines.text import Tokenizer, train_vocabulary
 from experiments.config import TrainConfig
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig, ResNetConfig, TextConfig
+from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.pretraining import ModelForPretraining
 from tests.experiments.fine_tuning import small_config
 
@@ -66,6 +69,33 @@ def test_against_torch(what, monkeypatch):
     assert found["ratio"]["median"] > 0 and found["torch_compile"] is False
 
 
+@pytest.mark.parametrize(
+    ("choice", "what", "compiler", "compiled"),
+    [
+        ("auto", "inference", "/bin/g++", True),
+        ("auto", "inference", None, False),
+        ("auto", "step", "/bin/g++", False),
+        ("yes", "step", "/bin/g++", True),
+        ("no", "inference", "/bin/g++", False),
+        ("no", "step", None, False),
+    ],
+)
+def test_the_peer_is_compiled_where_that_helps(choice, what, compiler, compiled, monkeypatch, capsys):
+    """The program chooses, and the result says what was chosen."""
+    monkeypatch.setattr(against_torch.shutil, "which", lambda name: compiler if name == "g++" else "/bin/other")
+    seen = lambda model, what, turns, *, compiled: {"torch_compile": compiled}  # noqa: E731
+    monkeypatch.setattr(against_torch, "measure", seen)
+    with flagsaver.flagsaver(torch_compile=choice, what=what):
+        against_torch.main()
+    assert json.loads(capsys.readouterr().out)["torch_compile"] is compiled
+
+
+def test_a_compiler_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(against_torch.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"there is no g\+\+; install it, or give --torch_compile=no"):
+        against_torch.is_compiled("yes", "inference")
+
+
 def make_mesh_of_one(config):
     from pixelbert_jax.training.sharding import make_mesh
 
@@ -74,7 +104,10 @@ def make_mesh_of_one(config):
 
 def test_the_peer_learns_from_where_chance_is():
     """Its loss begins at the logarithm of the vocabulary plus that of two, and falls."""
-    step = against_torch.peer_step(MODEL, against_torch.batch_of((64, 128), 2, 2, 8, 100), compiled=False)
+    torch.manual_seed(0)
+    encoder = dataclasses.replace(MODEL.encoder, dropout=0.0, attention_dropout=0.0)
+    batch = against_torch.batch_of((64, 128), 2, 2, 8, 100)
+    step = against_torch.peer_step(dataclasses.replace(MODEL, encoder=encoder), batch, compiled=False)
     losses = [step() for _ in range(10)]
     assert losses[0] == pytest.approx(math.log(100) + math.log(2), abs=0.5) and losses[-1] < losses[0]
 
@@ -84,7 +117,10 @@ def test_input_pipeline(data_dir, threads):
     words = [text for record in records.texts() for text in record.texts]
     data = DataConfig(train=(SourceConfig("shapes"),), resize=ResizeRule(48, 64), canvases=((48, 48), (48, 64)))
     found = input_pipeline.measure(records, data, Tokenizer(train_vocabulary(words, 200)), 16, 2)
-    assert found["pictures"] == 16 and found["canvas"] == [48, 48]
+    assert found["pictures"] == 16 and found["canvas"] == [48, 48] and found["host"] and "glibc_tunables" in found
+    split = input_pipeline.described(str(data_dir), "shapes", records)
+    assert (data_dir / "shapes" / split.pop("version")).is_dir()
+    assert split == {"name": "shapes", "pictures": 48, "fingerprint": records.index.fingerprint[:8]}
     assert set(found["pictures_a_second_a_core"]) == {"ours", "alone", "bare", "placed", "torch"}
     assert found["ours_over_alone"]["median"] > 0 and found["ours_over_torch"]["median"] > 0
     parts = {name for _, _, name in input_pipeline.PARTS}

@@ -1,12 +1,11 @@
 """Batches of NLVR2 and NLVR: one or two pictures with K sentences each, true or false."""
 
 import dataclasses
-import json
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.batches.pairs import PairBatches
-from data_pipelines.records import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,5 +21,5 @@ class Nlvr2Batches(PairBatches):
     def blank_labels(self, rows: int) -> dict[str, np.ndarray]:
         return {"label": np.zeros((rows, self.config.texts_per_image), np.int32)}
 
-    def label(self, batch: dict[str, np.ndarray], place: int, k: int, record: Record, text: int) -> None:
-        batch["label"][place, k] = bool(json.loads(record.labels[text]).get("label", False))
+    def label(self, batch: dict[str, np.ndarray], place: int, k: int, stated: dict[str, Any]) -> None:
+        batch["label"][place, k] = bool(stated.get("label", False))

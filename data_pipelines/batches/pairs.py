@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.batches import shared
 from data_pipelines.config import DataConfig
-from data_pipelines.errors import DataError
+from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Record, Records
+from data_pipelines.records import Record, Records, parse_label
 from data_pipelines.text import Tokenizer
 
 
@@ -45,8 +46,8 @@ class PairBatches:
         """Arrays of labels for nothing, with `rows` rows."""
         raise NotImplementedError
 
-    def label(self, batch: dict[str, np.ndarray], place: int, k: int, record: Record, text: int) -> None:
-        """Write the label of a record's text to row `place`, text `k`."""
+    def label(self, batch: dict[str, np.ndarray], place: int, k: int, stated: dict[str, Any]) -> None:
+        """Write what a label states to row `place`, text `k`; ValueError if it cannot be the task's."""
         raise NotImplementedError
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
@@ -58,10 +59,15 @@ class PairBatches:
             shown, record = None if shown_row is None else reader[shown_row], reader[row]
             for k, text in enumerate(self.shown_texts(plan, row, len(record.texts))):
                 ids = self.tokenizer.encode(record.texts[text], self.config.max_text_length)
-                shared.write_ids(batch, place, k, ids, self.tokenizer)
+                shared.write_ids(batch, place, k, ids)
                 if not record.labels:
                     raise DataError(f"{record.image_id} has texts without labels; use a data set of this task.")
-                self.label(batch, place, k, record, text)
+                try:
+                    self.label(batch, place, k, parse_label(record.labels[text]))
+                except ValueError as error:
+                    raise BadRecordError(
+                        f"{record.image_id}: the label of text {text} is damaged ({error}); prepare the data set again."
+                    ) from error
             return functools.partial(self._show, batch, place, shown)
 
         blank = functools.partial(self._blank, plan.canvas)

@@ -40,15 +40,15 @@ class PretrainingBatches:
         mismatched_BxK, replaced_B = self._mismatched(plan)
 
         def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
-            rng = np.random.default_rng([self.seed, _ROW, plan.step, row])
-            replacement = self._other_row(reader, plan, row, rng) if replaced_B[row] else None
+            rng = shared.chance(self.seed, _ROW, plan.step, row)
+            replacement = self._other_row(reader, row, rng) if replaced_B[row] else None
             shown_row = row if replacement is None else replacement
             if self.shuffle_images:
                 shown_row = shared.shown_row(plan, row)
             shown = None if shown_row is None else reader[shown_row]
             length, slots = self.config.max_text_length, self.config.mask_slots
             for k, text in enumerate(self._own_texts(reader[row], plan, row)):
-                other = self._other_text(reader, plan, row, rng) if mismatched_BxK[row, k] else None
+                other = self._other_text(reader, row, rng) if mismatched_BxK[row, k] else None
                 batch["itm_label"][place, k] = other is None and replacement is None
                 ids = self.tokenizer.encode(text if other is None else other, length)
                 masked, position, target = mask_words(
@@ -59,7 +59,7 @@ class PretrainingBatches:
                     slots=slots,
                     whole_words=self.config.whole_word_masking,
                 )
-                shared.write_ids(batch, place, k, masked, self.tokenizer)
+                shared.write_ids(batch, place, k, masked)
                 batch["mlm_position"][place, k, : len(position)] = position
                 batch["mlm_target"][place, k, : len(position)] = target
                 batch["mlm_mask"][place, k, : len(position)] = True
@@ -108,7 +108,7 @@ class PretrainingBatches:
     def _mismatched(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
         """Half of the pairs: those that get another image's text (BxK), and rows that show another image (B)."""
         texts, valid = self.config.texts_per_image, np.flatnonzero(plan.record_B >= 0)
-        rng = np.random.default_rng([self.seed, _MISMATCHES, plan.step])
+        rng = shared.chance(self.seed, _MISMATCHES, plan.step)
         half, replaced_B = len(valid) * texts // 2, np.zeros(len(plan.record_B), bool)
         if self.config.replaced_pictures:
             wanted = round(self.config.replaced_pictures * half / texts)
@@ -123,30 +123,33 @@ class PretrainingBatches:
         chosen = shared.visited_texts(self.seed, plan, row, len(record.texts), self.config.texts_per_image)
         return [record.texts[i] for i in chosen]
 
-    def _other_text(self, reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> str | None:
+    def _other_text(self, reader: shared.Reader, row: int, rng: np.random.Generator) -> str | None:
         """A text of another image of the global batch that is none of this image's; None if there is none."""
         own_texts = {comparable(text) for text in reader[row].texts}
-        for other in self._others(reader, plan, row, rng):
-            texts = reader[other].texts
-            for choice in rng.permutation(len(texts)):
-                if comparable(texts[choice]) not in own_texts:
-                    return texts[choice]
+        for _, other in self._others(reader, row, rng):
+            texts = list(other.texts)
+            rng.shuffle(texts)
+            for text in texts:
+                if comparable(text) not in own_texts:
+                    return text
         return None
 
-    def _other_row(self, reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> int | None:
+    def _other_row(self, reader: shared.Reader, row: int, rng: np.random.Generator) -> int | None:
         """A row of the global batch with another image, which has none of this image's texts; None if there is none."""
         own_texts = {comparable(text) for text in reader[row].texts}
-        for other in self._others(reader, plan, row, rng):
-            if own_texts.isdisjoint(map(comparable, reader[other].texts)):
-                return other
+        for number, other in self._others(reader, row, rng):
+            if own_texts.isdisjoint(map(comparable, other.texts)):
+                return number
         return None
 
     @staticmethod
-    def _others(reader: shared.Reader, plan: BatchPlan, row: int, rng: np.random.Generator) -> Iterator[int]:
-        """Rows of other images, in random order."""
-        for other in reader.readable(rng.permutation(np.flatnonzero(plan.record_B >= 0))):
-            if reader[other].image_id != reader[row].image_id:
-                yield other
+    def _others(reader: shared.Reader, row: int, rng: np.random.Generator) -> Iterator[tuple[int, Record]]:
+        """Rows of other images with their records, in random order."""
+        rows = reader.rows.copy()
+        rng.shuffle(rows)  # a list: NumPy draws the same for it as for an array, in half of the time
+        for number, other in reader.readable(rows):
+            if other.image_id != reader[row].image_id:
+                yield number, other
 
 
 def comparable(text: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.batches import shared
 from data_pipelines.batches.pretraining import PretrainingBatches
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Record
@@ -26,7 +27,7 @@ class RegionsPretrainingBatches(PretrainingBatches):
     def write_regions(self, batch: dict[str, np.ndarray], place: int, shown: Record, plan: BatchPlan, row: int) -> None:
         count = int(batch["region_mask"][place].sum())
         batch["region_class"][place, :count] = np.maximum(shown.regions.classes[:count], 0)
-        rng = np.random.default_rng([self.seed, _REGIONS, plan.step, row])
+        rng = shared.chance(self.seed, _REGIONS, plan.step, row)
         texts = self.config.texts_per_image
         target_KxR = rng.random((texts, count)) < self.config.region_mask_rate
         zeroed_KxR = target_KxR & (rng.random((texts, count)) >= self.config.region_keep_rate)

@@ -38,8 +38,7 @@ class RetrievalBatches:
         # Every host looks at all rows, so that the numbers of groups and the texts to choose from agree.
         groups: dict[str, int] = {}
         pool: dict[tuple[str, str], str] = {}  # each text of each picture once
-        for row in reader.readable(np.flatnonzero(plan.record_B >= 0)):
-            record = reader[row]
+        for _, record in reader.readable(reader.rows):
             groups.setdefault(record.image_id, len(groups))
             pool |= {(record.image_id, comparable(text)): text for text in record.texts}
 
@@ -48,7 +47,7 @@ class RetrievalBatches:
             batch["image_group"][place] = groups[record.image_id]
             for k, text in enumerate(self._texts(record, pool, plan, row)):
                 ids = self.tokenizer.encode(text, self.config.max_text_length)
-                shared.write_ids(batch, place, k, ids, self.tokenizer)
+                shared.write_ids(batch, place, k, ids)
             return functools.partial(visuals.write, batch, place, record)
 
         blank = functools.partial(self._blank, visuals, plan.canvas)
@@ -67,7 +66,7 @@ class RetrievalBatches:
         taken = {text for image_id, text in pool if image_id == record.image_id}
         (chosen,) = shared.visited_texts(self.seed, plan, row, len(record.texts), 1)
         texts, others = [record.texts[chosen]], list(pool.items())
-        rng = np.random.default_rng([self.seed, _OTHERS, plan.step, row])
+        rng = shared.chance(self.seed, _OTHERS, plan.step, row)
         for choice in rng.permutation(len(others)):
             (_, comparable_text), text = others[choice]
             if len(texts) > self.negatives:

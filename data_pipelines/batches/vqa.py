@@ -1,13 +1,12 @@
 """Batches of visual question answering: pictures with K questions each, and how right each answer is."""
 
 import dataclasses
-import json
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.answers import AnswerVocabulary
 from data_pipelines.batches.pairs import PairBatches
-from data_pipelines.records import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +26,12 @@ class VqaBatches(PairBatches):
         shape = (rows, self.config.texts_per_image, self.answer_slots)
         return {"answer": np.zeros(shape, np.int32), "answer_score": np.zeros(shape, np.float32)}
 
-    def label(self, batch: dict[str, np.ndarray], place: int, k: int, record: Record, text: int) -> None:
-        given = json.loads(record.labels[text]).get("answers", ())
+    def label(self, batch: dict[str, np.ndarray], place: int, k: int, stated: dict[str, Any]) -> None:
         if self.answers is None:
             return
+        given = stated.get("answers", [])
+        if not isinstance(given, list) or not all(isinstance(answer, str) for answer in given):
+            raise ValueError("answers that are no list of texts")
         # An answer that nobody else was asked for is right, as those of Visual Genome in a mixture.
         votes = self.config.answers_are == "votes" and len(given) > 1
         index_S, score_S = self.answers.soft_targets(given, votes=votes)

@@ -119,5 +119,5 @@ def _relative(image: object) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    reason = str(error).partition("\n")[0][:200]
+    reason = "".join(filter(str.isprintable, str(error).partition("\n")[0]))[:200]  # it may quote a damaged byte
     return DataError(f"{path} is not a whole Parquet file ({reason}); download it again or remove it.")

@@ -207,5 +207,6 @@ def _full_precision(array: np.ndarray) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error's message, short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    """The first line of an error's message, short, without torch's colours."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return "".join(filter(str.isprintable, re.sub(r"\x1b\[[\d;]*m", "", line)))[:120]

@@ -1,6 +1,7 @@
 """Damaged records: their rows are blank, all others are what they are on every host, and each is named."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -19,9 +20,15 @@ from data_pipelines.loader import load_batches
 from data_pipelines.plan import BatchPlan
 from data_pipelines.records import Record
 from data_pipelines.text import Tokenizer, train_vocabulary
-from tests.data_pipelines.fakes import FakeRecords, picture, record
+from tests.data_pipelines.fakes import FakeRecords, FilledMemory, picture, record
 
 ROWS, UNREADABLE, UNDECODABLE = 6, 2, 4
+BROKEN_LABELS = {
+    "": "Expecting value",
+    '{"answers": ': "Expecting value",
+    "[]": "a label that is no JSON object",
+    "[" * 100_000: "a label that is nested too deeply",
+}
 WORDS = [f"w{i}" for i in range(20)]
 TOKENIZER = Tokenizer(train_vocabulary([" ".join(WORDS)], 100))
 CONFIG = DataConfig(
@@ -118,6 +125,41 @@ def test_none_may_be_damaged(name):
         make(name, DamagedRecords, config)(plan_of(0))
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "what"),
+    [
+        *((name, label, what) for name in ("vqa", "nlvr2") for label, what in BROKEN_LABELS.items()),
+        ("vqa", '{"answers": "red"}', "answers that are no list of texts"),
+        ("vqa", '{"answers": [1]}', "answers that are no list of texts"),
+        ("vqa", '{"answers": null}', "answers that are no list of texts"),
+    ],
+)
+def test_rows_of_damaged_labels_are_blank(name, label, what):
+    """Those that show it: the other texts of the record serve."""
+    whole, damaged = make(name, FakeRecords), make(name, FakeRecords)
+    records = damaged.sources[0].records
+    records[3] = dataclasses.replace(records[3], labels=(records[3].labels[0], label, records[3].labels[2]))
+    strict = dataclasses.replace(damaged, config=dataclasses.replace(CONFIG, max_bad_records=0))
+    seen = set()
+    for step in range(4):
+        plan = dataclasses.replace(plan_of(step), pass_B=np.full(ROWS, step))
+        expected, batch = whole(plan), damaged(plan)
+        (row,) = np.flatnonzero(plan.record_B == 3)
+        shown = 1 in damaged.shown_texts(plan, row, 3)
+        seen.add(shown)
+        problem = f"fake/3: the label of text 1 is damaged ({what}"
+        if shown:
+            assert batch.pop(PROBLEMS)[0].startswith(problem)
+            with pytest.raises(BadRecordError, match=re.escape(problem)):
+                strict(plan)
+        others = np.arange(ROWS) != row
+        for array in expected:
+            np.testing.assert_array_equal(batch[array][others], expected[array][others], array)
+            assert shown or np.array_equal(batch[array], expected[array]), array
+        assert not shown or not (batch["pair_mask"][row].any() or batch["images"][row].any())
+    assert seen == {False, True}
+
+
 def test_errors_that_are_no_damage_are_raised():
     """Data of another task, say."""
     maker = make("vqa", FakeRecords)
@@ -157,13 +199,6 @@ def test_problems_come_from_processes_too():
 def test_no_picture_shows_what_its_memory_held_before(name, shuffle, monkeypatch):
     """Margins, fillers, damaged rows and rows that show nothing are written too."""
 
-    class Filled:
-        def __init__(self, value: int) -> None:
-            self.value = value
-
-        def take(self, shape: tuple[int, ...]) -> np.ndarray:
-            return np.full(shape, self.value, np.uint8)
-
     wide = dataclasses.replace(CONFIG, canvases=((64, 80),))
     maker = make(name, DamagedRecords, wide, **({"shuffle_images": True} if shuffle and name != "retrieval" else {}))
     for kept in (range(ROWS), (0, 1, UNDECODABLE), (1,)):  # the last one has no other row to show
@@ -171,7 +206,7 @@ def test_no_picture_shows_what_its_memory_held_before(name, shuffle, monkeypatch
         plan = dataclasses.replace(plan, record_B=np.where(np.isin(plan.record_B, kept), plan.record_B, -1))
         made = []
         for value in (0, 255):
-            monkeypatch.setattr(shared, "_memory", Filled(value))
+            monkeypatch.setattr(shared, "_memory", FilledMemory(value))
             made.append(maker(plan))
         for field in made[0]:
             np.testing.assert_array_equal(made[0][field], made[1][field])

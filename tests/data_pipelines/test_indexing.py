@@ -66,7 +66,7 @@ def test_records_with_them(tmp_path: Path) -> None:
     assert records.index.second_widths.tolist() == [6]
 
 
-def test_texts_beside_the_index(tmp_path: Path) -> None:
+def test_texts_beside_the_index(tmp_path: Path, monkeypatch) -> None:
     """One line a record, whatever its texts hold; labels letter for letter; the same bytes at any time."""
     hard = ['"quoted" \\ Größe \u2028 \x85 \x1c 犬', "", "a\nb\r"]
     labels = [b'{"x":1}', b'{ "x" : "\xc3\xb6" }', b'{"x": "\\u00f6\\n"}']
@@ -83,7 +83,11 @@ def test_texts_beside_the_index(tmp_path: Path) -> None:
     assert (packed[3], packed[4:8]) == (0, bytes(4))  # neither a file name nor a time of writing
     write(tmp_path / "pair", last.SerializeToString())
     records = open_records(tmp_path / "pair", "x", "train")
-    assert list(records.texts()) == [RecordTexts("x/2", tuple(hard), tuple(label.decode() for label in labels))]
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(loads(text)) or parsed[-1])
+    (found,) = records.texts()
+    assert found == RecordTexts("x/2", tuple(hard), tuple(label.decode() for label in labels))
+    assert list(found.parsed) == parsed[1:] == [{"x": 1}, {"x": "ö"}, {"x": "ö\n"}]  # once, after the line
     assert list(records.texts()) == [RecordTexts(r.image_id, r.texts, r.labels) for r in records]
 
 

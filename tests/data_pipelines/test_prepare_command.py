@@ -11,7 +11,7 @@ from tests.data_pipelines.publishers import coco
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "data_pipelines.prepare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_prepare_and_prepare_again(tmp_path: Path) -> None:

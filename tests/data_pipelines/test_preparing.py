@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import resource
 import shutil
 import signal
@@ -169,7 +168,7 @@ def test_full_disk(tmp_path: Path) -> None:
         "except DataError as error: print(error)"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20000
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=300)
     assert "failed (" in done.stdout, done
     assert done.stdout.strip().endswith("free some space or give another --data_dir.")
     assert find_folder(tmp_path, "shapes") is None
@@ -188,7 +187,7 @@ def test_full_disk_while_the_index_is_written(tmp_path: Path) -> None:
         "try: prepare('shapes', sys.argv[1])\n"
         "except DataError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith(f"The index of {folder} cannot be written ("), done
     assert done.stdout.strip().endswith("free some space there and run `prepare` again.")
     assert sorted(folder.iterdir()) == before
@@ -208,27 +207,29 @@ def test_no_network_and_no_tensorflow_and_no_jax(tmp_path: Path) -> None:
         "print([m for m in ('tensorflow', 'jax', 'torch') if m in sys.modules])"
     )
     assert socket.create_connection.__module__ == "socket"
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=300)
     assert done.stdout.split("\n")[:2] == ["3", "[]"], done
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_stopped_run_leaves_nothing_that_looks_finished(tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-m", "data_pipelines.prepare", "shapes", f"--data_dir={tmp_path}"]
-    process = subprocess.Popen([*command, "--num_train=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("shapes/incomplete.*/*.part")) and time.monotonic() < deadline:
+    # So many scenes take hours, on the fastest machine too.
+    process = subprocess.Popen([*command, "--num_train=100000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (parts := list(tmp_path.glob("shapes/incomplete.*/*.part"))) and process.poll() is None:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.02)
-    assert process.poll() is None
-    os.kill(process.pid, getattr(signal, how))
-    out, err = process.communicate(timeout=30)
+    process.send_signal(getattr(signal, how))
+    out, err = process.communicate(timeout=300)
+    assert parts and process.returncode == {"SIGKILL": -9, "SIGTERM": 1}[how], err
     assert out == b""
     assert find_folder(tmp_path, "shapes") is None
     with pytest.raises(DataError, match="No prepared data set 'shapes'"):
         open_records(tmp_path, "shapes", "train")
     leftovers = list(tmp_path.glob("shapes/incomplete.*"))
     if how == "SIGTERM":
-        assert process.returncode == 1
         assert err.decode().splitlines()[-1].startswith("error: interrupted")
         assert not leftovers
     else:

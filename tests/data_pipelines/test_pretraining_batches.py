@@ -2,11 +2,13 @@
 
 import dataclasses
 import pickle
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from data_pipelines import images
+from data_pipelines.batches import shared
 from data_pipelines.batches.pretraining import PretrainingBatches, comparable
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.evaluation_plan import EvaluationPlan
@@ -197,6 +199,52 @@ def test_mismatched_texts_share_neither_image_nor_words(maker):
         "a pink cross",
     }
     assert {text for row, text in taken if row == 3} == {"a red circle", "a red square"}
+
+
+def test_texts_are_chosen_by_the_same_chances_in_the_same_order(maker):
+    """A run that goes on under another version of this code must see the same batches: the rules, spelled out."""
+    ids = [f"coco/{i // 2}" for i in range(8)]
+    texts = [tuple(f"text {i * j % 7}" for j in range(1 + i % 4)) for i in range(8)]
+    fake = fake_maker(maker, ids, texts)
+    plan = dataclasses.replace(one_batch(8), record_B=np.array([3, 0, -1, 5, 7, 1, -1, 6]), pass_B=np.arange(8))
+
+    def others(row: int, rng: np.random.Generator) -> Iterator[int]:
+        for other in rng.permutation(np.flatnonzero(plan.record_B >= 0)):
+            if ids[plan.record_B[other]] != ids[plan.record_B[row]]:
+                yield other
+
+    def other_text(row: int, rng: np.random.Generator) -> str | None:
+        for other in others(row, rng):
+            found = texts[plan.record_B[other]]
+            for choice in rng.permutation(len(found)):
+                if found[choice] not in texts[plan.record_B[row]]:
+                    return found[choice]
+        return None
+
+    def other_row(row: int, rng: np.random.Generator) -> int | None:
+        for other in others(row, rng):
+            if not set(texts[plan.record_B[other]]) & set(texts[plan.record_B[row]]):
+                return other
+        return None
+
+    found = set()
+    for row in np.flatnonzero(plan.record_B >= 0):
+        count = len(texts[plan.record_B[row]])
+        order = np.random.default_rng([2**40, 10, 0, int(plan.record_B[row]), row]).permutation(count)
+        assert shared.visited_texts(2**40, plan, row, count, 6) == np.resize(order, 6).tolist()
+        first, second = np.random.default_rng(row), np.random.default_rng(row)
+        reader = shared.Reader(fake.sources, plan)
+        for _ in range(20):
+            found.add(text := fake._other_text(reader, row, first))
+            assert text == other_text(row, second)
+            assert fake._other_row(reader, row, first) == other_row(row, second)
+            assert first.bit_generator.state == second.bit_generator.state
+    assert len(found) > 4
+
+
+@pytest.mark.parametrize("key", [(0,), (7, 12, 0, 5), (2**32 - 1, 1), (2**32, 1), (0, 2**70), (3, np.int64(2**40))])
+def test_a_key_seeds_what_numpy_seeds(key):
+    assert shared.chance(*key).bit_generator.state == np.random.default_rng(list(key)).bit_generator.state
 
 
 def test_a_pair_stays_matched_where_no_other_text_exists(maker):

@@ -1,14 +1,23 @@
 """Memory is used again when nobody can see it any more, and not before."""
 
+import sys
 import threading
+import time
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from data_pipelines import reused_memory
+from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.loader import load_batches
 from data_pipelines.reused_memory import ReusedMemory
+from tests.data_pipelines.fakes import filled_batch
 
-SHAPE = (3, 1 << 10, 1 << 9)
+SHAPE = (8, 1 << 9, 1 << 9)  # rows of 256 KiB, so that those of each device are aligned too
 
 
 def address(array: np.ndarray) -> int:
@@ -23,8 +32,8 @@ def test_memory_is_used_again():
     second = memory.take(SHAPE)
     assert not np.shares_memory(first, second)
     del first
-    smaller = memory.take((2, 1 << 10, 1 << 9))
-    assert address(smaller) == place and smaller.shape == (2, 1 << 10, 1 << 9)
+    smaller = memory.take((6, 1 << 9, 1 << 9))
+    assert address(smaller) == place and smaller.shape == (6, 1 << 9, 1 << 9)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +43,8 @@ def test_memory_is_used_again():
         lambda array: array.reshape(-1)[:3],
         lambda array: memoryview(array),
         lambda array: {"images": array.view(np.int8)},
-        lambda array: jax.make_array_from_process_local_data(
-            jax.sharding.SingleDeviceSharding(jax.devices()[0]), array[:1]
-        ),
-        lambda array: jax.device_put(array[:, 1:]),
     ],
-    ids=["view", "reshaped", "buffer", "inside", "sharded", "on a device"],
+    ids=["view", "reshaped", "buffer", "inside"],
 )
 def test_what_somebody_holds_is_left_alone(hold):
     memory = ReusedMemory()
@@ -49,15 +54,107 @@ def test_what_somebody_holds_is_left_alone(hold):
     del array
     for _ in range(3):
         memory.take(SHAPE)[:] = 9
-    leaves = jax.tree.leaves(held)
-    assert all((np.asarray(leaf) == 7).all() for leaf in leaves)
+    assert all((np.asarray(leaf) == 7).all() for leaf in jax.tree.leaves(held))
+
+
+def on_devices(array: np.ndarray, partition: PartitionSpec | None = None) -> jax.Array:
+    """As the loop puts batches there, on one device, or on several; it lies in the array's own memory."""
+    cpus = jax.devices("cpu")
+    sharding = SingleDeviceSharding(cpus[0])
+    if partition is not None:
+        sharding = NamedSharding(Mesh(np.array(cpus[:4]), "d"), partition)
+    placed = jax.make_array_from_process_local_data(sharding, array)
+    for shard in placed.addressable_shards:
+        assert shard.data.unsafe_buffer_pointer() == address(array[shard.index])
+    return placed
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        on_devices,
+        lambda array: on_devices(array, PartitionSpec("d")),
+        lambda array: on_devices(array, PartitionSpec()),
+        lambda array: on_devices(array, PartitionSpec("d")).addressable_shards[2].data,
+        lambda array: jax.jit(lambda x: x)(on_devices(array)),
+        lambda array: np.asarray(on_devices(array))[1:2],
+        lambda array: np.from_dlpack(on_devices(array)),
+        lambda array: jax.jit(lambda x: x, donate_argnums=0)(on_devices(array)),
+    ],
+    ids=["one", "sharded", "replicated", "shard", "forwarded", "read", "exported", "donated"],
+)
+def test_what_a_device_reads_is_left_alone(hold):
+    """The device's array lies in the block, without a copy: to write there would change it."""
+    memory = ReusedMemory()
+    array = memory.take(SHAPE)
+    array[:] = 7
+    held = hold(array)
+    del array
+    for _ in range(3):
+        memory.take(SHAPE)[:] = 9
+    assert (np.asarray(held) == 7).all()
+
+
+@pytest.mark.parametrize("partition", [None, PartitionSpec("d")])
+def test_nobody_writes_into_a_donated_array(partition):
+    """A program that may write its result over its argument takes other memory: the block is not the device's own."""
+    memory = ReusedMemory()
+    array = memory.take(SHAPE)
+    array[:] = 7
+    changed = jax.jit(lambda x: x + 1, donate_argnums=0)(on_devices(array, partition)).block_until_ready()
+    assert (array == 7).all()
+    del array
+    for _ in range(3):
+        memory.take(SHAPE)[:] = 9
+    assert (np.asarray(changed) == 8).all()
+
+
+def test_a_block_serves_again_when_the_device_has_let_it_go():
+    memory, places = ReusedMemory(), set()
+    for _ in range(12):
+        array = memory.take(SHAPE)
+        places.add(address(array))
+        jax.block_until_ready(on_devices(array) + 1)
+    assert len(places) <= 3  # JAX lets go of memory when it is next asked for something
+
+
+def test_what_a_computation_still_reads_is_left_alone():
+    """Nobody holds the batch any more, but a program that was started with it runs on."""
+
+    @jax.jit
+    def read_late(batch, matrix):
+        matrix = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), matrix)
+        return batch.astype(jnp.int32) + matrix[0, 0].astype(jnp.int32)
+
+    memory, matrix = ReusedMemory(), jnp.zeros((400, 400))
+    read_late(np.zeros(SHAPE, np.uint8), matrix).block_until_ready()
+    for _ in range(3):
+        array = memory.take(SHAPE)
+        array[:] = 7
+        found = read_late(on_devices(array), matrix)
+        del array
+        memory.take(SHAPE)[:] = 9
+        assert (np.asarray(found) == 7).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_a_stream_stay_what_they_are(workers):
+    """Held on the devices while later ones are made, in threads or in a process."""
+    config = DataConfig(train=(SourceConfig("fake"),), workers=workers, threads=4, prefetch=4)
+    stream = load_batches(range(12), filled_batch, config, place=lambda batch: jax.device_put(batch["images"]))
+    try:
+        held = list(stream)
+    finally:
+        stream.close()
+    for step, array in enumerate(held):
+        assert (np.asarray(array) == step).all()
 
 
 def test_blocks_grow_with_what_is_asked_for():
     memory = ReusedMemory()
-    for size in (1 << 20, 1 << 21, 1 << 22):
+    for size in (1 << 20, (1 << 20) + 63, 1 << 21, 1 << 22):
         assert memory.take((size,)).size == size
-    assert [block.size for block in memory._blocks] == [1 << 22]
+    assert [block.size >> 20 for block in memory._blocks] == [4]
 
 
 def test_no_more_blocks_are_kept_than_a_few():
@@ -67,18 +164,34 @@ def test_no_more_blocks_are_kept_than_a_few():
     assert memory.take((10,)).size == 10 and len(memory._blocks) == 8  # a small one is the allocator's
 
 
-def test_threads_never_share_memory():
-    memory, wrong = ReusedMemory(), []
+def test_threads_never_share_memory(monkeypatch):
+    """All take at once, each pauses before it learns that a block is free, and all hold what they have got."""
+    memory, workers, rounds = ReusedMemory(), 4, 5
+    taken = np.zeros((rounds, workers), np.int64)
+    together = threading.Barrier(workers, timeout=60)
 
-    def work(value: int) -> None:
-        for _ in range(100):
+    own = 0  # references that this function adds
+
+    def counted_late(block: object) -> int:
+        time.sleep(1e-3)
+        return sys.getrefcount(block) - own
+
+    free = [object()]
+    own = counted_late(free[0]) - sys.getrefcount(free[0])
+    monkeypatch.setattr(reused_memory, "sys", types.SimpleNamespace(getrefcount=counted_late))
+
+    def work(worker: int) -> None:
+        for turn in range(rounds):
+            together.wait()
             array = memory.take((1 << 20,))
-            array[::4096] = value
-            wrong.extend(array[::4096][array[::4096] != value])
+            taken[turn, worker] = address(array)
+            together.wait()
+            del array
 
-    threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert taken.all() and all(len(set(places)) == workers for places in taken.tolist())
+    assert len(np.unique(taken)) == workers == len(memory._blocks)  # they were found to be free

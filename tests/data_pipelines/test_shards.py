@@ -57,7 +57,7 @@ def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
         "import ast, sys; from data_pipelines.preparing import prepare\n"
         "prepare('shapes', sys.argv[1], options=ast.literal_eval(sys.argv[2]))"
     )
-    subprocess.run([sys.executable, "-c", code, tmp_path / "1", repr(options)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, tmp_path / "1", repr(options)], check=True, timeout=300)
     other = tmp_path / "1" / "shapes" / folder.name
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in other.iterdir()

@@ -86,10 +86,10 @@ def test_masking_takes_the_same_chances_in_the_same_order(tokenizer, whole_words
 
     ids = np.random.default_rng(1)
     first, second = np.random.default_rng(2), np.random.default_rng(2)
-    for _ in range(200):
+    for slots in (4, 2) * 100:
         ids_T = np.array([2, *ids.integers(1, 13, ids.integers(1, 20)), 5, 3], np.int32)
-        found = mask_words(ids_T, tokenizer, first, rate=0.3, slots=4, whole_words=whole_words)
-        for array, expected in zip(found, plainly(ids_T, second, 0.3, 4), strict=True):
+        found = mask_words(ids_T, tokenizer, first, rate=0.3, slots=slots, whole_words=whole_words)
+        for array, expected in zip(found, plainly(ids_T, second, 0.3, slots), strict=True):
             np.testing.assert_array_equal(array, expected)
         assert first.bit_generator.state == second.bit_generator.state
     assert [array.dtype for array in found] == [np.int32] * 3

@@ -176,12 +176,17 @@ def stopped_at(step: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_one_device() -> Iterator[None]:
-    """Runs take less time so than on eight of the same processor."""
+def on_devices(number: int) -> Iterator[None]:
+    """Runs take less time on few devices than on eight of the same processor."""
     with pytest.MonkeyPatch.context() as patch:
         for program in ("assembly", "evaluate"):
-            patch.setattr(f"experiments.{program}.make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
+            patch.setattr(f"experiments.{program}.make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:number]))
         yield
+
+
+def on_one_device() -> contextlib.AbstractContextManager[None]:
+    """`on_devices` with the first one alone."""
+    return on_devices(1)
 
 
 def fine_tune(config: RunConfig, workdir: Path) -> None:

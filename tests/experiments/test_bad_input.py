@@ -46,7 +46,7 @@ def command(module: str, *arguments: object) -> subprocess.CompletedProcess:
     """A program as users start it."""
     program = [sys.executable, "-m", module, *map(str, arguments)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def prepared(name: str, folder: Path, *flags: str) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from experiments.config import EvaluationConfig, RunConfig, TrainConfig
 from experiments.left_out import LeftOut
 from experiments.metric_writer import read_metrics
 from experiments.pretrain import pretrain
-from tests.experiments.fine_tuning import programs_kept_in, small_config
+from tests.experiments.fine_tuning import on_devices, small_config
 
 STEPS = 12  # an epoch: 48 pictures with two visits each, 8 rows a step
 
@@ -32,15 +33,17 @@ def damaged_dir(tmp_path_factory, data_dir) -> Path:
 
 
 @pytest.fixture
-def config(damaged_dir) -> RunConfig:
+def config(damaged_dir, compiled_once) -> Iterator[RunConfig]:
+    """Two devices: rows are left out on each of them, and counted over both."""
     config = small_config()
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, data_dir=str(damaged_dir)),
-        train=TrainConfig(steps=STEPS, log_every=3, compilation_cache=""),
-        evaluation=EvaluationConfig(every=0),
-        checkpoint=dataclasses.replace(config.checkpoint, every=3),
-    )
+    with on_devices(2):
+        yield dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, data_dir=str(damaged_dir)),
+            train=TrainConfig(steps=STEPS, log_every=3, compilation_cache=""),
+            evaluation=EvaluationConfig(every=0),
+            checkpoint=dataclasses.replace(config.checkpoint, every=STEPS),
+        )
 
 
 def damaged_records(folder: Path) -> list[int]:
@@ -53,15 +56,14 @@ def damaged_records(folder: Path) -> list[int]:
     return bad
 
 
-def test_damaged_records_are_left_out_and_named(config, damaged_dir, programs, tmp_path, capsys):
+def test_damaged_records_are_left_out_and_named(config, damaged_dir, tmp_path, capsys):
     bad = damaged_records(damaged_dir)
     assert len(bad) == 2
-    with programs_kept_in(programs):
-        pretrain(config, tmp_path / "whole")
-        said = capsys.readouterr().err
-        stopped = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4))
-        pretrain(stopped, tmp_path / "resumed")
-        pretrain(config, tmp_path / "resumed")
+    pretrain(config, tmp_path / "whole")
+    said = capsys.readouterr().err
+    stopped = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4))
+    pretrain(stopped, tmp_path / "resumed")
+    pretrain(config, tmp_path / "resumed")
     for number in bad:
         assert said.count(f"left out: Record {number} of Records(48 images in {damaged_dir}") == 1
     records = read_metrics(tmp_path / "whole" / "metrics.jsonl")

@@ -2,15 +2,11 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from data_pipelines.errors import DataError
@@ -19,53 +15,28 @@ from experiments.metric_writer import read_metrics
 from experiments.pretrain import pretrain
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.checkpoint import Checkpoints
-from tests.experiments.tiny_config import get_config
-from tests.fast_compiles import FLAGS
+from tests.multi_process.launching import CONFIG, environment, gate, launched, program
+from tests.multi_process.outcomes import assert_same_checkpoint, figures, newest_step
+from tests.multi_process.small_config import get_config
 
 ROOT = Path(__file__).parents[2]
-CONFIG = Path(__file__).with_name("tiny_config.py")
+STEPS = 6
 
 
-def command(workdir: Path, data_dir: Path, *overrides: str) -> list[str]:
-    program = [
-        sys.executable,
-        "-m",
-        "experiments.pretrain",
-        f"--config={CONFIG}",
-        f"--workdir={workdir}",
-    ]
+def command(workdir: Path, data_dir: Path, *overrides: str, module: str = "experiments.pretrain") -> list[str]:
     cache = f"--config.train.compilation_cache={data_dir.parent / 'compiled'}"
-    return [*program, f"--config.data.data_dir={data_dir}", cache, *overrides]
-
-
-def environment() -> dict[str, str]:
-    """One device; compiling is what takes time, so it is told to optimise nothing."""
-    flags = " ".join(f"{name}={value}" for name, value in FLAGS.items())
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return program(module, workdir, data_dir, cache, *overrides)
 
 
 def run(workdir: Path, data_dir: Path, *overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(
         command(workdir, data_dir, *overrides),
-        env=environment(),
+        env=environment(1),
         cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
     )
-
-
-def exact_metrics(workdir: Path) -> list[dict]:
-    """All records without the rates, which depend on the clock."""
-    records = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if not k.startswith("rate/")} for record in records]
-
-
-def parameters(workdir: Path, step: int) -> list[np.ndarray]:
-    from orbax.checkpoint import v1 as ocp
-
-    loaded = ocp.load_checkpointables(workdir / "checkpoints" / str(step))
-    return jax.tree.leaves(jax.tree.map(np.asarray, [loaded["model"], loaded["training"]]))
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +49,9 @@ def undisturbed(tmp_path_factory, data_dir) -> Path:
 
 def test_a_run_leaves_what_it_promises(undisturbed):
     records = read_metrics(undisturbed / "metrics.jsonl")
-    assert [r["step"] for r in records if "loss" in r] == list(range(1, 13))
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, STEPS + 1))
     held_out = [r for r in records if "eval/itm_accuracy" in r]
-    assert [r["step"] for r in held_out] == [6, 12]
+    assert [r["step"] for r in held_out] == [3, 6]
     assert {"eval/mlm_loss", "eval/mlm_accuracy_words"} <= held_out[0].keys()
     training = {
         "loss",
@@ -91,37 +62,31 @@ def test_a_run_leaves_what_it_promises(undisturbed):
         "rate/pairs_per_second",
     }
     assert training <= records[0].keys()
-    assert sorted(int(p.name) for p in (undisturbed / "checkpoints").glob("[0-9]*")) == [4, 8, 12]
-    assert json.loads((undisturbed / "config.json").read_text())["train"]["steps"] == 12
+    assert sorted(int(p.name) for p in (undisturbed / "checkpoints").glob("[0-9]*")) == [4, 6]
+    assert json.loads((undisturbed / "config.json").read_text())["train"]["steps"] == STEPS
     vocabulary = (undisturbed / "vocab.txt").read_text().split()
     with_description = Checkpoints(undisturbed / "checkpoints")
-    description = with_description.description(12)
+    description = with_description.description(STEPS)
     with_description.close()
     assert description["vocabulary"] == vocabulary
     assert {"jax", "flax", "orbax-checkpoint"} <= description["versions"].keys()
 
 
-# Step 4 is saved before step 9 begins. tests/faults kills at more moments.
-@pytest.mark.parametrize("at_step", [pytest.param(9, marks=pytest.mark.slow), 11])
-def test_a_killed_run_goes_on_to_the_bit(undisturbed, tmp_path, data_dir, at_step):
+@pytest.mark.slow  # tests/faults/test_kills.py has a quick one, in which this command's `main` is called
+def test_a_killed_run_goes_on_to_the_bit(undisturbed, tmp_path, data_dir):
+    """Step 4 is saved, step 5 done, and step 6 begun."""
     workdir = tmp_path / "run"
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command(workdir, data_dir), env=environment(), cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and process.poll() is None:
-            records = read_metrics(workdir / "metrics.jsonl")
-            if records and records[-1]["step"] >= at_step:
-                break
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    recorded = command(workdir, data_dir, module="tests.multi_process.recorded_pretrain")
+    killed_at = {"GATE_AT": "5", "PROGRAMS": str(tmp_path / "programs")}
+    with launched(recorded, tmp_path / "logs", environments=[killed_at]) as killed:
+        killed.until(lambda: gate(workdir).exists() and newest_step(workdir) == 4)
+        killed.processes[0].kill()
+        assert killed.wait() == [-signal.SIGKILL]
     resumed = run(workdir, data_dir)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"resuming {workdir} at step" in resumed.stdout
-    assert exact_metrics(workdir) == exact_metrics(undisturbed)
-    for mine, theirs in zip(parameters(workdir, 12), parameters(undisturbed, 12), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    assert f"resuming {workdir} at step 4\n" in resumed.stdout
+    assert figures(workdir) == figures(undisturbed)
+    assert_same_checkpoint(workdir, undisturbed, STEPS)
 
 
 def test_a_finished_run_starts_and_ends(undisturbed, data_dir):
@@ -194,6 +159,6 @@ def test_no_workdir_and_no_config_are_one_line(tmp_path):
         ([f"--config={CONFIG}", "--config.train.step=3"], "did you mean config.train.steps?"),
     ):
         program = [sys.executable, "-m", "experiments.pretrain", *arguments]
-        failed = subprocess.run(program, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120)
+        failed = subprocess.run(program, env=environment(1), cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert failed.returncode == 1
         assert message in failed.stderr and "Traceback" not in failed.stderr

@@ -28,7 +28,7 @@ def commands() -> list[tuple[str, list[str]]]:
     blocks = "\n".join(line[4:] for line in DOCUMENT.read_text().splitlines() if line.startswith("    "))
     script = 'python() { printf "%s\\037" "$@"; echo; }\n' + blocks
     shell = [shutil.which("bash"), "-eu", "-c", script]
-    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, env={"PATH": ""})
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=300, env={"PATH": ""})
     assert done.returncode == 0 and not done.stderr, done.stderr
     lines = [line.split("\x1f")[:-1] for line in done.stdout.splitlines()]
     assert all(line[0] == "-m" for line in lines)

@@ -9,12 +9,14 @@ from absl.testing import flagsaver
 from flax import nnx
 
 from data_pipelines import images
+from data_pipelines.batches import shared
 from experiments import evaluate as program
 from experiments import retrieval_evaluation
 from experiments.common_flags import OUTPUT, SPLIT, WORKDIR
 from experiments.pair_scorer import PairScorer, spread_pixels
 from experiments.retrieval_evaluation import best_pairs, ranked_below
 from pixelbert_jax.errors import ConfigError
+from tests.data_pipelines.fakes import FilledMemory
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -221,6 +223,17 @@ def test_no_order_is_lost_below_the_exact_scores():
     assert -5000 > scores[1, 0] > scores[1, 1] > scores[0, 1] > scores[0, 0]
     scores = np.random.default_rng(0).normal(size=(7, 9))
     np.testing.assert_array_equal(best_pairs(scores, 2), chosen_by_hand(scores, 2))
+
+
+def test_rows_that_fill_a_block_show_nothing(pretrained, scenes, monkeypatch):
+    """Not what their memory held before, an earlier picture."""
+    made = []
+    for value in (0, 255):
+        monkeypatch.setattr(shared, "_memory", FilledMemory(value))
+        made.append(retrieval_evaluation._pictures(pretrained, scenes, 0, np.arange(3), 5))
+    for field in made[0]:
+        np.testing.assert_array_equal(made[0][field], made[1][field])
+    assert made[0]["images"].reshape(5, -1).any(1).tolist() == [True] * 3 + [False] * 2
 
 
 def test_bad_reranking_is_refused_before_any_work(pretrained, scenes, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from data_pipelines.preparing import prepare
 from data_pipelines.records import parse
 from experiments.metric_writer import read_metrics
 from tests.faults.losses import assert_undisturbed, steps_begun
-from tests.multi_process.launching import Run
-from tests.multi_process.outcomes import assert_same_figures, last_step, newest_step, rows
+from tests.multi_process.launching import Run, gate
+from tests.multi_process.outcomes import assert_same_figures, newest_step, rows
 
 pytestmark = pytest.mark.slow
 STEPS = 12  # an epoch: every record is seen twice
@@ -65,8 +65,8 @@ def test_they_are_left_out_everywhere_alike(damaged, start, tmp_path, table):
     counted = sum(record.get("rows_left_out", 0) for record in read_metrics(whole / "metrics.jsonl"))
     assert counted == 2 * len(DAMAGED)
 
-    with start(killed, 1, 4, *OPTIONS, data=damaged, environments=[{"STEP_SECONDS": "0.2"}]) as first:
-        first.until(lambda: last_step(killed) >= 5)
+    with start(killed, 1, 4, *OPTIONS, data=damaged, environments=[{"GATE_AT": "6"}]) as first:
+        first.until(gate(killed).exists)
         first.processes[0].kill()
         first.wait(60)
     again = steps_begun(killed) - newest_step(killed)

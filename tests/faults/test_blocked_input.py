@@ -1,7 +1,6 @@
 """A source that blocks: a report says where within a minute, and a run of several processes ends."""
 
 import re
-import time
 
 import pytest
 
@@ -19,9 +18,7 @@ def test_it_is_reported_within_a_minute_as_configured(start, tmp_path, table):
     workdir = tmp_path / "run"
     with start(workdir, 1, 4, environments=[{"BLOCK_AT": "2"}]) as run:
         run.until(lambda: last_step(workdir) >= 1)
-        began = time.monotonic()
         run.until(lambda: "has lasted" in run.text(0))
-        assert time.monotonic() - began < 60
         lost = steps_begun(workdir) - newest_step(workdir)
     assert re.search(r"waiting for the batch of step 3 has lasted [45]\d s; the threads at work:", run.text(0))
     assert "time.sleep(1000)" in run.text(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.losses import lost_rows, steps_begun
+from tests.multi_process.launching import gate
 from tests.multi_process.outcomes import assert_same_figures, last_step, newest_step, rows
 
 STEPS = 6
@@ -46,8 +47,10 @@ def test_asked_to_stop_all_save_the_same_step_and_other_numbers_go_on(one_proces
 @pytest.mark.parametrize(("victim", "fault"), [(1, "KILL"), (0, "KILL"), (1, "STOP"), (0, "STOP")])
 def test_the_others_end_and_the_run_goes_on(one_process, start, tmp_path, table, victim, fault):
     workdir, heartbeat = tmp_path / "run", 10
-    with start(workdir, 2, 2, environments=[{"STEP_SECONDS": "1"}], heartbeat=heartbeat) as run:
-        run.until(lambda: last_step(workdir) >= 2)
+    # The other one waits for it in a step.
+    gates = [{"GATE_AT": "3"} if process == victim else {} for process in range(2)]
+    with start(workdir, 2, 2, environments=gates, heartbeat=heartbeat) as run:
+        run.until(lambda: gate(workdir).exists() and last_step(workdir) >= 2)
         run.processes[victim].send_signal(getattr(signal, f"SIG{fault}"))
         began, other = time.monotonic(), 1 - victim
         code = run.processes[other].wait(120)
@@ -87,15 +90,15 @@ def test_an_error_of_one_process_ends_all(one_process, start, tmp_path, table):
 @pytest.mark.slow
 def test_processes_that_load_end_with_the_one_that_trains(start, tmp_path):
     workdir = tmp_path / "run"
-    with start(workdir, 1, 4, "--config.data.workers=1", environments=[{"STEP_SECONDS": "20"}]) as run:
-        run.until(lambda: last_step(workdir) >= 1)
+    with start(workdir, 1, 4, "--config.data.workers=1", environments=[{"GATE_AT": "2"}]) as run:
+        run.until(gate(workdir).exists)
         pid = run.processes[0].pid
         threads = Path(f"/proc/{pid}/task").iterdir()
         children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
         run.processes[0].kill()
         run.processes[0].wait(60)
     assert children
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300  # only to end
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < end, children
         time.sleep(0.1)
@@ -105,8 +108,8 @@ def test_processes_that_load_end_with_the_one_that_trains(start, tmp_path):
 def test_one_run_at_a_time_in_a_workdir(one_process, start, tmp_path, table):
     """The second is refused in all of its processes; after the first is killed it is not."""
     workdir = tmp_path / "run"
-    with start(workdir, 1, 4, environments=[{"STEP_SECONDS": "20"}]) as first:
-        first.until(lambda: last_step(workdir) >= 1)
+    with start(workdir, 1, 4, environments=[{"GATE_AT": "2"}]) as first:
+        first.until(gate(workdir).exists)
         with start(workdir, 2, 2) as second:
             codes = second.wait(240)
         assert all(codes), second.everything()

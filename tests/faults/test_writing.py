@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.losses import assert_undisturbed, steps_begun
-from tests.multi_process.launching import Run
+from tests.multi_process.launching import Run, gate
 from tests.multi_process.outcomes import assert_same_checkpoint, assert_same_figures, last_step, newest_step
 
 ENDS = "ends with one line; goes on when mended, equal to the bit (several processes: to 1e-5)"
@@ -30,6 +30,11 @@ def assert_one_line(run: Run, *parts: str) -> None:
         lines = run.text(process).splitlines()
         assert "Traceback" not in run.text(process), run.text(process)
         assert lines[-1].startswith("error: ") and all(part in lines[-1] for part in parts), run.text(process)
+
+
+def saved_at_the_gate(run: Run, workdir: Path, step: int) -> None:
+    """Return when the run waits at GATE_AT, and the checkpoint of the step before is whole."""
+    run.until(lambda: gate(workdir).exists() and newest_step(workdir) >= step)
 
 
 @contextlib.contextmanager
@@ -67,25 +72,26 @@ def test_read_only_under_the_run(one_process, start, tmp_path, table):
     """The checkpoint before it stays; the next one fails while the run computes, and the run ends there."""
     workdir = tmp_path / "run"
     options = ("--config.checkpoint.every=2", "--config.train.steps=60")
-    with start(workdir, 1, 4, *options, environments=SLOW, by=WITHOUT_POWER) as run:
-        run.until(lambda: newest_step(workdir) >= 4)
+    with start(workdir, 1, 4, *options, environments=[{"GATE_AT": "5"}], by=WITHOUT_POWER) as run:
+        saved_at_the_gate(run, workdir, 4)
         with read_only(workdir / "checkpoints"):
+            gate(workdir).unlink()
             assert_one_line(run, "checkpoints: no checkpoint can be written at step", "(Permission denied)")
-    saved = newest_step(workdir)
-    assert f"the last whole one is step {saved}." in run.text(0)
-    assert last_step(workdir) <= saved + 2 + 2  # noticed before another step or two have passed
+    assert "the last whole one is step 4." in run.text(0)
+    assert last_step(workdir) <= 4 + 2 + 2  # noticed before another step or two have passed
     assert_same_checkpoint(workdir, one_process, 4)
-    table.add("folder read-only under the run", ENDS, lost_steps=[steps_begun(workdir) - saved])
+    table.add("folder read-only under the run", ENDS, lost_steps=[steps_begun(workdir) - 4])
 
 
 @pytest.mark.parametrize("gone", ["checkpoints", pytest.param(".", marks=pytest.mark.slow)])
 def test_deleted_under_the_run(start, tmp_path, table, gone):
     """Not made again: that would hide that all before is lost."""
     workdir = tmp_path / "run"
-    with start(workdir, 1, 4, "--config.checkpoint.every=2", environments=SLOW) as run:
-        run.until(lambda: newest_step(workdir) >= 2)
+    with start(workdir, 1, 4, "--config.checkpoint.every=2", environments=[{"GATE_AT": "3"}]) as run:
+        saved_at_the_gate(run, workdir, 2)
         lost = steps_begun(workdir)
         shutil.rmtree(workdir / gone, ignore_errors=True)
+        gate(workdir).unlink()
         if gone == ".":
             assert_one_line(run, "metrics.jsonl cannot be written (No such file or directory)")
         else:
@@ -104,15 +110,17 @@ def test_read_only_from_the_start_and_mended(one_process, start, tmp_path, table
     with read_only(workdir), start(workdir, 1, 4, by=WITHOUT_POWER) as run:
         assert_one_line(run, f"{workdir} cannot be written (Permission denied); make room or make it writable")
     assert not list(workdir.iterdir())
-    with start(workdir, 1, 4, "--config.checkpoint.every=2", environments=SLOW, by=WITHOUT_POWER) as run:
-        run.until(lambda: newest_step(workdir) >= 2)
+    with start(workdir, 1, 4, "--config.checkpoint.every=2", environments=[{"GATE_AT": "3"}], by=WITHOUT_POWER) as run:
+        saved_at_the_gate(run, workdir, 2)
         with read_only(workdir):
+            gate(workdir).unlink()
             run.succeed()  # nothing new is made in it while the run goes on
     assert_undisturbed(workdir, one_process, STEPS)
     again = tmp_path / "again"
-    with start(again, 1, 4, "--config.checkpoint.every=2", environments=SLOW, by=WITHOUT_POWER) as run:
-        run.until(lambda: newest_step(again) >= 2)
+    with start(again, 1, 4, "--config.checkpoint.every=2", environments=[{"GATE_AT": "3"}], by=WITHOUT_POWER) as run:
+        saved_at_the_gate(run, again, 2)
         with read_only(again / "checkpoints"):
+            gate(again).unlink()
             assert_one_line(run, "(Permission denied)")
     lost = steps_begun(again) - newest_step(again)
     with start(again, 1, 4, by=WITHOUT_POWER) as run:
@@ -127,10 +135,11 @@ def test_read_only_from_the_start_and_mended(one_process, start, tmp_path, table
 def test_a_disk_that_is_full_while_saving(one_process, start, tmp_path, table, processes, saved):
     """Room for the figures and not for a checkpoint; at the first save, or at a later one."""
     with small_disk(tmp_path / "disk", 16) as disk:
-        workdir, slow = disk / "run", [{"STEP_SECONDS": "0.5"}]
-        with start(workdir, processes, 4 // processes, "--config.checkpoint.every=2", environments=slow) as run:
-            run.until(lambda: last_step(workdir) >= 1 and newest_step(workdir) >= saved)
+        workdir, waits = disk / "run", [{"GATE_AT": str(saved + 1)}, {}]
+        with start(workdir, processes, 4 // processes, "--config.checkpoint.every=2", environments=waits) as run:
+            saved_at_the_gate(run, workdir, saved)
             filler = fill(disk, 300)
+            gate(workdir).unlink()
             if processes == 1:
                 assert_one_line(run, "no checkpoint can be written at step", "(No space left on device)")
                 left = f"the last whole one is step {newest_step(workdir)}." if saved else "there is no whole one."

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-SECONDS = 20  # that a reader may take for a small file
+PROCESSOR_SECONDS = 20  # that a reader may compute for a small file
+SECONDS = 300  # that it may take, however busy the machine is: only who waits for ever takes so long
 MEMORY = 3 << 30  # bytes; much more than it needs, for threads take address space that they do not use
 MOST_LETTERS = 1500  # of an error's sentence
 
@@ -90,16 +91,25 @@ def guarded(allowed: Path | None = None, memory: int = MEMORY) -> Iterator[None]
 
 @contextlib.contextmanager
 def _within_time() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise HangError(f"more than {SECONDS} s, in {frame}")
+    limits = {
+        signal.SIGPROF: (signal.ITIMER_PROF, PROCESSOR_SECONDS, "of computing"),
+        signal.SIGALRM: (signal.ITIMER_REAL, SECONDS, "in all"),
+    }
 
-    old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)  # again and again: a callback may swallow what it raises
+    def stop(number: int, frame: FrameType | None) -> None:
+        _, seconds, kind = limits[signal.Signals(number)]
+        raise HangError(f"more than {seconds} s {kind}, in {frame}")
+
+    old = {number: signal.signal(number, stop) for number in limits}
     try:
+        for timer, seconds, _ in limits.values():
+            signal.setitimer(timer, seconds, 1)  # again and again: a callback may swallow what it raises
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        for timer, *_ in limits.values():
+            signal.setitimer(timer, 0)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import io
 import json
 import struct
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -68,6 +70,15 @@ def test_torch_tensors_that_grow(tmp_path: Path) -> None:
     refused(saved(tmp_path / "a.bin", {"w": torch.zeros(1).expand(1 << 40)}), "larger than the file")
     refused(saved(tmp_path / "b.bin", {"w": torch.zeros(4, 4).to_sparse()}), "sparse|more than tensors|odd kind")
     refused(saved(tmp_path / "c.bin", {"w": torch.zeros(4, device="meta")}), "odd kind|more than tensors|larger")
+
+
+def test_an_error_of_torch_in_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_, **__):
+        raise ValueError("there are two options, \x1b[1mdo those\x1b[0m\x07 only\nor not")
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    (tmp_path / "a.bin").write_bytes(b"x")
+    refused(tmp_path / "a.bin", r"\(there are two options, do those only\)")
 
 
 def test_a_compressed_torch_archive(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ class Run:
             time.sleep(0.02)
 
 
+def gate(workdir: Path) -> Path:
+    """The file that a run makes when it comes to the step GATE_AT; it goes on when the file is removed."""
+    return workdir.with_name(f"{workdir.name}.gate")
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:

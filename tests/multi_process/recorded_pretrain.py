@@ -1,8 +1,9 @@
 """`experiments.pretrain` that also writes what each process's devices got: a digest of every row of every batch.
 
 The environment says more: PROGRAMS is a folder where compiled programs are kept, STEP_SECONDS makes steps slow,
-BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it fail. BAD_GRADIENT=nan:3-5 spoils the gradients of
-those steps and leaves their losses alone, BAD_BATCH=inf:3-5 the features of regions.
+BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it fail. GATE_AT makes a step wait at `launching.gate`,
+HOLD_SAVE makes the checkpoint of a step wait for ever before the rename that makes it whole. BAD_GRADIENT=nan:3-5
+spoils the gradients of those steps and leaves their losses alone, BAD_BATCH=inf:3-5 the features of regions.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -23,6 +25,7 @@ from experiments.common_flags import WORKDIR
 from experiments.config_flags import run_main
 from experiments.pretrain import main
 from pixelbert_jax.training.sharding import batch_sharding
+from tests.multi_process.launching import gate
 
 
 def rows_on_devices(batch: dict[str, jax.Array]) -> dict[int, str]:
@@ -78,9 +81,29 @@ def recorded(trainer):
         with (Path(WORKDIR.value) / f"rows-{jax.process_index()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
+        if line["step"] == int(os.environ.get("GATE_AT", "-1")):
+            wait_at(gate(Path(WORKDIR.value)))
         return trainer.train_step(state, batch)
 
     return dataclasses.replace(trainer, train_step=train_step)
+
+
+def wait_at(file: Path) -> None:
+    """Make a file, and wait until someone removes it."""
+    file.touch()
+    while file.exists():
+        time.sleep(0.01)
+
+
+def hold(step: str, rename: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """A rename that never happens where the new name is a step's, as that of a checkpoint that is whole."""
+
+    def rename_or_wait(source: str, target: str) -> None:
+        while Path(target).name == step:
+            time.sleep(1)
+        rename(source, target)
+
+    return rename_or_wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +137,8 @@ def keep_programs(folder: str) -> None:
 if __name__ == "__main__":
     keep_programs(os.environ["PROGRAMS"])
     faulthandler.register(signal.SIGUSR1)  # the tests ask where a run hangs
+    if "HOLD_SAVE" in os.environ:
+        os.rename = hold(os.environ["HOLD_SAVE"], os.rename)
     make_trainer, make_batches, make_task = assembly.make_trainer, assembly.make_batches, assembly.make_task
     if "BAD_GRADIENT" in os.environ:
         assembly.make_task = lambda *args, **kwargs: SpoiledTask(make_task(*args, **kwargs))

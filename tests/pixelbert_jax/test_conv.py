@@ -89,3 +89,13 @@ def test_computes_in_the_type_of_the_activations(platform):
     x, kernel = arrays(3, 4, 8, 8)
     out = convolve(jnp.array(x, jnp.bfloat16), jnp.array(kernel), groups=4, platform=platform)
     assert out.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_by_products_in_half_precision(stride):
+    """Those of bfloat16 numbers, against the same in float32."""
+    x, kernel = (np.asarray(jnp.array(array, jnp.bfloat16), np.float32) for array in arrays(3, 1, 16, 8))
+    half = run(jnp.array(x, jnp.bfloat16), kernel, stride=stride, platform="cpu")
+    assert [array.dtype for array in half] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+    for actual, expected in zip(half, run(x, kernel, stride=stride, platform="cpu"), strict=True):
+        np.testing.assert_allclose(actual.astype(jnp.float32), expected, atol=0.01 * float(jnp.abs(expected).max()))

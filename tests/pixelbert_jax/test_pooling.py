@@ -40,3 +40,11 @@ def test_a_value_that_is_no_number_is_seen(platform):
     x[0, 1, 2] = np.nan
     out = max_pool(x, 2, 2, (0, 0), platform=platform)
     np.testing.assert_array_equal(np.isnan(out[0, :, :, 0]), [[False, True], [False, False]])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_half_precision_stays(platform):
+    x = np.random.default_rng(0).integers(-2, 3, (2, 8, 10, 3)).astype(np.float32)
+    half = value_and_gradient(jnp.array(x, jnp.bfloat16), platform, *CASES[0])
+    assert half[0].dtype == half[1].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half[0].astype(np.float32), value_and_gradient(x, platform, *CASES[0])[0])

@@ -15,7 +15,7 @@ from tests.data_pipelines.collecting.crawl import picture, shard
 def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "data_pipelines.collect", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def test_without_beam(tmp_path: Path) -> None:
@@ -85,5 +85,5 @@ def test_a_run(tmp_path: Path) -> None:
 
 def test_jax_is_not_imported_before_a_model_is_loaded() -> None:
     code = "import sys, data_pipelines.collecting.run, data_pipelines.collecting.scoring; print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout == "False\n", done.stderr

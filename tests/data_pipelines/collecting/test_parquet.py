@@ -103,3 +103,16 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"0.parquet: Parquet files need pyarrow; run `pip install .pixelbert_jax.beam"):
         find_parts(tmp_path)
+
+
+def test_an_error_that_quotes_a_damaged_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra `beam`")
+
+    def damaged(path: Path) -> None:
+        raise OSError("don't know what type: \x0f")
+
+    monkeypatch.setattr(parquet, "ParquetFile", damaged)
+    (tmp_path / "0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"\(don't know what type: \); download it again") as error:
+        find_parts(tmp_path)
+    assert str(error.value).isprintable()
