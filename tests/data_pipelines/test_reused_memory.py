@@ -24,6 +24,18 @@ def address(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
+def held_while_others_write(hold):
+    """What `hold` makes of an array full of 7, after others took memory and filled it with 9."""
+    memory = ReusedMemory()
+    array = memory.take(SHAPE)
+    array[:] = 7
+    held = hold(array)
+    del array
+    for _ in range(3):
+        memory.take(SHAPE)[:] = 9
+    return held
+
+
 def test_memory_is_used_again():
     memory = ReusedMemory()
     first = memory.take(SHAPE)
@@ -47,13 +59,7 @@ def test_memory_is_used_again():
     ids=["view", "reshaped", "buffer", "inside"],
 )
 def test_what_somebody_holds_is_left_alone(hold):
-    memory = ReusedMemory()
-    array = memory.take(SHAPE)
-    array[:] = 7
-    held = hold(array)
-    del array
-    for _ in range(3):
-        memory.take(SHAPE)[:] = 9
+    held = held_while_others_write(hold)
     assert all((np.asarray(leaf) == 7).all() for leaf in jax.tree.leaves(held))
 
 
@@ -85,13 +91,7 @@ def on_devices(array: np.ndarray, partition: PartitionSpec | None = None) -> jax
 )
 def test_what_a_device_reads_is_left_alone(hold):
     """The device's array lies in the block, without a copy: to write there would change it."""
-    memory = ReusedMemory()
-    array = memory.take(SHAPE)
-    array[:] = 7
-    held = hold(array)
-    del array
-    for _ in range(3):
-        memory.take(SHAPE)[:] = 9
+    held = held_while_others_write(hold)
     assert (np.asarray(held) == 7).all()
 
 
