@@ -20,7 +20,9 @@ import torch
 from absl import flags
 from flax import nnx
 
-from benchmarks.measuring import machine, matrix_rate, report, with_vocabulary
+from benchmarks.measuring import countable, machine, report, with_vocabulary
+from benchmarks.rates import matrix_rate
+from benchmarks.stepping import steps_of, trainer_of
 from benchmarks.torch_peer import TorchPixelBert, make_step, torch_batch
 from benchmarks.turns import TURNS, compared, in_turn
 from experiments.common_flags import OUTPUT
@@ -28,10 +30,8 @@ from experiments.config_flags import run_main
 from experiments.configs import pretrain_r50
 from pixelbert_jax.config import PixelBertConfig, pixelbert_r50, pixelbert_x152
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.tasks.pretraining import ModelForPretraining, PretrainingConfig, PretrainingTask
-from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
-from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, make_mesh
-from pixelbert_jax.training.step import make_trainer
+from pixelbert_jax.tasks.pretraining import ModelForPretraining, PretrainingConfig
+from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 BACKBONE = flags.DEFINE_enum("backbone", "r50", ["r50", "x152"], "Which of the paper's models.")
 _WHAT = flags.DEFINE_enum("what", "inference", ["inference", "step"], "What is timed.")
@@ -65,9 +65,9 @@ def is_compiled(choice: str, what: str) -> bool:
 
 def full_precision(model: PixelBertConfig) -> PixelBertConfig:
     """The model in float32, with nothing frozen, nothing recomputed, and no loop over the layers (5% on the CPU)."""
-    backbone = dataclasses.replace(model.backbone, frozen_parts=0, remat=False)
-    encoder = dataclasses.replace(model.encoder, remat="none", scan_unroll=model.encoder.layers)
-    return with_vocabulary(dataclasses.replace(model, backbone=backbone, encoder=encoder, dtype="float32"))
+    model = countable(model)
+    backbone = dataclasses.replace(model.backbone, frozen_parts=0)
+    return with_vocabulary(dataclasses.replace(model, backbone=backbone, dtype="float32"))
 
 
 def batch_of(size: tuple[int, int], images: int, texts: int, words: int, vocabulary: int) -> dict[str, np.ndarray]:
@@ -120,24 +120,8 @@ def peer_inference(model: PixelBertConfig, batch: dict[str, np.ndarray], compile
 
 def our_step(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Callable[[], float]:
     """One step of our trainer after the other."""
-    optimizer, mesh = pretrain_r50.get_config().optimizer, make_mesh(MeshConfig())
-    schedule = make_schedule(optimizer.schedule, 1000, 100)
-    trainer = make_trainer(
-        PretrainingTask(model, PretrainingConfig()),
-        make_optimizer(optimizer, model.backbone, schedule),
-        schedule,
-        mesh,
-        MeshConfig(),
-        seed=0,
-    )
-    state, arrays = trainer.init(), jax.device_put(batch, batch_sharding(mesh))
-
-    def step() -> float:
-        nonlocal state
-        state, metrics = trainer.train_step(state, arrays)
-        return float(jax.block_until_ready(metrics)["loss"])
-
-    return step
+    optimizer = pretrain_r50.get_config().optimizer
+    return steps_of(trainer_of(model, PretrainingConfig(), optimizer, make_mesh(MeshConfig()), MeshConfig()), batch)
 
 
 def peer_step(model: PixelBertConfig, batch: dict[str, np.ndarray], compiled: bool) -> Callable[[], float]:

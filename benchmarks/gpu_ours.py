@@ -7,36 +7,25 @@ import jax
 from benchmarks.gpu_trials import Attempt, timed
 from benchmarks.measuring import countable, operations, rounded
 from benchmarks.pretraining_step import random_batch
+from benchmarks.stepping import steps_of, trainer_of
 from experiments.config import RunConfig
 from pixelbert_jax.config import PixelBertConfig
-from pixelbert_jax.tasks.pretraining import PretrainingTask
-from pixelbert_jax.training.optimizer import make_optimizer, make_schedule
-from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, make_mesh
-from pixelbert_jax.training.step import Trainer, make_trainer
+from pixelbert_jax.training.sharding import MeshConfig, make_mesh
+from pixelbert_jax.training.step import Trainer
 
 
-def trainer_of(config: RunConfig, model: PixelBertConfig) -> Trainer:
+def _trainer(config: RunConfig, model: PixelBertConfig) -> Trainer:
     """The trainer of the config's task and optimizer on one device."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    schedule = make_schedule(config.optimizer.schedule, 1000, 100)
-    optimizer = make_optimizer(config.optimizer, model.backbone, schedule)
-    return make_trainer(PretrainingTask(model, config.task), optimizer, schedule, mesh, MeshConfig(), seed=0)
+    return trainer_of(model, config.task, config.optimizer, make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 
 
 def our_attempt(config: RunConfig, steps: int) -> Attempt:
     """Tries our step; the operations of one are counted without what is recomputed."""
 
     def attempt(images: int) -> dict[str, Any]:
-        before, trainer = _peak_bytes(), trainer_of(config, config.model)
+        before, trainer = _peak_bytes(), _trainer(config, config.model)
         batch = random_batch(config, images, config.model.text.vocabulary_size)
-        arrays, state = jax.device_put(batch, batch_sharding(trainer.mesh)), trainer.init()
-
-        def step() -> float:
-            nonlocal state
-            state, metrics = trainer.train_step(state, arrays)
-            return float(metrics["loss"])
-
-        found = timed(step, steps, images * config.data.texts_per_image)
+        found = timed(steps_of(trainer, batch), steps, images * config.data.texts_per_image)
         return found | {"peak_gib": peak_gib(before, _peak_bytes())}
 
     return attempt
@@ -56,7 +45,7 @@ def _peak_bytes() -> int | None:
 
 def operations_a_pair(config: RunConfig, images: int) -> float:
     """Floating-point operations of our step, a pair, as the compiler counts them."""
-    counted = trainer_of(config, countable(config.model))
+    counted = _trainer(config, countable(config.model))
     batch = random_batch(config, images, config.model.text.vocabulary_size)
     found = operations(counted.train_step, counted.abstract_state, batch)
     return found / (images * config.data.texts_per_image)

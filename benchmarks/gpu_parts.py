@@ -21,7 +21,8 @@ from benchmarks.gpu_models import CONFIGS, REMATS, tiny, with_remat
 from benchmarks.gpu_ours import operations_a_pair, our_attempt
 from benchmarks.gpu_peer import peer_attempt
 from benchmarks.gpu_trials import trials
-from benchmarks.measuring import copy_rate, largest_picture, machine, matrix_rate, rounded
+from benchmarks.measuring import largest_picture, machine, rounded
+from benchmarks.rates import copy_rate, matrix_rate
 from experiments.config import RunConfig
 from experiments.config_flags import load_config, run_main
 from pixelbert_jax.errors import ConfigError

@@ -1,4 +1,4 @@
-"""What the benchmarks share: machine and versions, the largest picture of a config, operations, rates, the report."""
+"""What the benchmarks share: machine and versions, the largest picture of a config, operations, the report."""
 
 import dataclasses
 import importlib.metadata
@@ -6,15 +6,12 @@ import json
 import math
 import os
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from jax.sharding import Mesh
 
@@ -87,37 +84,6 @@ def operations(function: Callable, *arguments: Any) -> float:
     After that, what it hands to a library (cuDNN, cuBLAS) may no longer be counted. NaN where it counts nothing.
     """
     return float((jax.jit(function).lower(*arguments).cost_analysis() or {}).get("flops", math.nan))
-
-
-def matrix_rate(dtype: str) -> float:
-    """Floating-point operations a second of a large matrix product on one device."""
-    size = 8192 if jax.default_backend() != "cpu" else 2048
-    a = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.dot)
-    return 2 * size**3 / _median_seconds(lambda: product(a, a).block_until_ready(), 10)
-
-
-def copy_rate() -> float:
-    """Bytes a second, read and written, of adding to each element of a large array in its own memory on one device."""
-    x = jnp.zeros(2**30 if jax.default_backend() != "cpu" else 2**26, jnp.float32)
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
-
-    def step() -> None:
-        nonlocal x
-        x = add(x).block_until_ready()
-
-    return 2 * x.nbytes / _median_seconds(step, 5)
-
-
-def _median_seconds(function: Callable[[], Any], times: int) -> float:
-    """Of a function that returns when its work is done; the first call, which compiles, does not count."""
-    function()
-    seconds = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
 
 
 def rounded(value: float) -> float:

@@ -20,7 +20,8 @@ import torch
 from flax import nnx
 
 from benchmarks.against_torch import BACKBONE, MODELS, STEP, WORDS, full_precision
-from benchmarks.measuring import copy_rate, countable, machine, matrix_rate, operations, report, rounded
+from benchmarks.measuring import machine, operations, report, rounded
+from benchmarks.rates import copy_rate, matrix_rate
 from benchmarks.torch_peer import TorchPixelBert, make_optimizers
 from benchmarks.turns import TURNS, in_turn, spread
 from experiments.common_flags import OUTPUT
@@ -30,6 +31,7 @@ from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.tasks.pretraining import ModelForPretraining
 from pixelbert_jax.training.optimizer import make_optimizer
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
+from pixelbert_jax.training.skippable import choose
 
 IMAGES, PIXELS = 2, 100
 Part = tuple[Callable[[Any, jax.Array], jax.Array], Callable[[Any, torch.Tensor], torch.Tensor], tuple[int, ...]]
@@ -83,34 +85,36 @@ def parts(model: PixelBertConfig, size: tuple[int, int]) -> dict[str, Part]:
 def our_ways(
     model: PixelBertConfig, part: Part
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float], dict[str, int]]:
-    """The part forward and with gradients, and the operations of both and the bytes of what goes in and out."""
+    """The part forward and with gradients, the operations of both, and the bytes of what goes in and out.
+
+    The model must have no loop over its layers, of which the compiler counts one turn.
+    """
     function, _, shape = part
     graphdef, params, rest = nnx.split(nnx.eval_shape(lambda: _module(model)), nnx.Param, ...)
-    unrolled = nnx.graphdef(nnx.eval_shape(lambda: _module(countable(model))))  # the compiler counts a loop once
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
 
-    def run(params: Any, x: jax.Array, graphdef: nnx.GraphDef = graphdef) -> jax.Array:
+    def run(params: Any, x: jax.Array) -> jax.Array:
         return function(nnx.merge(graphdef, params, rest), x)
 
     params, rest = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.02, leaf.dtype), (params, rest))
     used = _used(run, params, x)
     held = [leaf for leaf, is_used in zip(jax.tree.leaves(params), used, strict=True) if is_used]
 
-    def forward(held: list[jax.Array], x: jax.Array, graphdef: nnx.GraphDef = graphdef) -> jax.Array:
+    def forward(held: list[jax.Array], x: jax.Array) -> jax.Array:
         left = iter(held)
         leaves = [next(left) if is_used else leaf for leaf, is_used in zip(jax.tree.leaves(params), used, strict=True)]
-        return run(jax.tree.unflatten(jax.tree.structure(params), leaves), x, graphdef)
+        return run(jax.tree.unflatten(jax.tree.structure(params), leaves), x)
 
-    def gradients(held: list[jax.Array], x: jax.Array, graphdef: nnx.GraphDef = graphdef) -> Any:
+    def gradients(held: list[jax.Array], x: jax.Array) -> Any:
         # A picture needs no gradient.
         inputs = (held,) if shape[-1] == 3 else (held, x)
-        y, back = jax.vjp(lambda held, x=x: forward(held, x, graphdef), *inputs)
+        y, back = jax.vjp(lambda held, x=x: forward(held, x), *inputs)
         return back(y)
 
     functions = {"forward": forward, "with gradients": gradients}
-    compiled = {name: jax.jit(functools.partial(f, graphdef=graphdef)) for name, f in functions.items()}
+    compiled = {name: jax.jit(f) for name, f in functions.items()}
     ways = {name: functools.partial(lambda f: jax.block_until_ready(f(held, x)), f) for name, f in compiled.items()}
-    counted = {name: operations(functools.partial(f, graphdef=unrolled), held, x) for name, f in functions.items()}
+    counted = {name: operations(f, held, x) for name, f in functions.items()}
     moved = {name: _bytes((held, x, jax.eval_shape(f, held, x))) for name, f in functions.items()}
     return ways, counted, moved
 
@@ -162,7 +166,7 @@ def optimizer_ways(model: PixelBertConfig, peer: TorchPixelBert) -> tuple[dict[s
         params, moments = state
         finite = jnp.isfinite(optax.tree.norm(gradients))
         updates, moments = optimizer.update(gradients, moments, params, finite=finite)
-        return jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), params, updates), moments
+        return choose(finite, optax.apply_updates(params, updates), params), moments
 
     compiled = jax.jit(update, donate_argnums=0)
 

@@ -20,19 +20,17 @@ from benchmarks.measuring import (
     countable,
     largest_picture,
     machine,
-    matrix_rate,
     operations,
     report,
     rounded,
     with_vocabulary,
 )
+from benchmarks.rates import matrix_rate
+from benchmarks.stepping import trainer_of
 from experiments.common_flags import OUTPUT
 from experiments.config_flags import load_config, split_arguments
-from pixelbert_jax.config import PixelBertConfig
-from pixelbert_jax.tasks.pretraining import PretrainingTask
-from pixelbert_jax.training.optimizer import make_optimizer, make_schedule, parameter_count
+from pixelbert_jax.training.optimizer import parameter_count
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
-from pixelbert_jax.training.step import Trainer, make_trainer
 
 _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps.")
 
@@ -63,20 +61,9 @@ def random_batch(config, images: int, vocabulary: int) -> dict[str, np.ndarray]:
 def measure(config, images: int, steps: int) -> dict:
     """Compile and run the config's real step."""
     model, mesh = with_vocabulary(config.model), make_mesh(config.mesh)
-    schedule = make_schedule(config.optimizer.schedule, 1000, 100)
-
-    def trainer_of(model: PixelBertConfig, accumulation: int) -> Trainer:
-        return make_trainer(
-            PretrainingTask(model, config.task),
-            make_optimizer(config.optimizer, model.backbone, schedule),
-            schedule,
-            mesh,
-            config.mesh,
-            seed=0,
-            accumulation=accumulation,
-        )
-
-    trainer, counted = trainer_of(model, config.train.accumulation), trainer_of(countable(model), 1)
+    made_of = config.task, config.optimizer, mesh, config.mesh
+    trainer = trainer_of(model, *made_of, config.train.accumulation)
+    counted = trainer_of(countable(model), *made_of)
     batch = jax.device_put(random_batch(config, images, model.text.vocabulary_size), batch_sharding(mesh))
     flops = operations(counted.train_step, counted.abstract_state, batch)
     rate = matrix_rate(config.model.dtype)

@@ -5,19 +5,18 @@ import dataclasses
 import jax
 import pytest
 
-from pixelbert_jax.training.sharding import make_mesh
 from tests.test_benchmarks import get_config
 
 torch = pytest.importorskip("torch")
 from benchmarks import parts, retrieval_against_torch, texts_an_image  # noqa: E402
-from tests.test_torch_benchmarks import MODEL  # noqa: E402
+from tests.test_torch_benchmarks import MODEL, make_mesh_of_one  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     from benchmarks import against_torch
 
-    monkeypatch.setattr(against_torch, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr(against_torch, "make_mesh", make_mesh_of_one)
 
 
 @pytest.mark.slow

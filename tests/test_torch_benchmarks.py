@@ -63,7 +63,7 @@ def test_against_torch(what, monkeypatch):
     monkeypatch.setattr(against_torch, "INFERENCE", (64, 128))
     monkeypatch.setattr(against_torch, "STEP", (64, 128))
     monkeypatch.setattr(against_torch, "WORDS", 8)
-    monkeypatch.setattr(against_torch, "make_mesh", lambda config: make_mesh_of_one(config))
+    monkeypatch.setattr(against_torch, "make_mesh", make_mesh_of_one)
     found = against_torch.measure(MODEL, what, 2)
     assert found["picture"] == [64, 128] and found["pairs"] == {"inference": 1, "step": 2}[what]
     assert found["ratio"]["median"] > 0 and found["torch_compile"] is False
