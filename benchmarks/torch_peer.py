@@ -31,6 +31,7 @@ class TorchPixelBert(nn.Module):
                 hidden_sizes=list(backbone.widths),
                 depths=list(backbone.depths),
                 layer_type=backbone.block,
+                downsample_in_bottleneck=backbone.stride_in == "conv1x1",
             )
         )
         if backbone.block == "bottleneck":

@@ -44,8 +44,9 @@ def check_sizes(config: Any, name: str, limits: dict[str, tuple[int, int]]) -> N
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """A ResNet or ResNeXt in NHWC with torchvision's v1.5 stride placement (stride on the 3x3).
+    """A ResNet or ResNeXt in NHWC.
 
+    The stride of a bottleneck lies on the 3x3 (torchvision's v1.5) or on the first 1x1 (He et al. 2015): `stride_in`.
     A "part" is the stem or one stage, counted from the image: part 1 is the stem, part 2 the first stage.
     """
 
@@ -55,6 +56,7 @@ class ResNetConfig:
     strides: tuple[int, ...] = (1, 2, 2, 2)  # of each stage's first block
     groups: int = 1  # of the 3x3 convolution in a bottleneck
     block: Literal["bottleneck", "basic"] = "bottleneck"
+    stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3"  # of a bottleneck: v1.5, or the original (Caffe, Detectron)
     stem: Literal["conv7x7_pool", "conv3x3"] = "conv7x7_pool"  # total stride 4, or stem_stride
     stem_width: int = 64
     stem_stride: int = 2  # of the stem's convolution
@@ -90,6 +92,10 @@ class ResNetConfig:
                 )
         if self.block == "basic" and self.groups != 1:
             raise ConfigError(f"model.backbone.groups={self.groups} needs block='bottleneck'; basic blocks have none.")
+        if self.block == "basic" and self.stride_in != "conv3x3":
+            raise ConfigError(
+                f"model.backbone.stride_in={self.stride_in!r} needs block='bottleneck'; basic blocks have no 1x1."
+            )
         channels = (self.stem_width, *self.inner_widths, *self.widths)
         if self.norm == "group" and any(c % self.norm_groups for c in channels):
             raise ConfigError(

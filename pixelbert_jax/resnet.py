@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt (He et al. 2016, Xie et al. 2017), NHWC, v1.5 strides, blind to padding.
+"""ResNet and ResNeXt (He et al. 2016, Xie et al. 2017), NHWC, blind to padding.
 
 An image lies in the top-left corner of its canvas. Activations outside its valid region are zeroed before every
 operation that looks sideways, so its features do not depend on the canvas.
@@ -72,9 +72,10 @@ class Block(nnx.Module):
             return Conv(inputs, outputs, size, stride=stride, groups=groups, platform=platform, rngs=rngs)
 
         if config.block == "bottleneck":
+            first, second = (stride, 1) if config.stride_in == "conv1x1" else (1, stride)
             convs = [
-                conv(inputs, inner, 1),
-                conv(inner, inner, 3, stride, config.groups),
+                conv(inputs, inner, 1, first),
+                conv(inner, inner, 3, second, config.groups),
                 conv(inner, outputs, 1),
             ]
         else:

@@ -16,6 +16,7 @@ from data_pipelines.records import open_records
 from data_pipelines.text import Tokenizer, train_vocabulary
 from experiments.config import TrainConfig
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig, ResNetConfig, TextConfig
+from pixelbert_jax.conv import Conv
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.pretraining import ModelForPretraining
 from tests.experiments.fine_tuning import small_config
@@ -34,6 +35,8 @@ MODEL = PixelBertConfig(
 )
 GROUPED = dataclasses.replace(MODEL, backbone=dataclasses.replace(BACKBONE, inner_widths=(16, 24), groups=4))
 
+STRIDE_IN_1X1 = dataclasses.replace(GROUPED, backbone=dataclasses.replace(GROUPED.backbone, stride_in="conv1x1"))
+
 
 @pytest.fixture
 def threads():
@@ -43,9 +46,12 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("model", [MODEL, GROUPED], ids=["ResNet", "ResNeXt"])
+@pytest.mark.parametrize("model", [MODEL, GROUPED, STRIDE_IN_1X1], ids=["ResNet", "ResNeXt", "stride in 1x1"])
 def test_the_peer_is_the_same_model(model):
-    """As many parameters and, layer by layer of the backbone, of the same sizes; BERT has two token types besides."""
+    """As many parameters and, layer by layer of the backbone, of the same sizes, with strides in the same places.
+
+    BERT has two token types besides.
+    """
     ours = nnx.eval_shape(lambda: ModelForPretraining(model, platform="cpu", rngs=nnx.Rngs(params=0)))
     peer = TorchPixelBert(model)
     sizes = {
@@ -53,6 +59,9 @@ def test_the_peer_is_the_same_model(model):
         "peer": sorted(p.numel() for p in peer.backbone.parameters()),
     }
     assert sizes["ours"] == sizes["peer"]
+    places = [(c.kernel.shape[0], c.stride) for _, c in nnx.iter_modules(ours.model.backbone) if isinstance(c, Conv)]
+    convolutions = [c for c in peer.backbone.modules() if isinstance(c, torch.nn.Conv2d)]
+    assert sorted(places) == sorted((c.kernel_size[0], c.stride[0]) for c in convolutions)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(ours, nnx.Param)))
     unused = (512 - model.text.max_positions + 2) * model.encoder.width
     assert count == sum(p.numel() for p in peer.parameters()) - unused

@@ -11,7 +11,17 @@ from pixelbert_jax.embeddings import TextEmbedding
 from pixelbert_jax.encoder import Encoder
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.pretraining import MaskedLanguageHead
-from pixelbert_jax.weights.conversion import Loaded, Row, convert, first_row, linear, plus_first_row, renamed, shapes
+from pixelbert_jax.weights.conversion import (
+    Loaded,
+    Row,
+    convert,
+    first_row,
+    linear,
+    plus_first_row,
+    renamed,
+    shapes,
+    split_off,
+)
 from pixelbert_jax.weights.files import check_config, find, read_config, read_tensors
 
 
@@ -26,6 +36,7 @@ def _norm(target: str, source: str) -> tuple[Row, ...]:
 
 _WORD, _POSITION = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
 _SELF = "encoder.layer.{layer}.attention.self"
+_LAYER = r"encoder\.layer\.(?P<number>\d+)\."
 
 _TYPES = "embeddings.token_type_embeddings.weight"
 # Text is the first of BERT's two types; its vector is added at every position.
@@ -52,8 +63,12 @@ _ALLOWED = (r"pooler\..*", r"cls\.seq_relationship\..*", r"embeddings\.position_
 _DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 
 
-def bert_parameters(name_or_path: str, config: ModelConfig, *, resize: bool = False) -> Loaded:
-    """Text embedding, encoder and, where the source has it, the head for masked words.
+def bert_parameters(
+    name_or_path: str, config: ModelConfig, *, layers: tuple[int, ...] = (), resize: bool = False
+) -> Loaded:
+    """Text embedding, encoder and, where the source has it, the head for masked tokens.
+
+    A source with more layers than the model gives its leading ones, or those that `layers` names.
 
     The vector of token type 0 is folded into the positions of a model whose text has no segment, so that text alone
     gives what BERT gives. A ReLU model's head is left out: ours has GELU. Without config.json (a single file) shapes
@@ -62,18 +77,24 @@ def bert_parameters(name_or_path: str, config: ModelConfig, *, resize: bool = Fa
     Args:
       name_or_path: a file, a folder, or a Hugging Face name.
       config: the model that takes the weights.
+      layers: numbers of the source's layers, counted from 0 as in its names, one for each layer of the model, in
+        ascending order; empty: the leading ones.
       resize: where the vocabulary or the positions have another size, copy the leading rows that fit. This makes sense
         if one vocabulary begins with the other.
 
     Returns:
-      Arrays by their names in ModelForPretraining: `model.text_embedding.word` (VxD), ...
+      Arrays by their names in ModelForPretraining: `model.text_embedding.word` (VxD), ...; and the names of the tensors
+      of other layers, which stay unused.
 
     Raises:
       ConfigError: no such weights, broken ones, or ones that do not fit the config.
     """
     path = find(name_or_path)
-    _check_config(read_config(path), config, name_or_path)
+    found = read_config(path)
+    _check_config(found, config, name_or_path)
     tensors = renamed(read_tensors(path), _modern, name_or_path)
+    chosen = _chosen_layers(tensors, layers, config.encoder.layers, name_or_path)
+    unused = split_off(tensors, _LAYER, {number: i for i, number in enumerate(chosen)})
     _untie(tensors, "cls.predictions.decoder.weight", _WORD, name_or_path)
     _untie(tensors, "cls.predictions.decoder.bias", "cls.predictions.bias", name_or_path)
     rows = {"vocabulary_size": _WORD, "max_positions": _POSITION}
@@ -96,7 +117,31 @@ def bert_parameters(name_or_path: str, config: ModelConfig, *, resize: bool = Fa
         targets |= shapes(lambda rngs: MaskedLanguageHead(theirs, rngs=rngs), "mlm_head")
     table = (*TABLE, *(_OWN_TYPE if config.text.segment else _FOLDED_TYPE))
     arrays = convert(tensors, table, targets, source=name_or_path, allowed=allowed)
-    return _fitted(arrays, config)
+    return dataclasses.replace(_fitted(arrays, config), unused=unused)
+
+
+def _chosen_layers(
+    tensors: dict[str, np.ndarray], layers: tuple[int, ...], wanted: int, source: str
+) -> tuple[int, ...]:
+    """Numbers of the source's layers that the model takes.
+
+    Raises:
+      ConfigError: the choice does not fit the model or the source.
+    """
+    there = {int(match["number"]) for name in tensors if (match := re.match(_LAYER, name))}
+    if not layers:
+        return tuple(range(wanted))
+    if len(layers) != wanted or list(layers) != sorted(set(layers)):
+        raise ConfigError(
+            f"init.text_layers={layers} must name {wanted} different layers in ascending order, one for each of "
+            "model.encoder.layers; change one of the two."
+        )
+    if missing := sorted(set(layers) - there):
+        raise ConfigError(
+            f"init.text_layers={layers}: {source} has no layer {missing[0]} (it has {len(there)}, counted from 0); "
+            "choose among its own."
+        )
+    return layers
 
 
 def _modern(name: str) -> str:
@@ -116,12 +161,13 @@ def _untie(tensors: dict[str, np.ndarray], copy: str, original: str, source: str
 
 
 def _check_config(found: dict[str, Any], config: ModelConfig, source: str) -> None:
-    encoder = config.encoder
+    encoder, theirs = config.encoder, found.get("num_hidden_layers")
+    deeper = isinstance(theirs, int) and theirs > encoder.layers  # the others stay unused
     expected = {
         "hidden_act": (encoder.activation, "model.encoder.activation"),
         "layer_norm_eps": (encoder.layer_norm_epsilon, "model.encoder.layer_norm_epsilon"),
         "num_attention_heads": (encoder.heads, "model.encoder.heads"),
-        "num_hidden_layers": (encoder.layers, "model.encoder.layers"),
+        "num_hidden_layers": (theirs if deeper else encoder.layers, "model.encoder.layers"),
         "hidden_size": (encoder.width, "model.encoder.width"),
         "intermediate_size": (encoder.mlp_width, "model.encoder.mlp_width"),
         "model_type": ("bert", ""),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from flax import nnx
@@ -16,6 +16,7 @@ class Loaded:
 
     arrays: dict[str, np.ndarray]
     partial: dict[str, int] = dataclasses.field(default_factory=dict)  # name -> leading rows, where not all are there
+    unused: tuple[str, ...] = ()  # the source's tensors of layers or stages that the model has not
 
 
 def joined(*arrays: np.ndarray) -> np.ndarray:
@@ -72,6 +73,30 @@ def renamed(tensors: dict[str, np.ndarray], rename: Callable[[str], str], source
     if len(result) != len(tensors):
         raise ConfigError(f"{source}: it has the same tensors twice, with and without a prefix; remove one of them.")
     return result
+
+
+def split_off(tensors: dict[str, np.ndarray], pattern: str, kept: Mapping[int, int]) -> tuple[str, ...]:
+    """Keep some of a source's numbered layers or stages, under new numbers; remove the others.
+
+    Args:
+      tensors: by the source's names; changed in place.
+      pattern: a regular expression of the start of a name, in which the group `number` is the number.
+      kept: number in the source -> number in the model.
+
+    Returns:
+      Names of what was removed.
+    """
+    removed, renumbered = [], {}
+    for name in list(tensors):
+        if not (match := re.match(pattern, name)):
+            continue
+        array, number = tensors.pop(name), int(match["number"])
+        if number in kept:
+            renumbered[f"{name[: match.start('number')]}{kept[number]}{name[match.end('number') :]}"] = array
+        else:
+            removed.append(name)
+    tensors |= renumbered
+    return tuple(sorted(removed))
 
 
 def convert(

@@ -21,6 +21,7 @@ class InitConfig:
     """Where first values come from; an empty name: from chance. Names are files, folders or Hugging Face names."""
 
     text: str = ""  # BERT
+    text_layers: tuple[int, ...] = ()  # of BERT's layers, counted from 0, those to take; empty: the leading ones
     backbone: str = ""  # ResNet or ResNeXt
     checkpoint: str = ""  # another run's folder
     checkpoint_parts: Literal["all", "backbone", "transformer"] = "all"
@@ -40,7 +41,9 @@ def load_initial(config: InitConfig, model: ModelConfig) -> dict[str, Loaded]:
     if config.backbone and isinstance(model, PixelBertConfig):
         loaded[f"init.backbone={config.backbone}"] = resnet_parameters(config.backbone, model.backbone)
     if config.text:
-        loaded[f"init.text={config.text}"] = bert_parameters(config.text, model, resize=config.resize)
+        loaded[f"init.text={config.text}"] = bert_parameters(
+            config.text, model, layers=config.text_layers, resize=config.resize
+        )
     return loaded
 
 
@@ -55,7 +58,8 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
     Returns:
       The new state, and a report that JSON can hold: "loaded" (name -> source), "partial" (name -> leading rows, where
       only some were there), "fresh" (names that keep their first values), "left_out" (names that this state has not),
-      "parameters" (source or "fresh" -> count).
+      "unused" (source -> its tensors of layers or stages that the model has not), "parameters" (source or "fresh" ->
+      count).
 
     Raises:
       ConfigError: names or shapes that do not fit, all of them in one message.
@@ -95,6 +99,7 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
         "partial": partial,
         "fresh": [name for name in leaves if name not in sources],
         "left_out": left_out,
+        "unused": {source: list(content.unused) for source, content in loaded.items() if content.unused},
         "parameters": dict(counts),
     }
     return state._replace(params=params, rest=rest, ema=ema), report
@@ -107,6 +112,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"{source}: {count} tensors, {report['parameters'][source]:,} numbers" for source, count in tensors.items()
     ]
     lines += [f"{name}: only its first {rows} rows; the others are fresh" for name, rows in report["partial"].items()]
+    lines += [
+        f"{source}: {len(names)} tensors left unused ({', '.join(names[:2])}, ...), whose layers the model has not"
+        for source, names in report["unused"].items()
+    ]
     if report["fresh"]:
         count = report["parameters"]["fresh"]
         lines.append(f"fresh: {len(report['fresh'])} tensors, {count:,} numbers{_by_part(report['fresh'])}")

@@ -7,7 +7,7 @@ import numpy as np
 from pixelbert_jax.config import ResNetConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.resnet import ResNet
-from pixelbert_jax.weights.conversion import Loaded, Row, convert, convolution, renamed, shapes
+from pixelbert_jax.weights.conversion import Loaded, Row, convert, convolution, renamed, shapes, split_off
 from pixelbert_jax.weights.files import check_config, find, read_config, read_tensors
 
 
@@ -42,20 +42,28 @@ HUGGING_FACE = _table(
     (f"{_HF_BLOCK}.layer.{{i}}.convolution", f"{_HF_BLOCK}.layer.{{i}}.normalization"),
     (f"{_HF_BLOCK}.shortcut.convolution", f"{_HF_BLOCK}.shortcut.normalization"),
 )
+_STAGES = {  # start of a stage's names, and the first one's number
+    TORCHVISION: (r"layer(?P<number>\d+)\.", 1),
+    HUGGING_FACE: (r"encoder\.stages\.(?P<number>\d+)\.", 0),
+}
 _ALLOWED = (r".*\.num_batches_tracked", r"fc\..*", r"classifier\..*")
 
 
 def resnet_parameters(name_or_path: str, config: ResNetConfig) -> Loaded:
     """All convolutions, scales, biases and stored statistics of the backbone.
 
-    State dicts say nothing of strides: v1.5's are assumed, as torchvision, timm and Hugging Face have them.
+    A source with more stages than the backbone gives its leading ones.
+
+    State dicts do not say where strides lie: `model.backbone.stride_in` decides. Its default is v1.5's place, as in
+    torchvision, timm and Hugging Face. A config.json of Hugging Face says the place and must agree.
 
     Args:
       name_or_path: a file, a folder, or a Hugging Face name.
       config: the backbone that takes the weights.
 
     Returns:
-      Arrays by their names in ModelForPretraining: `model.backbone.stem.conv.kernel` (hxwxIxO), ...
+      Arrays by their names in ModelForPretraining: `model.backbone.stem.conv.kernel` (hxwxIxO), ...; and the names of
+      the tensors of further stages, which stay unused.
 
     Raises:
       ConfigError: no such weights, broken ones, or ones that do not fit the config.
@@ -69,8 +77,10 @@ def resnet_parameters(name_or_path: str, config: ResNetConfig) -> Loaded:
             f"{name_or_path} holds BatchNorm weights, but model.backbone.norm='group'; set model.backbone.norm='batch' "
             "or leave init.backbone empty."
         )
+    pattern, first = _STAGES[table]
+    unused = split_off(tensors, pattern, {number: number for number in range(first, first + len(config.depths))})
     targets = shapes(lambda rngs: ResNet(config, platform="cpu", rngs=rngs), "model.backbone")
-    return Loaded(convert(tensors, table, targets, source=name_or_path, allowed=_ALLOWED))
+    return Loaded(convert(tensors, table, targets, source=name_or_path, allowed=_ALLOWED), unused=unused)
 
 
 def _choose_table(tensors: dict[str, np.ndarray], source: str) -> tuple[Row, ...]:
@@ -104,10 +114,17 @@ def _check_config(found: dict[str, Any], config: ResNetConfig, source: str) -> N
     expected = {
         "model_type": ("resnet", ""),
         "layer_type": (config.block, "model.backbone.block"),
-        "depths": (list(config.depths), "model.backbone.depths"),
-        "hidden_sizes": (list(config.widths), "model.backbone.widths"),
+        "depths": (_leading(found.get("depths"), config.depths), "model.backbone.depths"),
+        "hidden_sizes": (_leading(found.get("hidden_sizes"), config.widths), "model.backbone.widths"),
         "hidden_act": ("relu", ""),
         "downsample_in_first_stage": (config.strides[0] == 2, "model.backbone.strides[0] == 2"),
-        "downsample_in_bottleneck": (False, ""),
     }
+    if config.block == "bottleneck":  # Hugging Face reads the field for these only, and takes False where there is none
+        found = {"downsample_in_bottleneck": False} | found
+        expected["downsample_in_bottleneck"] = (config.stride_in == "conv1x1", "model.backbone.stride_in == 'conv1x1'")
     check_config(found, expected, source)
+
+
+def _leading(found: Any, ours: tuple[int, ...]) -> list[int]:
+    """Ours, followed by what the file has for further stages, which stay unused."""
+    return [*ours, *(found[len(ours) :] if isinstance(found, list) else ())]

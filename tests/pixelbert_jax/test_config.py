@@ -144,6 +144,8 @@ def test_grid_is_what_the_model_makes(rounding, pool):
         (lambda: ResNetConfig(frozen_parts=6), "frozen_parts=6"),
         (lambda: ResNetConfig(frozen_parts=-1), "frozen_parts=-1"),
         (lambda: ResNetConfig(groups=3), "groups=3"),
+        (lambda: ResNetConfig(block="basic", stride_in="conv1x1"), "stride_in='conv1x1' needs block='bottleneck'"),
+        (lambda: ResNetConfig(stride_in="conv2x2"), "stride_in='conv2x2' must be one of 'conv3x3', 'conv1x1'"),
         (lambda: ResNetConfig(norm="group", norm_groups=48), "norm_groups=48"),
         (lambda: EncoderConfig(width=100, heads=12), "heads=12"),
         (lambda: EncoderConfig(dropout=1.0), "encoder.dropout"),

@@ -153,6 +153,59 @@ def test_real_text(tmp_path):
     assert_logits(config, arrays, model, (ids, mask))
 
 
+# Some of the layers.
+
+
+def layer_names(model, layers):
+    return {name for name in model.state_dict() if any(name.startswith(f"encoder.layer.{i}.") for i in layers)}
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_leading_layers_of_a_deeper_file(tmp_path, with_config):
+    model = saved(tmp_path, encoder=dataclasses.replace(SHAPES[0], layers=3))
+    if not with_config:
+        (tmp_path / "config.json").unlink()
+    loaded = bert_parameters(str(tmp_path), our_config())
+    assert set(loaded.unused) == layer_names(model, [2]) and len(loaded.unused) == 16
+    ids, mask = texts()
+    reference = theirs(model, ids, mask).hidden_states
+    hidden, _ = ours(our_config(), loaded.arrays, ids, mask)
+    np.testing.assert_allclose(hidden, reference[2].numpy()[mask], atol=1e-4, rtol=0)
+    assert np.abs(hidden - reference[3].numpy()[mask]).max() > 0.1
+
+
+def test_chosen_layers(tmp_path):
+    model = saved(tmp_path, encoder=dataclasses.replace(SHAPES[0], layers=4))
+    loaded = bert_parameters(str(tmp_path), our_config(), layers=(1, 3))
+    assert set(loaded.unused) == layer_names(model, [0, 2])
+    model.encoder.layer = torch.nn.ModuleList([model.encoder.layer[1], model.encoder.layer[3]])
+    assert_hidden(our_config(), loaded.arrays, model)
+
+
+@pytest.mark.parametrize(
+    ("layers", "match"),
+    [
+        ((0,), r"init\.text_layers=\(0,\) must name 2 different layers in ascending order"),
+        ((1, 0), "ascending order"),
+        ((1, 1), "2 different layers"),
+        ((0, 3), r"has no layer 3 \(it has 3, counted from 0\)"),
+    ],
+)
+def test_layers_that_cannot_be_chosen(tmp_path, layers, match):
+    saved(tmp_path, encoder=dataclasses.replace(SHAPES[0], layers=3))
+    with pytest.raises(ConfigError, match=match):
+        bert_parameters(str(tmp_path), our_config(), layers=layers)
+
+
+def test_more_layers_than_the_file_has(tmp_path):
+    saved(tmp_path, encoder=dataclasses.replace(SHAPES[0], layers=1))
+    with pytest.raises(ConfigError, match=r"num_hidden_layers=1 \(here model\.encoder\.layers=2\)"):
+        bert_parameters(str(tmp_path), our_config())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"16 tensors that the model needs are not there"):
+        bert_parameters(str(tmp_path), our_config())
+
+
 # What does not fit.
 
 
@@ -169,7 +222,7 @@ def rewritten(folder, change):
         ("hidden_act", "gelu_new", r"hidden_act='gelu_new' \(here model\.encoder\.activation='gelu'\)"),
         ("layer_norm_eps", 1e-5, r"layer_norm_eps=1e-05 \(here model\.encoder\.layer_norm_epsilon=1e-12\)"),
         ("num_attention_heads", 8, r"num_attention_heads=8 \(here model\.encoder\.heads=4\)"),
-        ("num_hidden_layers", 5, r"num_hidden_layers=5 \(here model\.encoder\.layers=2\)"),
+        ("num_hidden_layers", 1, r"num_hidden_layers=1 \(here model\.encoder\.layers=2\)"),
         ("hidden_size", 64, r"hidden_size=64 \(here model\.encoder\.width=32\)"),
         ("intermediate_size", 65, r"intermediate_size=65 \(here model\.encoder\.mlp_width=64\)"),
         (
@@ -268,13 +321,6 @@ def test_half_a_head_is_refused(tmp_path):
     saved(tmp_path, "BertForMaskedLM")
     rewritten(tmp_path, lambda tensors: tensors.pop("cls.predictions.transform.dense.weight"))
     with pytest.raises(ConfigError, match=r"1 tensors .* not there \(cls\.predictions\.transform\.dense\.weight\)"):
-        bert_parameters(str(tmp_path), our_config())
-
-
-def test_deeper_file_without_config(tmp_path):
-    saved(tmp_path, encoder=dataclasses.replace(SHAPES[0], layers=3))
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ConfigError, match=r"16 tensors that are there are not known \(encoder\.layer\.2"):
         bert_parameters(str(tmp_path), our_config())
 
 

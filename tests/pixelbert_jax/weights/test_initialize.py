@@ -131,6 +131,17 @@ def test_report_and_summary(trainer):
     assert len(lines) == 5
 
 
+def test_unused_layers_are_reported(trainer):
+    unused = ("encoder.layer.2.output.dense.bias", "encoder.layer.2.output.dense.weight", "encoder.layer.3.x")
+    loaded = {"init.text=bert": Loaded({WORD: drawn(VOCABULARY, 32)}, unused=unused), "init.backbone=net": Loaded({})}
+    _, report = apply(trainer.init(), loaded)
+    assert json.loads(json.dumps(report))["unused"] == {"init.text=bert": list(unused)}
+    assert (
+        "init.text=bert: 3 tensors left unused (encoder.layer.2.output.dense.bias, "
+        "encoder.layer.2.output.dense.weight, ...), whose layers the model has not"
+    ) in summary_lines(report)
+
+
 def test_nothing_to_load(trainer):
     state = trainer.init()
     new, report = apply(state, load_initial(InitConfig(), small_model()))

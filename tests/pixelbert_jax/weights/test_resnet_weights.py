@@ -26,6 +26,7 @@ SMALL = ResNetConfig(
     depths=(2, 1, 2, 1), widths=(32, 48, 64, 80), inner_widths=(8, 12, 16, 20), stem_width=16, remat=False
 )
 RESNEXT = dataclasses.replace(SMALL, groups=4, inner_widths=(16, 24, 32, 48))
+STRIDE_IN_1X1 = dataclasses.replace(SMALL, stride_in="conv1x1")
 BASIC = dataclasses.replace(SMALL, block="basic", inner_widths=SMALL.widths)
 GROUP_NORM = dataclasses.replace(SMALL, norm="group", norm_groups=4)
 
@@ -105,6 +106,53 @@ def test_hugging_face_folder(tmp_path, kind, config):
     assert_parity(config, str(tmp_path), lambda x: model(x, output_hidden_states=True).hidden_states[1:])
 
 
+THREE_STAGES = dataclasses.replace(
+    SMALL, depths=(2, 1, 2), widths=(32, 48, 64), inner_widths=(8, 12, 16), strides=(1, 2, 2)
+)
+
+
+def test_leading_stages(tmp_path):
+    model = torch_model(SMALL)
+    name = save(model, tmp_path / "resnet.safetensors")
+    unused = resnet_parameters(name, THREE_STAGES).unused
+    assert set(unused) == {name for name in model.state_dict() if name.startswith("layer4.")} and len(unused) == 24
+    assert_parity(THREE_STAGES, name, lambda x: model(x)[:3])
+
+
+def test_leading_stages_of_a_hugging_face_folder(tmp_path):
+    model = hugging_face_resnet(SMALL)
+    model.save_pretrained(tmp_path)
+    unused = resnet_parameters(str(tmp_path), THREE_STAGES).unused
+    assert unused and all(name.startswith("encoder.stages.3.") for name in unused)
+    assert_parity(THREE_STAGES, str(tmp_path), lambda x: model(x, output_hidden_states=True).hidden_states[1:4])
+    other = dataclasses.replace(THREE_STAGES, depths=(2, 1, 1))
+    with pytest.raises(ConfigError, match=r"depths=\[2, 1, 2, 1\] \(here model\.backbone\.depths=\[2, 1, 1, 1\]\)"):
+        resnet_parameters(str(tmp_path), other)
+
+
+def test_fewer_blocks_or_more_stages_are_refused(tmp_path):
+    name = save(torch_model(SMALL), tmp_path / "resnet.safetensors")
+    with pytest.raises(ConfigError, match=r"tensors that are there are not known \(layer1\.1\."):
+        resnet_parameters(name, dataclasses.replace(SMALL, depths=(1, 1, 2, 1)))
+    name = save(torch_model(THREE_STAGES), tmp_path / "shallow.safetensors")
+    with pytest.raises(ConfigError, match=r"tensors that the model needs are not there \(layer4\."):
+        resnet_parameters(name, SMALL)
+
+
+def test_stride_in_the_first_1x1(tmp_path):
+    """Hugging Face's other placement; without its config.json the weights fit v1.5's too, which gives other numbers."""
+    model = hugging_face_resnet(SMALL, downsample_in_bottleneck=True)
+    model.save_pretrained(tmp_path)
+
+    def stages_of(x):
+        return model(x, output_hidden_states=True).hidden_states[1:]
+
+    assert_parity(STRIDE_IN_1X1, str(tmp_path), stages_of)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_parity(SMALL, str(tmp_path), stages_of)
+
+
 def test_group_norm_weights_into_a_group_norm_model(tmp_path):
     def change(tensors):
         return {name: array for name, array in tensors.items() if "running" not in name and "num_batches" not in name}
@@ -179,7 +227,7 @@ def test_other_groups(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"downsample_in_bottleneck": True}, r"downsample_in_bottleneck=True \(here always False\)"),
+        ({"downsample_in_bottleneck": True}, r"downsample_in_bottleneck=True \(here model\.backbone\.stride_in"),
         ({"layer_type": "basic"}, r"layer_type='basic' \(here model\.backbone\.block='bottleneck'\)"),
         ({"depths": [2, 1, 2, 2]}, r"depths=\[2, 1, 2, 2\] \(here model\.backbone\.depths=\[2, 1, 2, 1\]\)"),
         ({"hidden_sizes": [32, 48, 64, 84]}, r"hidden_sizes=.*model\.backbone\.widths"),
@@ -191,6 +239,24 @@ def test_another_hugging_face_config(tmp_path, fields, match):
     hugging_face_resnet(SMALL, **fields).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=match):
         resnet_parameters(str(tmp_path), SMALL)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_hugging_face_config_of_v1_5_for_the_other_placement(tmp_path, written):
+    """Files from before the field was there do not have it."""
+    hugging_face_resnet(SMALL).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content.pop("downsample_in_bottleneck") is False
+    if not written:
+        (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"downsample_in_bottleneck=False \(here model\.backbone\.stride_in"):
+        resnet_parameters(str(tmp_path), STRIDE_IN_1X1)
+
+
+def test_basic_blocks_have_one_placement(tmp_path):
+    """Hugging Face does not read the field for them."""
+    hugging_face_resnet(BASIC, downsample_in_bottleneck=True).save_pretrained(tmp_path)
+    assert resnet_parameters(str(tmp_path), BASIC).arrays
 
 
 def test_a_bert_is_no_resnet(tmp_path):
