@@ -18,7 +18,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks.comparing import figures_in, run, table_of
-from data_pipelines.records import Records, open_records
+from benchmarks.learning.blind_guesses import nearest, questions
+from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
 from experiments.common_flags import DATA_DIR, required
 from experiments.config_flags import run_main
@@ -131,44 +132,12 @@ def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
         draws = [recalls(generator.permutation(math.prod(shape)).reshape(shape), image_of_text) for _ in range(100)]
         return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
     train = [open_records(DATA_DIR.value, name, split) for split in experiment.train]
-    known, asked = [q for records in train for q in _questions(records)], list(_questions(held_out))
+    known, asked = [q for records in train for q in questions(records)], list(questions(held_out))
     ((usual, _),) = collections.Counter(answer for _, answer in known).most_common(1)
     found = {"usual answer": [answer == usual for _, answer in asked]}
     if name == "daquar":
         found["answer of the nearest question"] = nearest(known, asked)
     return {label: {"accuracy": float(np.mean(right))} for label, right in found.items()}
-
-
-def _questions(records: Records) -> list[tuple[str, str]]:
-    """Text and what is right, of every text."""
-    found = []
-    for record in records.texts():
-        for text, label in zip(record.texts, map(json.loads, record.labels), strict=True):
-            found.append((text, ", ".join(sorted(label["answers"])) if "answers" in label else str(label["label"])))
-    return found
-
-
-def nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[bool]:
-    """Right or not, by the most frequent answer among the training questions that share the largest part of words."""
-    words = {
-        word: i for i, word in enumerate(sorted({w for text, _ in (*known, *asked) for w in text.lower().split()}))
-    }
-
-    def rows(questions: list[tuple[str, str]]) -> np.ndarray:
-        table = np.zeros((len(questions), len(words)), np.float32)
-        for row, (text, _) in enumerate(questions):
-            table[row, [words[word] for word in text.lower().split()]] = 1
-        return table
-
-    known_KxW, right = rows(known), []
-    for start in range(0, len(asked), 256):
-        asked_QxW = rows(asked[start : start + 256])
-        common_QxK = asked_QxW @ known_KxW.T
-        share_QxK = common_QxK / (asked_QxW.sum(1)[:, None] + known_KxW.sum(1)[None] - common_QxK)
-        for (_, answer), share_K in zip(asked[start : start + 256], share_QxK, strict=True):
-            most_alike = np.flatnonzero(share_K == share_K.max())
-            right.append(collections.Counter(known[k][1] for k in most_alike).most_common(1)[0][0] == answer)
-    return right
 
 
 if __name__ == "__main__":

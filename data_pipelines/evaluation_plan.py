@@ -7,6 +7,13 @@ import numpy as np
 from data_pipelines.plan import BatchPlan
 
 
+def evenly_spaced(count: int, limit: int) -> np.ndarray:
+    """Indices of `limit` evenly spaced ones of `count` records, or of all where `limit` is 0 or not smaller."""
+    if not 0 < limit < count:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).round().astype(int)
+
+
 class EvaluationPlan:
     """A sequence of BatchPlans over all records; record -1 marks rows that only fill a batch."""
 
@@ -33,8 +40,7 @@ class EvaluationPlan:
         canvas_N = np.concatenate(canvas_of_source)
         visits_N = np.ones(len(record_N), int) if visits_of_source is None else np.concatenate(visits_of_source)
         columns = np.stack([source_N, record_N, canvas_N, visits_N]).astype(int)
-        if 0 < limit < len(record_N):
-            columns = columns[:, np.linspace(0, len(record_N) - 1, limit).round().astype(int)]
+        columns = columns[:, evenly_spaced(len(record_N), limit)]
         visit_N = np.concatenate([np.arange(n) for n in columns[3]])
         rows_4xN = np.stack([*np.repeat(columns[:3], columns[3], axis=1), visit_N])
         if seed is not None:

@@ -1,10 +1,12 @@
-"""Score a fine-tuned model on a split and write what its task hands in.
+"""Score a model on a split and write what its task hands in.
 
     python -m experiments.evaluate --workdir=RUN --split=test --output=predictions.json
 
 The output is, by task: visual question answering, the server's JSON list of question_id and answer; NLVR2, the official
-script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printed where the split has labels. With
-`--wordnet=FOLDER`, the dict/ of WordNet 3.0, WUPS is among them, for questions whose answers are right, as DAQUAR's.
+script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printed where the split has labels. A
+pre-trained model is scored as one of retrieval (zero-shot), or with `--measure=tasks` on its own tasks, as a .json of
+metrics: masked tokens and image-text matching. With `--wordnet=FOLDER`, the dict/ of WordNet 3.0, the scores of
+questions whose answers are right, as DAQUAR's, include WUPS.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ from etils import epath
 
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
-from experiments import predictions, retrieval_evaluation
+from experiments import predictions, pretraining_evaluation, retrieval_evaluation
 from experiments.best import FOLDER
 from experiments.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
 from experiments.config import RunConfig
@@ -39,6 +41,12 @@ _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the fir
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which of a run; best where it was kept.")
 _SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another picture: a control that must lose.")
 _WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of right answers.")
+_MEASURE = flags.DEFINE_enum(
+    "measure", "retrieval", ["retrieval", "tasks"], "Of a pre-trained model: zero-shot retrieval, or its own tasks."
+)
+_IMAGES = flags.DEFINE_integer(
+    "images", 0, "Retrieval and --measure=tasks: only so many images, evenly spaced over the split. 0: all.", 0
+)
 _RERANK_TOP = flags.DEFINE_integer(
     "rerank_top",
     0,
@@ -47,7 +55,8 @@ _RERANK_TOP = flags.DEFINE_integer(
 )
 _RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each picture in the first pass of --rerank_top.")
 _TASKS_WITH_LABELS = {"vqa": ".json", "nlvr2": ".csv"}
-_SUFFIXES = _TASKS_WITH_LABELS | dict.fromkeys(("retrieval", "pretraining", "regions_pretraining"), ".npz")
+_PRETRAINING = ("pretraining", "regions_pretraining")
+_SUFFIXES = _TASKS_WITH_LABELS | dict.fromkeys(("retrieval", *_PRETRAINING), ".npz")
 
 
 def checkpoint_of(workdir: epath.Path, which: str) -> epath.Path:
@@ -86,6 +95,8 @@ def evaluate(
     *,
     dataset: str = "",
     data_dir: str = "",
+    measure: str = "retrieval",
+    images: int = 0,
     shuffle_images: bool = False,
     wordnet: str = "",
     rerank_top: int = 0,
@@ -94,12 +105,20 @@ def evaluate(
     """Write predictions of `split` to `output` and return the scores.
 
     Raises:
-      ConfigError: the output has another suffix than the task's, or its folder is missing; WUPS or re-ranking of
-        another task; regions of another detector than the model's.
+      ConfigError: the output has another suffix than the task's, or its folder is missing; WUPS, re-ranking, a number
+        of images or a measure that this task has not; regions of another detector than the model's.
       DataError: no such data set or split, or its labels are of another task; a folder without WordNet.
     """
     task = loaded.description["task"]
-    new_file(str(output), _SUFFIXES[task])
+    own_tasks = measure == "tasks"
+    if own_tasks and (task not in _PRETRAINING or rerank_top):
+        raise ConfigError(
+            f"--measure=tasks is for pre-trained models, without --rerank_top; {loaded.path} is a model of the task "
+            f"{task}; leave one of the flags out."
+        )
+    if images and task in _TASKS_WITH_LABELS:
+        raise ConfigError(f"--images={images}: the official scores of {task} are of a whole split; leave the flag out.")
+    new_file(str(output), ".json" if own_tasks else _SUFFIXES[task])
     if rerank_top and task in _TASKS_WITH_LABELS:
         raise ConfigError(
             f"--rerank_top={rerank_top} ranks pictures and texts, but {loaded.path} is a model of the task {task}; "
@@ -111,10 +130,15 @@ def evaluate(
     records = open_records(config.data.data_dir, dataset or sources[0].name, split)
     if task not in _TASKS_WITH_LABELS:
         check_regions(config, records)
+        if own_tasks:
+            return pretraining_evaluation.evaluate(
+                loaded, config, records, output, images=images, shuffle_images=shuffle_images
+            )
         return retrieval_evaluation.evaluate(
             loaded,
             records,
             output,
+            images=images,
             shuffle_images=shuffle_images,
             rerank_top=rerank_top,
             rerank_pixels=rerank_pixels,
@@ -144,6 +168,8 @@ def main() -> None:
             own,
             dataset=_DATASET.value,
             data_dir=DATA_DIR.value,
+            measure=_MEASURE.value,
+            images=_IMAGES.value,
             shuffle_images=_SHUFFLE.value,
             wordnet=_WORDNET.value,
             rerank_top=_RERANK_TOP.value,

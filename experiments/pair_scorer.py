@@ -137,8 +137,8 @@ class PairScorer:
 
     @staticmethod
     def logits(module: Any, *pairs: jax.Array) -> jax.Array:
-        """Logits N of pairs, arguments as of PixelBert.fuse_first."""
-        return module.matching_logit(module.model.fuse_first(*pairs))
+        """Logits N of pairs, arguments as of PixelBert.fuse_at."""
+        return module.matching_logit(module.model.fuse_at(*pairs))
 
 
 def padded_lengths(length_T: np.ndarray, longest: int, step: int) -> np.ndarray:

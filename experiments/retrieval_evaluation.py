@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines.batches.shared import show_nothing
 from data_pipelines.batches.visuals import visuals_of
-from data_pipelines.evaluation_plan import EvaluationPlan
+from data_pipelines.evaluation_plan import EvaluationPlan, evenly_spaced
 from data_pipelines.records import Records
 from data_pipelines.whole_files import write_atomically
 from experiments.canvases import canvas_of
@@ -35,6 +35,7 @@ def evaluate(
     records: Records,
     output: Path,
     *,
+    images: int = 0,
     shuffle_images: bool = False,
     rerank_top: int = 0,
     rerank_pixels: int = 16,
@@ -49,6 +50,7 @@ def evaluate(
       loaded: of the task retrieval, or pretraining for zero-shot retrieval with its matching head.
       records: pictures with their texts.
       output: .npz file.
+      images: > 0: only so many, evenly spaced over the split, with their texts.
       shuffle_images: give each picture's texts to the next picture: a control that must lose.
       rerank_top: > 0 scores exactly only so many of each picture's texts and of each text's pictures, the best of a
         first pass; the other pairs are ranked below them, in the order of that pass.
@@ -64,27 +66,29 @@ def evaluate(
             f"--rerank_top={rerank_top} must be at least 1, or 0 to score all pairs exactly, and "
             f"--rerank_pixels={rerank_pixels} at least 1."
         )
-    texts = [text for record in records.texts() for text in record.texts]
-    image_of_text = np.repeat(np.arange(len(records)), records.index.num_texts)
+    record_I = evenly_spaced(len(records), images)
+    wanted = set(record_I.tolist())
+    texts = [text for i, record in enumerate(records.texts()) if i in wanted for text in record.texts]
+    image_of_text = np.repeat(np.arange(len(record_I)), records.index.num_texts[record_I])
     if shuffle_images:
-        image_of_text = (image_of_text + 1) % len(records)
+        image_of_text = (image_of_text + 1) % len(record_I)
     scorer = PairScorer(loaded, texts, block_texts)
-    is_exact = not 0 < rerank_top < min(len(records), len(texts))  # a top of all pictures or texts has every pair
+    is_exact = not 0 < rerank_top < min(len(record_I), len(texts))  # a top of all images or texts has every pair
     pixels = 0 if is_exact else rerank_pixels
 
     folders: list[Path] = []
 
     def scored(score: Callable[..., np.ndarray], *options: int) -> np.ndarray:
-        name = _fingerprint(loaded, records, block_images, *options)[:16]
+        name = _fingerprint(loaded, records, block_images, len(record_I), *options)[:16]
         folders.append(output.with_name(f".{output.name}.{name}.parts"))
-        return _score_blocks(score, loaded, records, folders[-1], block_images)
+        return _score_blocks(score, loaded, records, record_I, folders[-1], block_images)
 
     scores_IxT = scored(lambda _, batch: scorer.score(batch, pixels), pixels)
-    arrays, found = {}, {"images": len(records), "texts": len(texts)}
+    arrays, found = {}, {"images": len(record_I), "texts": len(texts)}
     if not is_exact:
         chosen_IxT = best_pairs(scores_IxT, rerank_top)
         exact_IxT = scored(
-            lambda images, batch: scorer.match_chosen(*scorer.encode(batch), chosen_IxT[images]), pixels, rerank_top
+            lambda rows, batch: scorer.match_chosen(*scorer.encode(batch), chosen_IxT[rows]), pixels, rerank_top
         )
         scores_IxT = ranked_below(scores_IxT, exact_IxT)
         arrays["exact"] = exact_IxT != -np.inf
@@ -101,7 +105,7 @@ def evaluate(
     if scorer.cut:
         say(f"{scorer.cut} of {len(texts)} texts were cut to {scorer.longest} word pieces")
     found |= recalls(scores_IxT, image_of_text)
-    if len(records) == 5000:
+    if len(record_I) == 5000:
         folded = folded_recalls(scores_IxT, image_of_text, _COCO_FOLDS)
         found |= {f"1k_{name}": value for name, value in folded.items()}
     return found
@@ -130,28 +134,29 @@ def _score_blocks(
     score: Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray],
     loaded: LoadedModel,
     records: Records,
+    record_I: np.ndarray,
     folder: Path,
     block_images: int,
 ) -> np.ndarray:
-    """Scores IxT, block by block of pictures; blocks whose file is in `folder` are read from there.
+    """Scores IxT of the records `record_I`, block by block; blocks whose file is in `folder` are read from there.
 
-    `score` gets the numbers of a block's records and the visual fields of a batch of them, and returns at least one row
-    a record.
+    `score` gets the rows of IxT of a block and the visual fields of a batch of its images, and returns at least one row
+    for each.
     """
     folder.mkdir(exist_ok=True)
-    scores_IxT = np.zeros((len(records), records.index.num_texts.sum()), np.float32)
-    blocks = list(_blocks(loaded, records, block_images))
+    scores_IxT = np.zeros((len(record_I), records.index.num_texts[record_I].sum()), np.float32)
+    blocks = list(_blocks(loaded, records, block_images, len(record_I)))
     progress, pairs = Progress(len(blocks), 0), 0
     for number, (canvas, images) in enumerate(blocks):
-        part = folder / f"{number}.npy"
-        kept = read_part(part, scores_IxT[images].shape)
+        part, rows = folder / f"{number}.npy", np.searchsorted(record_I, images)
+        kept = read_part(part, scores_IxT[rows].shape)
         if kept is not None:
-            scores_IxT[images] = kept
+            scores_IxT[rows] = kept
         else:
             batch = _pictures(loaded, records, canvas, images, block_images)
-            scores_IxT[images] = score(images, batch)[: len(images)]
-            write_atomically(part, _bytes(np.save, scores_IxT[images]))
-        pairs += int((scores_IxT[images] != -np.inf).sum())
+            scores_IxT[rows] = score(rows, batch)[: len(rows)]
+            write_atomically(part, _bytes(np.save, scores_IxT[rows]))
+        pairs += int((scores_IxT[rows] != -np.inf).sum())
         progress.update(number + 1, f"{pairs:,} pairs")
     progress.close()
     return scores_IxT
@@ -168,9 +173,9 @@ def read_part(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.array(scores) if whole else None
 
 
-def _blocks(loaded: LoadedModel, records: Records, block_images: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Canvas and records of each batch of pictures."""
-    for plan in EvaluationPlan([canvas_of(records, loaded.data)], rows=block_images):
+def _blocks(loaded: LoadedModel, records: Records, block_images: int, limit: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Canvas and records of each batch of images."""
+    for plan in EvaluationPlan([canvas_of(records, loaded.data)], rows=block_images, limit=limit):
         yield plan.canvas, plan.record_B[plan.record_B >= 0]
 
 

@@ -1,5 +1,8 @@
 """BERT's encoder (Devlin et al. 2019): one post-LayerNorm block, scanned over the layers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,15 +48,28 @@ class EncoderLayer(nnx.Module):
         query_key_value = self._query_key_value(x_TxD, len(x_NxSxD))
         return self._transform(x_TxD, query_key_value, mask_NxS, dropout_key).reshape(x_NxSxD.shape)
 
-    def first(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """The layer's output at the first place alone, NxD, without dropout; the rest is not computed."""
+    def at(
+        self, x_NxSxD: jax.Array, mask_NxS: jax.Array, index_NxQ: jax.Array | None, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """The layer's output at some positions alone, NxQxD; what only the others need is not computed.
+
+        Args:
+          x_NxSxD: the layer's input.
+          mask_NxS: True for positions that are attended to.
+          index_NxQ: positions; None: the first one.
+          dropout_key: None: no dropout.
+        """
         rows, width = len(x_NxSxD), self.config.width
         kernel, bias = (p[...].astype(x_NxSxD.dtype) for p in (self.query_key_value.kernel, self.query_key_value.bias))
-        first_NxD = x_NxSxD[:, 0]
-        query = self._by_head(first_NxD @ kernel[:, :width] + bias[None, :width], rows)
+        if index_NxQ is None:
+            chosen_NxQxD = x_NxSxD[:, :1]
+        else:
+            chosen_NxQxD = jnp.take_along_axis(x_NxSxD, index_NxQ[..., None], axis=1)
+        chosen_TxD = chosen_NxQxD.reshape(-1, width)
+        query = self._by_head(chosen_TxD @ kernel[:, :width] + bias[None, :width], rows)
         flat = x_NxSxD.reshape(-1, width) @ kernel[:, width:] + bias[None, width:]
         key, value = (self._by_head(part, rows) for part in jnp.split(flat, 2, axis=-1))
-        return self._transform(first_NxD, (query, key, value), mask_NxS, None)
+        return self._transform(chosen_TxD, (query, key, value), mask_NxS, dropout_key).reshape(chosen_NxQxD.shape)
 
     def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
         """How much each place looks at each: probabilities NxHxSxS, a row a query."""
@@ -106,20 +122,48 @@ class Encoder(nnx.Module):
         """Hidden states NxSxD of a sequence; positions where `mask_NxS` is False are never attended to."""
         graphdef, state = nnx.split(self.layers)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
+        return self._scan(graphdef, nnx.as_pure(state), x_NxSxD, mask_NxS, keys)
+
+    def at(
+        self,
+        x_NxSxD: jax.Array,
+        mask_NxS: jax.Array,
+        index_NxQ: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states NxQxD at some positions, by default the first: the last layer computes nothing else.
+
+        With dropout, its draws in the last layer are others than those of `__call__`.
+        """
+        last = self.config.layers - 1
+        if dropout_key is None:
+            return self._layer(last).at(self._up_to(last, x_NxSxD, mask_NxS), mask_NxS, index_NxQ, None)
+        graphdef, state = nnx.split(self.layers)
+        stacked, keys = nnx.as_pure(state), jax.random.split(dropout_key, self.config.layers)
+        before = jax.tree.map(lambda each: each[:last], stacked)
+        hidden_NxSxD = self._scan(graphdef, before, x_NxSxD, mask_NxS, keys[:last])
+
+        def layer(x: jax.Array, parameters: Any, key: jax.Array) -> jax.Array:
+            return nnx.merge(graphdef, parameters).at(x, mask_NxS, index_NxQ, key)
+
+        return self._remat(layer)(hidden_NxSxD, jax.tree.map(lambda each: each[last], stacked), keys[last])
+
+    def _scan(
+        self, graphdef: nnx.GraphDef, parameters: Any, x_NxSxD: jax.Array, mask_NxS: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        """The output of layers whose parameters are stacked."""
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
             parameters, key = inputs
             return nnx.merge(graphdef, parameters)(x, mask_NxS, key), None
 
-        if self.config.remat != "none":
-            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        hidden_NxSxD, _ = jax.lax.scan(layer, x_NxSxD, (nnx.as_pure(state), keys), unroll=self.config.scan_unroll)
-        return hidden_NxSxD
+        return jax.lax.scan(self._remat(layer), x_NxSxD, (parameters, keys), unroll=self.config.scan_unroll)[0]
 
-    def first(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """The hidden state of the first place alone, NxD, without dropout: the last layer computes nothing else."""
-        last = self.config.layers - 1
-        return self._layer(last).first(self._up_to(last, x_NxSxD, mask_NxS), mask_NxS)
+    def _remat(self, layer: Callable) -> Callable:
+        """A layer whose backward pass recomputes what the config says."""
+        if self.config.remat == "none":
+            return layer
+        return jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False)
 
     def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, layer: int) -> jax.Array:
         """Attention's probabilities NxHxSxS in one layer, counted from 0."""

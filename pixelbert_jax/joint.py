@@ -55,12 +55,21 @@ class JointModel(nnx.Module):
         sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, visual_NxPxD, visual_mask_NxP, keys[0])
         return self.encoder(sequence_NxSxD, mask_NxS, keys[1])
 
-    def fuse_first(
-        self, text_NxT: jax.Array, text_mask_NxT: jax.Array, visual_NxPxD: jax.Array, visual_mask_NxP: jax.Array
+    def fuse_at(
+        self,
+        text_NxT: jax.Array,
+        text_mask_NxT: jax.Array,
+        visual_NxPxD: jax.Array,
+        visual_mask_NxP: jax.Array,
+        dropout_key: jax.Array | None = None,
+        *,
+        index_NxQ: jax.Array | None = None,
     ) -> jax.Array:
-        """[CLS] of `fuse` without dropout, Nx1xD; the last layer computes nothing else: what retrieval needs."""
-        sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, visual_NxPxD, visual_mask_NxP, None)
-        return self.encoder.first(sequence_NxSxD, mask_NxS)[:, None]
+        """Hidden states NxQxD of `fuse` at the positions `index_NxQ`, by default [CLS] alone (Nx1xD): the last layer
+        computes nothing else."""
+        keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
+        sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, visual_NxPxD, visual_mask_NxP, keys[0])
+        return self.encoder.at(sequence_NxSxD, mask_NxS, index_NxQ, keys[1])
 
     def attention(
         self,

@@ -236,7 +236,7 @@ class Predictor:
     def _match(self) -> Any:
         def match(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any, rows: Any) -> jax.Array:
             module = self._merged(state)
-            hidden = module.model.fuse(ids, mask, pixels[rows], pixel_mask[rows])
+            hidden = module.model.fuse_at(ids, mask, pixels[rows], pixel_mask[rows])
             return jax.nn.sigmoid(module.matching_logit(hidden))
 
         return jax.jit(match)

@@ -104,7 +104,7 @@ def read_pairs(model: PixelBert, batch: Batch, key: jax.Array | None) -> jax.Arr
     def repeated(x_BxKxT: jax.Array) -> jax.Array:
         return jnp.repeat(x_BxKxT.reshape(rows * texts, length), pictures, axis=0)
 
-    hidden = model.fuse(
+    hidden = model.fuse_at(
         repeated(batch["text"]), repeated(batch["text_mask"]), spread(pixels), spread(mask), dropout_key
     )
     return hidden[:, 0].reshape(rows * texts, pictures, -1)

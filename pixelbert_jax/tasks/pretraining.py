@@ -63,7 +63,10 @@ class ModelForPretraining(MatchingHead, nnx.Module):
 
     def word_logits(self, hidden_NxSxD: jax.Array, position_NxM: jax.Array) -> jax.Array:
         """Float32 logits NxMxV of the word pieces at M positions of each text."""
-        hidden_NxMxD = jnp.take_along_axis(hidden_NxSxD, position_NxM[..., None], axis=1)
+        return self.logits_of_tokens(jnp.take_along_axis(hidden_NxSxD, position_NxM[..., None], axis=1))
+
+    def logits_of_tokens(self, hidden_NxMxD: jax.Array) -> jax.Array:
+        """Float32 logits NxMxV of the tokens whose hidden states are given."""
         return self.mlm_head(hidden_NxMxD, self.model.text_embedding.word[...])
 
 
@@ -116,15 +119,16 @@ class PretrainingTask:
         else:
             pixels_BxKxSxD = jnp.repeat(pixels_BxPxD[:, None], texts, axis=1)
             mask_BxKxS = jnp.repeat(mask_BxP[:, None], texts, axis=1)
-        hidden_NxSxD = module.model.fuse(
+        masked_NxM = batch["mlm_position"].reshape(rows * texts, -1)
+        hidden_NxQxD = module.model.fuse_at(
             text_BxKxT.reshape(rows * texts, length),
             batch["text_mask"].reshape(rows * texts, length),
             pixels_BxKxSxD.reshape(rows * texts, *pixels_BxKxSxD.shape[2:]),
             mask_BxKxS.reshape(rows * texts, -1),
             dropout_key,
+            index_NxQ=jnp.concatenate([jnp.zeros_like(masked_NxM[:, :1]), masked_NxM], axis=1),
         )
-        word_logits = module.word_logits(hidden_NxSxD, batch["mlm_position"].reshape(rows * texts, -1))
-        return word_logits, module.matching_logit(hidden_NxSxD)
+        return module.logits_of_tokens(hidden_NxQxD[:, 1:]), module.matching_logit(hidden_NxQxD)
 
     def _counted_words(self, batch: Batch) -> jax.Array:
         """Masked words that take part in the loss, BxKxM."""

@@ -118,7 +118,7 @@ class RetrievalTask:
     ) -> jax.Array:
         """Logits BxK of texts with the pictures of the rows `picture_BxK`; `seen` is what encode_visual gave."""
         picture_N, length = picture_BxK.reshape(-1), text_BxKxT.shape[-1]
-        hidden = module.model.fuse(
+        hidden = module.model.fuse_at(
             text_BxKxT.reshape(-1, length),
             mask_BxKxT.reshape(-1, length),
             seen[0][picture_N],

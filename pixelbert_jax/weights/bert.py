@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,7 +64,12 @@ _DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 
 
 def bert_parameters(
-    name_or_path: str, config: ModelConfig, *, layers: tuple[int, ...] = (), resize: bool = False
+    name_or_path: str,
+    config: ModelConfig,
+    *,
+    layers: tuple[int, ...] = (),
+    first_position: Literal["own", "mean"] = "own",
+    resize: bool = False,
 ) -> Loaded:
     """Text embedding, encoder and, where the source has it, the head for masked tokens.
 
@@ -79,6 +84,7 @@ def bert_parameters(
       config: the model that takes the weights.
       layers: numbers of the source's layers, counted from 0 as in its names, one for each layer of the model, in
         ascending order; empty: the leading ones.
+      first_position: the embedding of position 0, which [CLS] has: the file's own, or the mean of the other positions.
       resize: where the vocabulary or the positions have another size, copy the leading rows that fit. This makes sense
         if one vocabulary begins with the other.
 
@@ -117,6 +123,9 @@ def bert_parameters(
         targets |= shapes(lambda rngs: MaskedLanguageHead(theirs, rngs=rngs), "mlm_head")
     table = (*TABLE, *(_OWN_TYPE if config.text.segment else _FOLDED_TYPE))
     arrays = convert(tensors, table, targets, source=name_or_path, allowed=allowed)
+    if first_position == "mean":
+        position_PxD = arrays["model.text_embedding.position"]
+        position_PxD[0] = position_PxD[1:].mean(0)
     return dataclasses.replace(_fitted(arrays, config), unused=unused)
 
 

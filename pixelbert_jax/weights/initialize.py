@@ -22,6 +22,9 @@ class InitConfig:
 
     text: str = ""  # BERT
     text_layers: tuple[int, ...] = ()  # of BERT's layers, counted from 0, those to take; empty: the leading ones
+    # Position 0's embedding: in some models, as all-MiniLM-L6-v2, its own makes [CLS] a sink of attention that is the
+    # same for every text, which image-text matching learns from late or never.
+    text_first_position: Literal["own", "mean"] = "own"  # mean: of the other positions
     backbone: str = ""  # ResNet or ResNeXt
     checkpoint: str = ""  # another run's folder
     checkpoint_parts: Literal["all", "backbone", "transformer"] = "all"
@@ -42,7 +45,11 @@ def load_initial(config: InitConfig, model: ModelConfig) -> dict[str, Loaded]:
         loaded[f"init.backbone={config.backbone}"] = resnet_parameters(config.backbone, model.backbone)
     if config.text:
         loaded[f"init.text={config.text}"] = bert_parameters(
-            config.text, model, layers=config.text_layers, resize=config.resize
+            config.text,
+            model,
+            layers=config.text_layers,
+            first_position=config.text_first_position,
+            resize=config.resize,
         )
     return loaded
 

@@ -70,6 +70,40 @@ def test_shorter_sequence_is_the_same():
     np.testing.assert_allclose(call(module, x, mask)[2:, :2], short, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_some_positions_alone_are_those_of_the_whole(layers, remat):
+    """Values and gradients, by the program of evaluation (no key) and that of training (a key, no dropout)."""
+    module, (x, mask) = make_encoder(layers=layers, remat=remat), sequence()
+    graphdef, state = nnx.split(module)
+    index = np.array([[0, 4, 4], [0, 1, 5], [1, 0, 1]])
+    weight = np.random.default_rng(3).normal(size=(3, 3, WIDTH)).astype(np.float32)
+
+    def loss(read):
+        def total(state, x):
+            hidden = read(nnx.merge(graphdef, state), x)
+            return (hidden * weight).sum(), hidden
+
+        return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(nnx.as_pure(state), x)
+
+    expected = loss(lambda encoder, x: jnp.take_along_axis(encoder(x, mask), index[..., None], axis=1))
+    for key in (None, jax.random.key(0)):
+        found = loss(lambda encoder, x, key=key: encoder.at(x, mask, index, key))
+        assert_trees_close(found, expected, 1e-4)
+    first = loss(lambda encoder, x: jnp.repeat(encoder.at(x, mask), 3, axis=1))[1]
+    np.testing.assert_allclose(first[:2], expected[1][:2, [0, 0, 0]], atol=1e-5)
+
+
+def test_dropout_of_the_last_layer_at_some_positions():
+    """With one layer, its dropout is all there is."""
+    module, (x, mask) = make_encoder(layers=1, dropout=0.5), sequence()
+    graphdef, state = nnx.split(module)
+    read = jax.jit(lambda state, x, mask, key: nnx.merge(graphdef, state).at(x, mask, None, key))
+    one, other, again = (np.asarray(read(nnx.as_pure(state), x, mask, jax.random.key(seed))) for seed in (0, 1, 0))
+    assert np.abs(one - other).max() > 0.1
+    np.testing.assert_array_equal(one, again)
+
+
 def compiled_alone(module, method):
     """A method of the encoder as a program of its own."""
     graphdef, state = nnx.split(module)

@@ -57,7 +57,7 @@ def test_training_drops_and_evaluation_does_not():
             calls.append(train)
             return jnp.zeros((len(images), 3, 32)), jnp.ones((len(images), 3), bool)
 
-        def fuse(self, text, text_mask, pixels, mask, dropout_key):
+        def fuse_at(self, text, text_mask, pixels, mask, dropout_key):
             calls.append(None if dropout_key is None else tuple(jax.random.key_data(dropout_key).tolist()))
             return jnp.zeros((len(text), 5, 32))
 
@@ -86,7 +86,7 @@ def test_classifier_by_hand():
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_first_place_alone_is_that_of_the_whole(layers, dtype, tolerance):
-    """`fuse_first`, whose last layer computes [CLS] only, with padded texts and pictures."""
+    """`fuse_at`, whose last layer computes [CLS] only, with padded texts and pictures."""
     config = small_model(encoder={"layers": layers, "activation": "relu" if layers == 1 else "gelu"}, dtype=dtype)
     model = PixelBert(config, platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(model)
@@ -96,9 +96,9 @@ def test_first_place_alone_is_that_of_the_whole(layers, dtype, tolerance):
     pixels = jnp.array(rng.normal(0, 1, (5, 6, 32)), dtype)
     mask = np.arange(6) < np.array([6, 1, 3, 6, 2])[:, None]
     whole = nnx.jit(lambda model, *pair: model.fuse(*pair)[:, 0])(model, text, text_mask, pixels, mask)
-    first = nnx.jit(lambda model, *pair: model.fuse_first(*pair))(model, text, text_mask, pixels, mask)
+    first = nnx.jit(lambda model, *pair: model.fuse_at(*pair))(model, text, text_mask, pixels, mask)
     assert first.shape == (5, 1, 32) and first.dtype == whole.dtype == dtype
     np.testing.assert_allclose(first[:, 0].astype(np.float32), whole.astype(np.float32), atol=tolerance)
     garbage = jnp.where(mask[..., None], pixels, 100)
-    again = nnx.jit(lambda model, *pair: model.fuse_first(*pair))(model, text, text_mask, garbage, mask)
+    again = nnx.jit(lambda model, *pair: model.fuse_at(*pair))(model, text, text_mask, garbage, mask)
     np.testing.assert_array_equal(again.astype(np.float32), first.astype(np.float32))

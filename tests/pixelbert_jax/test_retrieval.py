@@ -305,7 +305,7 @@ def test_only_the_transformer_learns(monkeypatch):
     task = RetrievalTask(small_model(FROZEN), RetrievalConfig(4, 2, binary_weight=1.0))
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(module)
-    calls, fuse, encode = [], JointModel.fuse, PixelBert.encode_image
+    calls, fuse, encode = [], JointModel.fuse_at, PixelBert.encode_image
 
     def fuse_spy(self, text, text_mask, pixels, mask, dropout_key=None):
         calls.append((len(text), dropout_key is not None))
@@ -315,7 +315,7 @@ def test_only_the_transformer_learns(monkeypatch):
         calls.append((len(images), train))
         return encode(self, images, sizes, train=train)
 
-    monkeypatch.setattr(JointModel, "fuse", fuse_spy)
+    monkeypatch.setattr(JointModel, "fuse_at", fuse_spy)
     monkeypatch.setattr(PixelBert, "encode_image", encode_spy)
     graphdef, state = nnx.split(module)
     arrays = batch(3, 4) | {"row": np.arange(3)}

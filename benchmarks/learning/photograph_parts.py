@@ -1,0 +1,202 @@
+"""The parts of the experiment on photographs, in their order; each is finished within two hours on two CPU cores."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import pixelbert_jax
+from benchmarks.learning.attention_sheet import draw_attention
+from benchmarks.learning.blind_guesses import nearest, questions
+from benchmarks.learning.workspace import Workspace, run
+from data_pipelines.evaluation_plan import EvaluationPlan
+from data_pipelines.records import open_records
+from experiments.canvases import canvas_of
+from experiments.config import RunConfig
+from experiments.inputs import Vocabularies, make_batches, make_task
+from experiments.loop import Stream
+from experiments.metrics.retrieval import recalls
+from experiments.report import neighbour_guess
+from pixelbert_jax.serialization import build
+
+PRETRAINED = "pretrained"  # label of the main pre-training run
+SEEDS = (0, 1, 2)
+STARTS = {"pretrained": PRETRAINED, "published": ""}  # of a fine-tuning: the run, or the published weights alone
+ABLATIONS = {  # label -> overrides of pre-training, all of ABLATION_STEPS steps
+    "itm": ("task.mlm_weight=0",),
+    "mlm": ("task.itm_weight=0",),
+    "both": (),
+    "all_pixels": ("task.sampled_pixels=0",),
+}
+ABLATION_STEPS = 1200
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The publishers' folders, "" where there is none, and the number of test images of the retrieval scores."""
+
+    flickr8k: str
+    daquar: str
+    coco: str
+    retrieval_images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the experiment.
+
+    Attributes:
+      name: that --parts takes.
+      minutes: that it takes on two CPU cores.
+      summary: what it does.
+      run: does what is not finished of it.
+      needs: the source without which it is skipped.
+      optional: only runs when it is asked for by name.
+    """
+
+    name: str
+    minutes: int
+    summary: str
+    run: Callable[[Workspace, Sources], None]
+    needs: str = "flickr8k"
+    optional: bool = False
+
+
+def _prepare(workspace: Workspace, sources: Sources) -> None:
+    for name in ("flickr8k", "daquar"):
+        if folder := getattr(sources, name):
+            run(["data_pipelines.prepare", name, f"--source_dir={folder}", f"--data_dir={workspace.data_dir}"])
+
+
+def _pretrain(workspace: Workspace, sources: Sources) -> None:
+    del sources
+    workspace.train(PRETRAINED, "pretrain_photographs")
+
+
+def _pretraining_scores(workspace: Workspace, sources: Sources) -> None:
+    """Masked tokens and image-text matching on the test split; zero-shot retrieval."""
+    workdir = workspace.train(PRETRAINED, "pretrain_photographs")
+    tasks = ("--split=test", "--measure=tasks")
+    workspace.evaluate("tasks", workdir, ".json", *tasks)
+    workspace.evaluate("tasks_shuffled", workdir, ".json", *tasks, "--shuffle_images")
+    workspace.kept("tasks_text_alone", lambda: _text_alone(workspace, workdir))
+    _retrieval_scores(workspace, "zero_shot", workdir, sources.retrieval_images)
+
+
+def _retrieval_scores(workspace: Workspace, label: str, workdir: Path, images: int) -> None:
+    """Recalls of true and shuffled images, and image-text matching over all pairs."""
+    flags = ("--split=test", "--dataset=flickr8k", *([f"--images={images}"] if images else []))
+    workspace.evaluate(label, workdir, ".npz", *flags)
+
+    def controls() -> dict[str, float]:
+        with np.load(workspace.folder / "scores" / f"{label}.npz", allow_pickle=False) as stored:
+            scores_IxT, image_of_text = stored["scores"], stored["image_of_text"]
+        return controls_of(scores_IxT, image_of_text)
+
+    workspace.kept(f"{label}_controls", controls)
+
+
+def controls_of(scores_IxT: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
+    """What else the scores of all pairs tell: recalls if each image's texts belonged to the next one
+    (`shuffled/...`), and the accuracy of image-text matching with as many mismatched pairs as matched ones, the mean
+    over all mismatched pairs (`itm_accuracy`)."""
+    images = len(scores_IxT)
+    shuffled = recalls(scores_IxT, (image_of_text + 1) % images)
+    own_IxT = np.arange(images)[:, None] == image_of_text[None]
+    accuracy = ((scores_IxT[own_IxT] > 0).mean() + (scores_IxT[~own_IxT] <= 0).mean()) / 2
+    return {f"shuffled/{name}": value for name, value in shuffled.items()} | {"itm_accuracy": float(accuracy)}
+
+
+def _text_alone(workspace: Workspace, workdir: Path) -> dict[str, float]:
+    """Masked tokens of the test split, guessed from their two true neighbours in the training texts."""
+    loaded = pixelbert_jax.load(workdir)
+    config = build(loaded.description["config"], RunConfig)
+    vocabularies = Vocabularies(loaded.tokenizer, None)
+    sources = {split: open_records(workspace.data_dir, "flickr8k", split) for split in ("train", "test")}
+    makers = {
+        split: make_batches(config, vocabularies, [records], config.data, seed=0, rows=None, held_out=split == "test")
+        for split, records in sources.items()
+    }
+    plan = EvaluationPlan([canvas_of(sources["test"], config.data)], rows=config.data.batch_images)
+    stream = Stream(plan, makers["test"])
+    task = make_task(config, loaded.tokenizer)
+    return {
+        "mlm_accuracy_matched": neighbour_guess(makers["train"], stream, ()),
+        "mlm_accuracy_words": neighbour_guess(makers["train"], stream, task.word_ids),
+    }
+
+
+def _fine_tune_retrieval(seed: int) -> Callable[[Workspace, Sources], None]:
+    def work(workspace: Workspace, sources: Sources) -> None:
+        workspace.train(PRETRAINED, "pretrain_photographs")
+        for label, start in STARTS.items():
+            workdir = workspace.train(f"retrieval_{label}_{seed}", "retrieval_photographs", start=start, seed=seed)
+            _retrieval_scores(workspace, f"retrieval_{label}_{seed}", workdir, sources.retrieval_images)
+
+    return work
+
+
+def _whole_split(workspace: Workspace, sources: Sources) -> None:
+    del sources
+    workspace.train(PRETRAINED, "pretrain_photographs")
+    label = f"retrieval_{PRETRAINED}_{SEEDS[0]}"
+    workdir = workspace.train(label, "retrieval_photographs", start=PRETRAINED, seed=SEEDS[0])
+    _retrieval_scores(workspace, "retrieval_whole_split", workdir, 0)
+
+
+def _fine_tune_daquar(workspace: Workspace, sources: Sources) -> None:
+    del sources
+    workspace.train(PRETRAINED, "pretrain_photographs")
+    workspace.kept("daquar_blind", lambda: _blind_guesses(workspace))
+    for seed in SEEDS:
+        for label, start in STARTS.items():
+            workdir = workspace.train(f"daquar_{label}_{seed}", "vqa_photographs", start=start, seed=seed)
+            for suffix, flags in (("", ()), ("_shuffled", ("--shuffle_images",))):
+                workspace.evaluate(f"daquar_{label}_{seed}{suffix}", workdir, ".json", "--split=test", *flags)
+
+
+def _blind_guesses(workspace: Workspace) -> dict[str, float]:
+    """DAQUAR's test questions: the usual answer, and the answer of the nearest training question."""
+    known, asked = (list(questions(open_records(workspace.data_dir, "daquar", split))) for split in ("train", "test"))
+    answers = [answer for _, answer in known]
+    usual = max(sorted(set(answers)), key=answers.count)
+    return {
+        "usual_answer": float(np.mean([answer == usual for _, answer in asked])),
+        "nearest_question": float(np.mean(nearest(known, asked))),
+        "questions": len(asked),
+    }
+
+
+def _ablation(name: str) -> Callable[[Workspace, Sources], None]:
+    def work(workspace: Workspace, sources: Sources) -> None:
+        label = f"ablation_{name}"
+        shorter = [] if workspace.tiny else [f"train.steps={ABLATION_STEPS}"]
+        workspace.train(label, "pretrain_photographs", overrides=(*shorter, *ABLATIONS[name]))
+        workdir = workspace.train(f"{label}_retrieval", "retrieval_photographs", start=label)
+        _retrieval_scores(workspace, f"{label}_retrieval", workdir, sources.retrieval_images)
+
+    return work
+
+
+def _attention(workspace: Workspace, sources: Sources) -> None:
+    workdir = workspace.train(PRETRAINED, "pretrain_photographs")
+    draw_attention(workdir, Path(sources.coco), workspace.folder)
+
+
+PARTS = (
+    Part("prepare", 1, "prepares the data sets", _prepare),
+    Part("pretraining", 110, "pre-trains on Flickr8k's training split", _pretrain),
+    Part("scores", 30, "masked tokens, matching and zero-shot retrieval on the test split", _pretraining_scores),
+    Part("attention", 1, "draws where words look, on COCO photographs", _attention, needs="coco"),
+    *(
+        Part(f"retrieval_{seed}", 60, f"fine-tunes retrieval from both starts, seed {seed}", _fine_tune_retrieval(seed))
+        for seed in SEEDS
+    ),
+    Part("daquar", 100, "fine-tunes DAQUAR from both starts, three seeds", _fine_tune_daquar, needs="daquar"),
+    *(
+        Part(f"ablation_{name}", 75, f"pre-trains a variant ({name}), fine-tunes retrieval", _ablation(name))
+        for name in ABLATIONS
+    ),
+    Part("whole_split", 480, "retrieval over the whole test split, 1,000 x 5,000", _whole_split, optional=True),
+)

@@ -1,0 +1,123 @@
+"""Pixel-BERT on real photographs, from published weights: pre-training with its controls, and what it is good for.
+
+    python -m benchmarks.learning.photographs --flickr8k=FOLDER --daquar=FOLDER --coco=FOLDER \
+        --text=sentence-transformers/all-MiniLM-L6-v2 --backbone=timm/resnet18.tv_in1k --folder=runs/photographs
+
+Prepares the data sets, pre-trains on Flickr8k's training split, and shows each score beside its control: shuffled
+images, text alone, the published weights without pre-training, chance. Stop it at any time: the same command goes on,
+and what is finished is not run again. `--parts` chooses, and `--parts=list` says what there is; each part ends within
+two hours on two CPU cores. Tables, curves and a JSON of all scores are written anew after each part.
+"""
+
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks.learning.photograph_parts import PARTS, Part, Sources
+from benchmarks.learning.photograph_tables import write_tables
+from benchmarks.learning.workspace import Workspace
+from experiments.common_flags import required
+from experiments.config_flags import run_main
+from experiments.progress import duration, say
+from pixelbert_jax.errors import ConfigError
+
+_FLICKR8K = flags.DEFINE_string("flickr8k", "", "Flickr8k's images and dataset_flickr8k.json, the official split.")
+_DAQUAR = flags.DEFINE_string("daquar", "", "DAQUAR as published; empty: its parts are skipped.")
+_COCO = flags.DEFINE_string("coco", "", "COCO as published, for the attention maps; empty: that part is skipped.")
+_TEXT = flags.DEFINE_string("text", "", "all-MiniLM-L6-v2: a folder or a Hugging Face name.")
+_BACKBONE = flags.DEFINE_string("backbone", "", "ImageNet's ResNet-18: a file, a folder or a Hugging Face name.")
+_FOLDER = flags.DEFINE_string("folder", "", "Where data, runs and results go.")
+_SETTING = flags.DEFINE_enum("setting", "cpu", ["cpu", "gpu"], "Size of the model and length of the runs.")
+_PARTS = flags.DEFINE_list("parts", [], "Which to run; empty: all. `list`: only say what there is.")
+_OVERRIDES = flags.DEFINE_multi_string(
+    "override", [], "field=value of every training, or CONFIG:field=value of one config's."
+)
+_TINY = flags.DEFINE_bool("tiny", False, "A few steps and images of everything: to see that it runs.")
+_IMAGES = flags.DEFINE_integer("retrieval_images", 200, "Test images of the retrieval scores, with their texts.", 2)
+
+
+_FEW = (
+    "evaluation.images=8",
+    "pretrain_photographs:train.steps=24",
+    "pretrain_photographs:evaluation.every=24",
+    "pretrain_photographs:checkpoint.every=1",
+    "retrieval_photographs:train.steps=2",
+    "retrieval_photographs:data.batch_images=8",
+    "retrieval_photographs:task.negatives=3",
+    "retrieval_photographs:task.hardest=2",
+    "vqa_photographs:train.epochs=0",
+    "vqa_photographs:train.steps=2",
+)
+
+
+def main() -> None:
+    """Run what is missing, then write the tables."""
+    if _PARTS.value == ["list"]:
+        for part in PARTS:
+            say(f"{part.name:24} {part.minutes:4} min  {part.summary}")
+        return
+    required(_FLICKR8K, _TEXT, _BACKBONE, _FOLDER)
+    # As Ctrl-C: the program at work is asked to stop, and saves.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    sources = Sources(_FLICKR8K.value, _DAQUAR.value, _COCO.value, 4 if _TINY.value else _IMAGES.value)
+    workspace = _workspace(Path(_FOLDER.value).expanduser())
+    chosen = _chosen(sources)
+    left = {part.name: part.minutes * 60.0 for part in chosen}
+    expected, took = 0.0, 0.0
+    for part in chosen:
+        pace = took / expected if expected else 1.0
+        say(f"\n{part.name}: {part.summary}. Left: {duration(math.fsum(left.values()) * pace)}")
+        began = time.monotonic()
+        part.run(workspace, sources)
+        if time.monotonic() - began > 60:  # others were finished before, or are too short to tell the machine's pace
+            took, expected = took + time.monotonic() - began, expected + left[part.name]
+        del left[part.name]
+        write_tables(workspace)
+    say(f"\n{(workspace.folder / 'tables.md').read_text()}")
+    say(f"{workspace.folder} holds tables.md, results.json, curves.png and the runs")
+
+
+def _workspace(folder: Path) -> Workspace:
+    weights = (f"init.text={_TEXT.value}", f"data.vocabulary={_TEXT.value}", f"init.backbone={_BACKBONE.value}")
+    overrides: dict[str, list[str]] = {}
+    for override in (*(_FEW if _TINY.value else ()), *_OVERRIDES.value):
+        config, colon, field = override.partition(":")
+        name, field = (config, field) if colon and "=" not in config else ("", override)
+        overrides.setdefault(name, []).append(field)
+    return Workspace(
+        folder=folder,
+        data_dir=folder / "data",
+        weights=weights,
+        setting=_SETTING.value,
+        overrides={name: tuple(fields) for name, fields in overrides.items()},
+        tiny=_TINY.value,
+    )
+
+
+def _chosen(sources: Sources) -> list[Part]:
+    """The parts to run, in their order.
+
+    Raises:
+      ConfigError: an unknown part, or one whose data set is not given.
+    """
+    names = [part.name for part in PARTS]
+    if unknown := [name for name in _PARTS.value if name not in names]:
+        raise ConfigError(f"--parts: {', '.join(unknown)} unknown; choose from {', '.join(names)}.")
+    chosen = []
+    for part in PARTS:
+        missing = part.needs and not getattr(sources, part.needs)
+        if part.name in _PARTS.value and missing:
+            raise ConfigError(f"--parts={part.name} needs --{part.needs}=FOLDER.")
+        if part.name in _PARTS.value or not (_PARTS.value or part.optional or missing):
+            chosen.append(part)
+        elif missing and not _PARTS.value:
+            say(f"{part.name} is skipped: no --{part.needs}=FOLDER")
+    return chosen
+
+
+if __name__ == "__main__":
+    run_main(main, takes_config=False)

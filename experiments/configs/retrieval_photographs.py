@@ -1,0 +1,36 @@
+"""Image-text retrieval on Flickr8k with the model of pretrain_photographs: the transformer alone is trained.
+
+    python -m experiments.finetune --config=experiments/configs/retrieval_photographs.py --workdir=runs/flickr8k \\
+        --config.init.checkpoint=runs/photographs
+    python -m experiments.evaluate --workdir=runs/flickr8k --split=test --images=200 --output=scores.npz
+
+Without init.checkpoint it starts from the published weights alone, the control of docs/results.md.
+"""
+
+import dataclasses
+
+from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from experiments.configs import pretrain_photographs
+from pixelbert_jax.tasks.retrieval import RetrievalConfig
+from pixelbert_jax.training.optimizer import AdamWConfig, ScheduleConfig
+
+
+def get_config(setting: str = "cpu") -> RunConfig:
+    """8 images with 21 texts each, 6 of which get a gradient; the whole backbone is frozen, as in the paper."""
+    config = pretrain_photographs.get_config(setting)
+    backbone = dataclasses.replace(config.model.backbone, frozen_parts=4)
+    on_gpu = setting == "gpu"
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, backbone=backbone),
+        data=dataclasses.replace(config.data, batch_images=64 if on_gpu else 8, texts_per_image=1),
+        task=RetrievalConfig(),
+        optimizer=dataclasses.replace(
+            config.optimizer,
+            transformer=AdamWConfig(learning_rate=1e-4),
+            schedule=ScheduleConfig(kind="linear", warmup_steps=30),
+        ),
+        train=TrainConfig(steps=600 if on_gpu else 300),
+        evaluation=EvaluationConfig(every=100, images=200),
+        checkpoint=CheckpointConfig(every=100),
+    )
