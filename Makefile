@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow bench faults fuzz lint format clean
+.PHONY: quickstart test test-slow photographs bench faults fuzz lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,20 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Hours on two cores, in parts of at most two (PARTS=list says which); stop it and start it again at any time.
+photographs: FLICKR8K ?=
+photographs: DAQUAR ?=
+photographs: COCO ?=
+photographs: TEXT ?= sentence-transformers/all-MiniLM-L6-v2
+photographs: BACKBONE ?= timm/resnet18.tv_in1k
+photographs: FOLDER ?= runs/photographs
+photographs: SETTING ?= cpu
+photographs: PARTS ?=
+photographs: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+photographs: $(VENV)/.runtime
+	$(BIN)/python -m benchmarks.learning.photographs --flickr8k=$(FLICKR8K) --daquar=$(DAQUAR) --coco=$(COCO) \
+		--text=$(TEXT) --backbone=$(BACKBONE) --folder=$(FOLDER) --setting=$(SETTING) --parts=$(PARTS)
 
 # Under 30 minutes on two cores; coco_captions in DATA_DIR and BERT's vocab.txt add the input pipeline.
 bench: DATA_DIR ?= data

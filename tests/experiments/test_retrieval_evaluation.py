@@ -13,6 +13,7 @@ from data_pipelines.batches import shared
 from experiments import evaluate as program
 from experiments import retrieval_evaluation
 from experiments.common_flags import OUTPUT, SPLIT, WORKDIR
+from experiments.metrics.retrieval import recalls
 from experiments.pair_scorer import PairScorer, spread_pixels
 from experiments.retrieval_evaluation import best_pairs, ranked_below
 from pixelbert_jax.errors import ConfigError
@@ -68,6 +69,18 @@ def first_pass_alone(loaded, records) -> np.ndarray:
         size = np.array([pixels.shape[1:3]], np.int32)
         scores.append(np.asarray(match(loaded.model, pixels, size, text_TxL, mask_TxL)))
     return np.stack(scores)
+
+
+def test_some_images_with_their_texts(exact, pretrained, scenes, tmp_path):
+    """Evenly spaced ones: their part of all scores."""
+    chosen, image_of_text = [0, 3, 6, 9, 12], exact[1]["image_of_text"]
+    expected = exact[1]["scores"][chosen][:, np.isin(image_of_text, chosen)]
+    found = retrieval_evaluation.evaluate(pretrained, scenes, tmp_path / "a.npz", images=5, **BLOCKS)
+    file = saved(tmp_path / "a.npz")
+    assert found["images"] == 5 and found["texts"] == expected.shape[1] == 20
+    np.testing.assert_allclose(file["scores"], expected, atol=CLOSE)
+    np.testing.assert_array_equal(file["image_of_text"], np.repeat(np.arange(5), 4))
+    assert found["text_recall_1"] == recalls(expected, np.repeat(np.arange(5), 4))["text_recall_1"]
 
 
 def chosen_by_hand(scores: np.ndarray, top: int) -> np.ndarray:

@@ -111,16 +111,16 @@ def compiled_alone(module, method):
 
 
 @pytest.mark.parametrize("fields", [{}, {"scan_unroll": 2}, {"layers": 3, "scan_unroll": 3}, {"layers": 1}])
-def test_first_place_alone(fields):
-    """The same hidden state, and nothing computed for the other places of the last layer."""
+def test_first_position_alone(fields):
+    """The same hidden state, and nothing computed for the other positions of the last layer."""
     module, (x, mask) = make_encoder(activation="relu", **fields), sequence()
     expected = call(module, x, mask)[:, 0]
-    np.testing.assert_allclose(compiled_alone(module, "first")(x, mask), expected, atol=2e-5)
+    np.testing.assert_allclose(compiled_alone(module, "at")(x, mask)[:, 0], expected, atol=2e-5)
     garbage = np.where(mask[..., None], x, 1e3 * sequence(1)[0])
-    np.testing.assert_allclose(compiled_alone(module, "first")(garbage, mask), expected, atol=2e-5)
+    np.testing.assert_allclose(compiled_alone(module, "at")(garbage, mask)[:, 0], expected, atol=2e-5)
 
 
-def test_first_place_alone_takes_fewer_operations():
+def test_first_position_alone_takes_fewer_operations():
     """Of a loop the compiler counts one turn, so the layers are unrolled; all of them are counted."""
     x, mask = sequence()
 
@@ -134,7 +134,7 @@ def test_first_place_alone_takes_fewer_operations():
     products = 2 * x[..., 0].size * WIDTH * (3 * WIDTH + WIDTH + 2 * 64)  # without attention
     assert products < layer < 1.5 * products
     keys_and_values = 2 * x[..., 0].size * WIDTH * 2 * WIDTH
-    assert keys_and_values < operations("first", 4) - 3 * layer < 0.45 * layer
+    assert keys_and_values < operations("at", 4) - 3 * layer < 0.45 * layer
 
 
 def test_attention_of_each_layer():
