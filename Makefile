@@ -37,13 +37,13 @@ test: lint
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# Hours on two cores, in parts of at most two (PARTS=list says which); stop it and start it again at any time.
+# Hours on two cores, in parts (PARTS=list names them); stop it and start it again at any time.
 photographs: FLICKR8K ?=
 photographs: DAQUAR ?=
 photographs: COCO ?=
 photographs: TEXT ?= sentence-transformers/all-MiniLM-L6-v2
 photographs: BACKBONE ?= timm/resnet18.tv_in1k
-photographs: FOLDER ?= runs/photographs
+photographs: FOLDER ?= runs/photographs_experiment
 photographs: SETTING ?= cpu
 photographs: PARTS ?=
 photographs: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1

@@ -113,8 +113,8 @@ def evaluate(
     own_tasks = measure == "tasks"
     if own_tasks and (task not in _PRETRAINING or rerank_top):
         raise ConfigError(
-            f"--measure=tasks is for pre-trained models, without --rerank_top; {loaded.path} is a model of the task "
-            f"{task}; leave one of the flags out."
+            f"--measure=tasks is for pre-trained models and without --rerank_top, but {loaded.path} is a model of the "
+            f"task {task} and --rerank_top={rerank_top}; leave out what does not fit."
         )
     if images and task in _TASKS_WITH_LABELS:
         raise ConfigError(f"--images={images}: the official scores of {task} are of a whole split; leave the flag out.")

@@ -131,7 +131,8 @@ class Encoder(nnx.Module):
         index_NxQ: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states NxQxD at some positions, by default the first: the last layer computes nothing else.
+        """Hidden states NxQxD at some positions, by default the first. Of the others the last layer computes keys and
+        values only.
 
         With dropout, its draws in the last layer are others than those of `__call__`.
         """
@@ -146,7 +147,9 @@ class Encoder(nnx.Module):
         def layer(x: jax.Array, parameters: Any, key: jax.Array) -> jax.Array:
             return nnx.merge(graphdef, parameters).at(x, mask_NxS, index_NxQ, key)
 
-        return self._remat(layer)(hidden_NxSxD, jax.tree.map(lambda each: each[last], stacked), keys[last])
+        # Outside a scan, the compiler would merge what is recomputed with the forward pass.
+        alone = self._remat(layer, prevent_cse=True)
+        return alone(hidden_NxSxD, jax.tree.map(lambda each: each[last], stacked), keys[last])
 
     def _scan(
         self, graphdef: nnx.GraphDef, parameters: Any, x_NxSxD: jax.Array, mask_NxS: jax.Array, keys: jax.Array | None
@@ -159,11 +162,11 @@ class Encoder(nnx.Module):
 
         return jax.lax.scan(self._remat(layer), x_NxSxD, (parameters, keys), unroll=self.config.scan_unroll)[0]
 
-    def _remat(self, layer: Callable) -> Callable:
+    def _remat(self, layer: Callable, *, prevent_cse: bool = False) -> Callable:
         """A layer whose backward pass recomputes what the config says."""
         if self.config.remat == "none":
             return layer
-        return jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False)
+        return jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=prevent_cse)
 
     def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, layer: int) -> jax.Array:
         """Attention's probabilities NxHxSxS in one layer, counted from 0."""

@@ -65,8 +65,8 @@ class JointModel(nnx.Module):
         *,
         index_NxQ: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states NxQxD of `fuse` at the positions `index_NxQ`, by default [CLS] alone (Nx1xD): the last layer
-        computes nothing else."""
+        """Hidden states NxQxD of `fuse` at the positions `index_NxQ`, by default [CLS] alone (Nx1xD). Of the
+        other positions the last layer computes keys and values only."""
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, visual_NxPxD, visual_mask_NxP, keys[0])
         return self.encoder.at(sequence_NxSxD, mask_NxS, index_NxQ, keys[1])

@@ -12,8 +12,8 @@ from pixelbert_jax.resnet import ResNet
 
 
 class PixelBert(JointModel):
-    """Backbone, embeddings and encoder. Two steps are public, `encode_image` and `fuse`: evaluation runs the first once
-    an image."""
+    """Backbone, embeddings and encoder. Two steps are public, `encode_image` and `fuse` (or `fuse_at`): evaluation runs
+    the first once an image."""
 
     def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         """Build with random parameters.

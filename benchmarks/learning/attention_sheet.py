@@ -1,11 +1,15 @@
 """Where words look in photographs: twelve attention maps, chosen by a rule that does not see them.
 
+    python -m benchmarks.learning.attention_sheet --workdir=RUN --coco=FOLDER --output=attention.png
+
 The rule: COCO's val2017 in the order of image ids; of these the images whose licence lets anybody show them; of each
 the first caption that has one of the 60 frequent words of pretrain_photographs which name an object, and the first such
-word in it; the first twelve.
+word in it; the first twelve. Each map is the mean over layers and heads. A JSON file beside the PNG names the images
+and their licences.
 """
 
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +17,16 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from absl import flags
 
 from data_pipelines.whole_files import write_atomically
+from experiments.common_flags import OUTPUT, WORKDIR, new_file, required
+from experiments.config_flags import run_main
 from experiments.configs.pretrain_photographs import WORDS
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import Predictor
+
+COCO = flags.DEFINE_string("coco", "", "COCO as published: annotations/captions_val2017.json and val2017/.")
 
 IMAGES = 12
 # Attribution, attribution and share alike, no known restrictions, United States government; changes are allowed.
@@ -28,12 +37,12 @@ _COLUMNS = 4
 
 
 class Example(NamedTuple):
-    """A photograph with a caption, the word that is drawn, and whom to name."""
+    """A photograph with a caption, the word that is drawn, and the image's source and licence."""
 
     file: Path
     caption: str
     word: str
-    credit: str
+    source: str
 
 
 def examples(coco: Path) -> Iterator[Example]:
@@ -43,7 +52,7 @@ def examples(coco: Path) -> Iterator[Example]:
       coco: folder with annotations/captions_val2017.json and val2017/.
 
     Raises:
-      ConfigError: the captions are not there.
+      ConfigError: the captions, or an image that fits the rule, are not there.
     """
     file = coco / "annotations" / "captions_val2017.json"
     if not file.is_file():
@@ -55,24 +64,34 @@ def examples(coco: Path) -> Iterator[Example]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
     for image in sorted(content["images"], key=lambda image: image["id"]):
         path = coco / "val2017" / image["file_name"]
-        if image["license"] not in _LICENCES or not path.is_file():
+        if image["license"] not in _LICENCES:
             continue
         for caption in captions.get(image["id"], ()):
             words = [word.strip(".,").lower() for word in caption.split()]
             if found := [word for word in words if word in _NOUNS]:
+                if not path.is_file():
+                    raise ConfigError(f"--coco={coco}: {path} is missing; unpack all of val2017, or give its folder.")
                 yield Example(path, caption, found[0], f"COCO {image['id']}, {licences[image['license']]}")
                 break
 
 
-def draw_attention(workdir: Path, coco: Path, folder: Path) -> None:
-    """Write folder/attention.png and folder/attention.json (whom to name) for a trained run.
+def chosen_examples(coco: Path) -> list[Example]:
+    """The first twelve of `examples`.
 
     Raises:
-      ConfigError: too few photographs fit the rule.
+      ConfigError: as `examples`, or there are fewer.
     """
-    chosen = [example for example, _ in zip(examples(coco), range(IMAGES), strict=False)]
+    chosen = list(itertools.islice(examples(coco), IMAGES))
     if len(chosen) < IMAGES:
-        raise ConfigError(f"--coco={coco}: {len(chosen)} photographs fit the rule of the attention maps, not {IMAGES}.")
+        raise ConfigError(
+            f"--coco={coco}: {len(chosen)} images fit the rule of the attention maps, which needs {IMAGES}; give "
+            "COCO's folder as published."
+        )
+    return chosen
+
+
+def draw_attention(workdir: Path, chosen: list[Example], output: Path) -> None:
+    """Write the maps of a trained run to the PNG `output`, and the examples to a JSON file beside it."""
     predictor = Predictor.load(workdir)
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -91,10 +110,20 @@ def draw_attention(workdir: Path, coco: Path, folder: Path) -> None:
         right.imshow(maps[0].image)
         right.imshow(weights, cmap="inferno", alpha=np.clip(0.2 + 0.65 * weights, 0, 1), vmin=0, vmax=1)
         right.set_title(example.word, fontsize=10)
-        left.set_title(example.credit.partition(",")[0], fontsize=7)
+        left.set_title(example.source.partition(",")[0], fontsize=7)
     png = io.BytesIO()
     figure.savefig(png, dpi=80)
     pyplot.close(figure)
-    write_atomically(folder / "attention.png", png.getvalue())
+    write_atomically(output, png.getvalue())
     listed = [example._asdict() | {"file": example.file.name} for example in chosen]
-    write_atomically(folder / "attention.json", json.dumps(listed, indent=1) + "\n")
+    write_atomically(output.with_suffix(".json"), json.dumps(listed, indent=1) + "\n")
+
+
+def main() -> None:
+    """Entry point behind the flags."""
+    required(WORKDIR, COCO, OUTPUT)
+    draw_attention(Path(WORKDIR.value), chosen_examples(Path(COCO.value)), new_file(OUTPUT.value, ".png"))
+
+
+if __name__ == "__main__":
+    run_main(main, takes_config=False)

@@ -1,4 +1,4 @@
-"""The parts of the experiment on photographs, in their order; each is finished within two hours on two CPU cores."""
+"""The parts of the experiment on photographs, in their order."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-import pixelbert_jax
-from benchmarks.learning.attention_sheet import draw_attention
 from benchmarks.learning.blind_guesses import nearest, questions
 from benchmarks.learning.workspace import Workspace, run
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.records import open_records
+from data_pipelines.text import Tokenizer
 from experiments.canvases import canvas_of
-from experiments.config import RunConfig
+from experiments.config import RunConfig, evaluation_rows
 from experiments.inputs import Vocabularies, make_batches, make_task
 from experiments.loop import Stream
 from experiments.metrics.retrieval import recalls
 from experiments.report import neighbour_guess
+from pixelbert_jax.loading import find_description
 from pixelbert_jax.serialization import build
 
 PRETRAINED = "pretrained"  # label of the main pre-training run
@@ -48,8 +48,9 @@ class Part:
 
     Attributes:
       name: that --parts takes.
-      minutes: that it takes on two CPU cores.
+      minutes: that it takes on two CPU cores, once pre-training is done.
       summary: what it does.
+      last: label of the result that it ends with; "" if it is always run.
       run: does what is not finished of it.
       needs: the source without which it is skipped.
       optional: only runs when it is asked for by name.
@@ -58,6 +59,7 @@ class Part:
     name: str
     minutes: int
     summary: str
+    last: str
     run: Callable[[Workspace, Sources], None]
     needs: str = "flickr8k"
     optional: bool = False
@@ -69,67 +71,78 @@ def _prepare(workspace: Workspace, sources: Sources) -> None:
             run(["data_pipelines.prepare", name, f"--source_dir={folder}", f"--data_dir={workspace.data_dir}"])
 
 
-def _pretrain(workspace: Workspace, sources: Sources) -> None:
+def _pretrain(workspace: Workspace, sources: Sources | None = None) -> Path:
     del sources
-    workspace.train(PRETRAINED, "pretrain_photographs")
+    return workspace.train(PRETRAINED, "pretrain_photographs")
 
 
 def _pretraining_scores(workspace: Workspace, sources: Sources) -> None:
     """Masked tokens and image-text matching on the test split; zero-shot retrieval."""
-    workdir = workspace.train(PRETRAINED, "pretrain_photographs")
-    tasks = ("--split=test", "--measure=tasks")
-    workspace.evaluate("tasks", workdir, ".json", *tasks)
-    workspace.evaluate("tasks_shuffled", workdir, ".json", *tasks, "--shuffle_images")
-    workspace.kept("tasks_text_alone", lambda: _text_alone(workspace, workdir))
-    _retrieval_scores(workspace, "zero_shot", workdir, sources.retrieval_images)
+    workdir = _pretrain(workspace)
+    flags = ("--split=test", "--measure=tasks", *([f"--images={sources.retrieval_images}"] if workspace.tiny else []))
+    workspace.evaluate("tasks", workdir, ".json", *flags)
+    workspace.evaluate("tasks_shuffled", workdir, ".json", *flags, "--shuffle_images")
+    workspace.kept("tasks_text_alone", [str(workdir)], lambda: _text_alone(workspace, workdir))
+    _retrieval_scores(workspace, "zero_shot", workdir, sources.retrieval_images, binary=True)
 
 
-def _retrieval_scores(workspace: Workspace, label: str, workdir: Path, images: int) -> None:
-    """Recalls of true and shuffled images, and image-text matching over all pairs."""
+def _retrieval_scores(workspace: Workspace, label: str, workdir: Path, images: int, *, binary: bool = False) -> None:
+    """Recalls of true and shuffled images; of a binary task's logits the accuracy over all pairs too."""
     flags = ("--split=test", "--dataset=flickr8k", *([f"--images={images}"] if images else []))
     workspace.evaluate(label, workdir, ".npz", *flags)
 
     def controls() -> dict[str, float]:
         with np.load(workspace.folder / "scores" / f"{label}.npz", allow_pickle=False) as stored:
-            scores_IxT, image_of_text = stored["scores"], stored["image_of_text"]
-        return controls_of(scores_IxT, image_of_text)
+            return controls_of(stored["scores"], stored["image_of_text"], binary=binary)
 
-    workspace.kept(f"{label}_controls", controls)
+    workspace.kept(f"{label}_controls", [str(workdir), *flags], controls)
 
 
-def controls_of(scores_IxT: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
-    """What else the scores of all pairs tell: recalls if each image's texts belonged to the next one
-    (`shuffled/...`), and the accuracy of image-text matching with as many mismatched pairs as matched ones, the mean
-    over all mismatched pairs (`itm_accuracy`)."""
+def controls_of(scores_IxT: np.ndarray, image_of_text: np.ndarray, *, binary: bool) -> dict[str, float]:
+    """What else the scores of all pairs tell.
+
+    Args:
+      scores_IxT: logits.
+      image_of_text: T indices of images.
+      binary: a logit above 0 means that image and text match.
+
+    Returns:
+      `shuffled/...`: recalls if each image's texts belonged to the next image. `itm_accuracy`, if binary: of as many
+      mismatched pairs as matched ones, the mean over all mismatched pairs.
+    """
     images = len(scores_IxT)
     shuffled = recalls(scores_IxT, (image_of_text + 1) % images)
-    own_IxT = np.arange(images)[:, None] == image_of_text[None]
-    accuracy = ((scores_IxT[own_IxT] > 0).mean() + (scores_IxT[~own_IxT] <= 0).mean()) / 2
-    return {f"shuffled/{name}": value for name, value in shuffled.items()} | {"itm_accuracy": float(accuracy)}
+    found = {f"shuffled/{name}": value for name, value in shuffled.items()}
+    if binary:
+        own_IxT = np.arange(images)[:, None] == image_of_text[None]
+        accuracy = ((scores_IxT[own_IxT] > 0).mean() + (scores_IxT[~own_IxT] <= 0).mean()) / 2
+        found["itm_accuracy"] = float(accuracy)
+    return found
 
 
 def _text_alone(workspace: Workspace, workdir: Path) -> dict[str, float]:
     """Masked tokens of the test split, guessed from their two true neighbours in the training texts."""
-    loaded = pixelbert_jax.load(workdir)
-    config = build(loaded.description["config"], RunConfig)
-    vocabularies = Vocabularies(loaded.tokenizer, None)
-    sources = {split: open_records(workspace.data_dir, "flickr8k", split) for split in ("train", "test")}
+    description = find_description(workdir)[1]  # no arrays: the devices are left to the programs
+    config = build(description["config"], RunConfig)
+    tokenizer = Tokenizer(tuple(description["vocabulary"]), config.data.lowercase)
+    data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
+    splits = {split: open_records(workspace.data_dir, "flickr8k", split) for split in ("train", "test")}
     makers = {
-        split: make_batches(config, vocabularies, [records], config.data, seed=0, rows=None, held_out=split == "test")
-        for split, records in sources.items()
+        split: make_batches(
+            config, Vocabularies(tokenizer, None), [records], data, seed=0, rows=None, held_out=split == "test"
+        )
+        for split, records in splits.items()
     }
-    plan = EvaluationPlan([canvas_of(sources["test"], config.data)], rows=config.data.batch_images)
-    stream = Stream(plan, makers["test"])
-    task = make_task(config, loaded.tokenizer)
+    stream = Stream(EvaluationPlan([canvas_of(splits["test"], data)], rows=evaluation_rows(config)), makers["test"])
     return {
         "mlm_accuracy_matched": neighbour_guess(makers["train"], stream, ()),
-        "mlm_accuracy_words": neighbour_guess(makers["train"], stream, task.word_ids),
+        "mlm_accuracy_words": neighbour_guess(makers["train"], stream, make_task(config, tokenizer).word_ids),
     }
 
 
 def _fine_tune_retrieval(seed: int) -> Callable[[Workspace, Sources], None]:
     def work(workspace: Workspace, sources: Sources) -> None:
-        workspace.train(PRETRAINED, "pretrain_photographs")
+        _pretrain(workspace)
         for label, start in STARTS.items():
             workdir = workspace.train(f"retrieval_{label}_{seed}", "retrieval_photographs", start=start, seed=seed)
             _retrieval_scores(workspace, f"retrieval_{label}_{seed}", workdir, sources.retrieval_images)
@@ -139,16 +152,16 @@ def _fine_tune_retrieval(seed: int) -> Callable[[Workspace, Sources], None]:
 
 def _whole_split(workspace: Workspace, sources: Sources) -> None:
     del sources
-    workspace.train(PRETRAINED, "pretrain_photographs")
+    _pretrain(workspace)
     label = f"retrieval_{PRETRAINED}_{SEEDS[0]}"
     workdir = workspace.train(label, "retrieval_photographs", start=PRETRAINED, seed=SEEDS[0])
-    _retrieval_scores(workspace, "retrieval_whole_split", workdir, 0)
+    _retrieval_scores(workspace, "whole_split", workdir, 0)
 
 
 def _fine_tune_daquar(workspace: Workspace, sources: Sources) -> None:
     del sources
-    workspace.train(PRETRAINED, "pretrain_photographs")
-    workspace.kept("daquar_blind", lambda: _blind_guesses(workspace))
+    _pretrain(workspace)
+    workspace.kept("daquar_blind", [], lambda: _blind_guesses(workspace))
     for seed in SEEDS:
         for label, start in STARTS.items():
             workdir = workspace.train(f"daquar_{label}_{seed}", "vqa_photographs", start=start, seed=seed)
@@ -180,23 +193,57 @@ def _ablation(name: str) -> Callable[[Workspace, Sources], None]:
 
 
 def _attention(workspace: Workspace, sources: Sources) -> None:
-    workdir = workspace.train(PRETRAINED, "pretrain_photographs")
-    draw_attention(workdir, Path(sources.coco), workspace.folder)
+    """In a process of its own, which gives the devices back."""
+    workdir, output = _pretrain(workspace), workspace.folder / "attention.png"
+    command = ["benchmarks.learning.attention_sheet", f"--workdir={workdir}", f"--coco={sources.coco}"]
+    command.append(f"--output={output}")
+
+    def work() -> dict[str, str]:
+        run(command)
+        return {"attention": str(output)}
+
+    workspace.kept("attention", command, work)
 
 
 PARTS = (
-    Part("prepare", 1, "prepares the data sets", _prepare),
-    Part("pretraining", 110, "pre-trains on Flickr8k's training split", _pretrain),
-    Part("scores", 30, "masked tokens, matching and zero-shot retrieval on the test split", _pretraining_scores),
-    Part("attention", 1, "draws where words look, on COCO photographs", _attention, needs="coco"),
+    Part("prepare", 1, "prepares the data sets", "", _prepare),
+    Part("pretraining", 75, "pre-trains on Flickr8k's training split", "", _pretrain),
+    Part("scores", 15, "ITM, MLM and zero-shot retrieval on the test split", "zero_shot_controls", _pretraining_scores),
+    Part("attention", 1, "draws where words look, on COCO photographs", "attention", _attention, needs="coco"),
     *(
-        Part(f"retrieval_{seed}", 60, f"fine-tunes retrieval from both starts, seed {seed}", _fine_tune_retrieval(seed))
+        Part(
+            f"retrieval_{seed}",
+            40,
+            f"fine-tunes retrieval from both starts, seed {seed}",
+            f"retrieval_published_{seed}_controls",
+            _fine_tune_retrieval(seed),
+        )
         for seed in SEEDS
     ),
-    Part("daquar", 100, "fine-tunes DAQUAR from both starts, three seeds", _fine_tune_daquar, needs="daquar"),
+    Part(
+        "daquar",
+        100,
+        "fine-tunes DAQUAR from both starts, three seeds",
+        f"daquar_published_{SEEDS[-1]}_shuffled",
+        _fine_tune_daquar,
+        needs="daquar",
+    ),
     *(
-        Part(f"ablation_{name}", 75, f"pre-trains a variant ({name}), fine-tunes retrieval", _ablation(name))
+        Part(
+            f"ablation_{name}",
+            65,
+            f"pre-trains a variant ({name}) and fine-tunes retrieval",
+            f"ablation_{name}_retrieval_controls",
+            _ablation(name),
+        )
         for name in ABLATIONS
     ),
-    Part("whole_split", 480, "retrieval over the whole test split, 1,000 x 5,000", _whole_split, optional=True),
+    Part(
+        "whole_split",
+        300,
+        "retrieval over the whole test split, 1,000 x 5,000",
+        "whole_split_controls",
+        _whole_split,
+        optional=True,
+    ),
 )

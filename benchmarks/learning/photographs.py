@@ -1,12 +1,13 @@
 """Pixel-BERT on real photographs, from published weights: pre-training with its controls, and what it is good for.
 
     python -m benchmarks.learning.photographs --flickr8k=FOLDER --daquar=FOLDER --coco=FOLDER \
-        --text=sentence-transformers/all-MiniLM-L6-v2 --backbone=timm/resnet18.tv_in1k --folder=runs/photographs
+        --text=sentence-transformers/all-MiniLM-L6-v2 --backbone=timm/resnet18.tv_in1k --folder=FOLDER
 
 Prepares the data sets, pre-trains on Flickr8k's training split, and shows each score beside its control: shuffled
 images, text alone, the published weights without pre-training, chance. Stop it at any time: the same command goes on,
-and what is finished is not run again. `--parts` chooses, and `--parts=list` says what there is; each part ends within
-two hours on two CPU cores. Tables, curves and a JSON of all scores are written anew after each part.
+and what is finished is not run again. `--parts` chooses, and `--parts=list` says what there is; once pre-training is
+done, each part but `whole_split` ends within two hours on two CPU cores. Tables, curves and a JSON of all scores are
+written anew after each part.
 """
 
 import math
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
+from benchmarks.learning.attention_sheet import COCO, chosen_examples
 from benchmarks.learning.photograph_parts import PARTS, Part, Sources
 from benchmarks.learning.photograph_tables import write_tables
 from benchmarks.learning.workspace import Workspace
@@ -26,20 +28,19 @@ from experiments.progress import duration, say
 from pixelbert_jax.errors import ConfigError
 
 _FLICKR8K = flags.DEFINE_string("flickr8k", "", "Flickr8k's images and dataset_flickr8k.json, the official split.")
-_DAQUAR = flags.DEFINE_string("daquar", "", "DAQUAR as published; empty: its parts are skipped.")
-_COCO = flags.DEFINE_string("coco", "", "COCO as published, for the attention maps; empty: that part is skipped.")
+_DAQUAR = flags.DEFINE_string("daquar", "", "DAQUAR as published; empty: its part is skipped.")
 _TEXT = flags.DEFINE_string("text", "", "all-MiniLM-L6-v2: a folder or a Hugging Face name.")
 _BACKBONE = flags.DEFINE_string("backbone", "", "ImageNet's ResNet-18: a file, a folder or a Hugging Face name.")
 _FOLDER = flags.DEFINE_string("folder", "", "Where data, runs and results go.")
 _SETTING = flags.DEFINE_enum("setting", "cpu", ["cpu", "gpu"], "Size of the model and length of the runs.")
-_PARTS = flags.DEFINE_list("parts", [], "Which to run; empty: all. `list`: only say what there is.")
+_PARTS = flags.DEFINE_list("parts", [], "Which to run; empty: all but whole_split. `list`: only say what there is.")
 _OVERRIDES = flags.DEFINE_multi_string(
     "override", [], "field=value of every training, or CONFIG:field=value of one config's."
 )
 _TINY = flags.DEFINE_bool("tiny", False, "A few steps and images of everything: to see that it runs.")
 _IMAGES = flags.DEFINE_integer("retrieval_images", 200, "Test images of the retrieval scores, with their texts.", 2)
 
-
+_CONFIGS = ("pretrain_photographs", "retrieval_photographs", "vqa_photographs")
 _FEW = (
     "evaluation.images=8",
     "pretrain_photographs:train.steps=24",
@@ -52,6 +53,7 @@ _FEW = (
     "vqa_photographs:train.epochs=0",
     "vqa_photographs:train.steps=2",
 )
+_SHORT = 30.0  # seconds; what takes less was finished before, and tells nothing of the machine's pace
 
 
 def main() -> None:
@@ -63,30 +65,37 @@ def main() -> None:
     required(_FLICKR8K, _TEXT, _BACKBONE, _FOLDER)
     # As Ctrl-C: the program at work is asked to stop, and saves.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sources = Sources(_FLICKR8K.value, _DAQUAR.value, _COCO.value, 4 if _TINY.value else _IMAGES.value)
+    sources = Sources(_FLICKR8K.value, _DAQUAR.value, COCO.value, 4 if _TINY.value else _IMAGES.value)
     workspace = _workspace(Path(_FOLDER.value).expanduser())
     chosen = _chosen(sources)
-    left = {part.name: part.minutes * 60.0 for part in chosen}
+    left = {part.name: part.minutes * 60.0 for part in chosen if not _is_finished(part, workspace)}
     expected, took = 0.0, 0.0
     for part in chosen:
         pace = took / expected if expected else 1.0
-        say(f"\n{part.name}: {part.summary}. Left: {duration(math.fsum(left.values()) * pace)}")
+        say(f"\n{part.name}: {part.summary}. Left: about {duration(math.fsum(left.values()) * pace)}")
         began = time.monotonic()
         part.run(workspace, sources)
-        if time.monotonic() - began > 60:  # others were finished before, or are too short to tell the machine's pace
-            took, expected = took + time.monotonic() - began, expected + left[part.name]
-        del left[part.name]
+        seconds, planned = time.monotonic() - began, left.pop(part.name, 0.0)
+        if seconds > _SHORT and planned:
+            took, expected = took + seconds, expected + planned
         write_tables(workspace)
     say(f"\n{(workspace.folder / 'tables.md').read_text()}")
-    say(f"{workspace.folder} holds tables.md, results.json, curves.png and the runs")
+    say(f"{workspace.folder} holds tables.md, results.json, curves.png, the runs and their scores")
 
 
 def _workspace(folder: Path) -> Workspace:
+    """The workspace of the flags.
+
+    Raises:
+      ConfigError: an override of a config that there is not.
+    """
     weights = (f"init.text={_TEXT.value}", f"data.vocabulary={_TEXT.value}", f"init.backbone={_BACKBONE.value}")
     overrides: dict[str, list[str]] = {}
     for override in (*(_FEW if _TINY.value else ()), *_OVERRIDES.value):
         config, colon, field = override.partition(":")
         name, field = (config, field) if colon and "=" not in config else ("", override)
+        if name not in ("", *_CONFIGS):
+            raise ConfigError(f"--override={override}: no training has the config {name}; use {', '.join(_CONFIGS)}.")
         overrides.setdefault(name, []).append(field)
     return Workspace(
         folder=folder,
@@ -98,23 +107,33 @@ def _workspace(folder: Path) -> Workspace:
     )
 
 
+def _is_finished(part: Part, workspace: Workspace) -> bool:
+    if part.name == "pretraining":
+        return (workspace.workdir("pretrained") / "finished.json").exists()
+    return bool(part.last) and (workspace.folder / "results" / f"{part.last}.json").exists()
+
+
 def _chosen(sources: Sources) -> list[Part]:
     """The parts to run, in their order.
 
     Raises:
-      ConfigError: an unknown part, or one whose data set is not given.
+      ConfigError: an unknown part, or one whose data set is not given or not there.
     """
     names = [part.name for part in PARTS]
     if unknown := [name for name in _PARTS.value if name not in names]:
         raise ConfigError(f"--parts: {', '.join(unknown)} unknown; choose from {', '.join(names)}.")
     chosen = []
     for part in PARTS:
-        missing = part.needs and not getattr(sources, part.needs)
-        if part.name in _PARTS.value and missing:
+        given = getattr(sources, part.needs)
+        if part.name in _PARTS.value and not given:
             raise ConfigError(f"--parts={part.name} needs --{part.needs}=FOLDER.")
-        if part.name in _PARTS.value or not (_PARTS.value or part.optional or missing):
+        if part.name in _PARTS.value or (given and not _PARTS.value and not part.optional):
+            if not Path(given).is_dir():
+                raise ConfigError(f"--{part.needs}={given}: no such folder; give the data set as published.")
+            if part.needs == "coco":
+                chosen_examples(Path(given))
             chosen.append(part)
-        elif missing and not _PARTS.value:
+        elif not given and not _PARTS.value:
             say(f"{part.name} is skipped: no --{part.needs}=FOLDER")
     return chosen
 

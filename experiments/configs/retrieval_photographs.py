@@ -4,7 +4,8 @@
         --config.init.checkpoint=runs/photographs
     python -m experiments.evaluate --workdir=runs/flickr8k --split=test --images=200 --output=scores.npz
 
-Without init.checkpoint it starts from the published weights alone, the control of docs/results.md.
+The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, in place of
+init.checkpoint.
 """
 
 import dataclasses
@@ -22,8 +23,9 @@ def get_config(setting: str = "cpu") -> RunConfig:
     on_gpu = setting == "gpu"
     return dataclasses.replace(
         config,
+        init=dataclasses.replace(config.init, text="", backbone=""),
         model=dataclasses.replace(config.model, backbone=backbone),
-        data=dataclasses.replace(config.data, batch_images=64 if on_gpu else 8, texts_per_image=1),
+        data=dataclasses.replace(config.data, vocabulary="", batch_images=64 if on_gpu else 8, texts_per_image=1),
         task=RetrievalConfig(),
         optimizer=dataclasses.replace(
             config.optimizer,

@@ -5,8 +5,9 @@
         --config.init.checkpoint=runs/photographs
     python -m experiments.evaluate --workdir=runs/daquar --split=test --output=predictions.json
 
-Without init.checkpoint it starts from the published weights alone, the control of docs/results.md. DAQUAR has no
-validation split: the last state is judged, and lengths and rates were not chosen on its test questions.
+The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, in place of
+init.checkpoint. DAQUAR has no validation split: the last state is evaluated, and lengths and learning rates were not
+chosen on its test questions.
 """
 
 import dataclasses
@@ -25,10 +26,12 @@ def get_config(setting: str = "cpu") -> RunConfig:
     on_gpu = setting == "gpu"
     return dataclasses.replace(
         config,
+        init=dataclasses.replace(config.init, text="", backbone=""),
         data=dataclasses.replace(
             config.data,
             train=(SourceConfig("daquar", "train"),),
             eval=(SourceConfig("daquar", "test"),),
+            vocabulary="",
             resize=ResizeRule(160, 224),
             canvases=((160, 224),),
             batch_images=32 if on_gpu else 8,

@@ -119,14 +119,14 @@ class PretrainingTask:
         else:
             pixels_BxKxSxD = jnp.repeat(pixels_BxPxD[:, None], texts, axis=1)
             mask_BxKxS = jnp.repeat(mask_BxP[:, None], texts, axis=1)
-        masked_NxM = batch["mlm_position"].reshape(rows * texts, -1)
+        position_NxM = batch["mlm_position"].reshape(rows * texts, -1)
         hidden_NxQxD = module.model.fuse_at(
             text_BxKxT.reshape(rows * texts, length),
             batch["text_mask"].reshape(rows * texts, length),
             pixels_BxKxSxD.reshape(rows * texts, *pixels_BxKxSxD.shape[2:]),
             mask_BxKxS.reshape(rows * texts, -1),
             dropout_key,
-            index_NxQ=jnp.concatenate([jnp.zeros_like(masked_NxM[:, :1]), masked_NxM], axis=1),
+            index_NxQ=jnp.concatenate([jnp.zeros_like(position_NxM[:, :1]), position_NxM], axis=1),
         )
         return module.logits_of_tokens(hidden_NxQxD[:, 1:]), module.matching_logit(hidden_NxQxD)
 

@@ -23,7 +23,7 @@ class InitConfig:
     text: str = ""  # BERT
     text_layers: tuple[int, ...] = ()  # of BERT's layers, counted from 0, those to take; empty: the leading ones
     # Position 0's embedding: in some models, as all-MiniLM-L6-v2, its own makes [CLS] a sink of attention that is the
-    # same for every text, which image-text matching learns from late or never.
+    # same for every text, so that image-text matching learns late or never.
     text_first_position: Literal["own", "mean"] = "own"  # mean: of the other positions
     backbone: str = ""  # ResNet or ResNeXt
     checkpoint: str = ""  # another run's folder
@@ -120,7 +120,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     ]
     lines += [f"{name}: only its first {rows} rows; the others are fresh" for name, rows in report["partial"].items()]
     lines += [
-        f"{source}: {len(names)} tensors left unused ({', '.join(names[:2])}, ...), whose layers the model has not"
+        f"{source}: {len(names)} tensors of layers that the model has not stay unused ({names[0]} and others)"
         for source, names in report["unused"].items()
     ]
     if report["fresh"]:

@@ -183,13 +183,13 @@ def test_model_and_head_share_the_words(module):
 @pytest.mark.parametrize(("sampled", "key", "pixels"), [(4, KEY, 4), (0, KEY, 12), (100, KEY, 12), (4, None, 12)])
 def test_pixels_that_the_encoder_sees(monkeypatch, sampled, key, pixels):
     """Samples in training; all of the canvas's 3x4 in evaluation, and then without dropout."""
-    seen, fuse = [], PixelBert.fuse
+    seen, fuse_at = [], PixelBert.fuse_at
 
-    def spy(self, text, text_mask, pixels, mask, dropout_key=None):
+    def spy(self, text, text_mask, pixels, mask, dropout_key, *, index_NxQ):
         seen.append((pixels.shape, mask.shape, dropout_key is None))
-        return fuse(self, text, text_mask, pixels, mask, dropout_key)
+        return fuse_at(self, text, text_mask, pixels, mask, dropout_key, index_NxQ=index_NxQ)
 
-    monkeypatch.setattr(PixelBert, "fuse", spy)
+    monkeypatch.setattr(PixelBert, "fuse_at", spy)
     task = PretrainingTask(small_model(), PretrainingConfig(sampled_pixels=sampled))
     arrays = make_batch(ROWS, TEXTS) | {"row": np.arange(ROWS)}
     loss, _ = abstract_loss(task, arrays, key)

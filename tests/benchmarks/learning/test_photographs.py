@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from benchmarks.learning import photograph_parts, photographs, workspace
-from benchmarks.learning.attention_sheet import examples
+from benchmarks.learning.attention_sheet import chosen_examples, examples
 from benchmarks.learning.photograph_parts import ABLATIONS, PARTS, controls_of
 from benchmarks.learning.photograph_tables import chance_recalls, tables
 from benchmarks.learning.workspace import scores_in
@@ -116,17 +116,24 @@ def test_tiny_from_end_to_end_stopped_in_the_middle(published, tmp_path):
     printed = second.communicate(timeout=300)[0]
     assert second.returncode == 0, printed
     assert f"resuming {tmp_path / 'runs' / 'pretrained'} at step" in printed
-    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    kept = json.loads((tmp_path / "results.json").read_text())["kept"]
+    results = {label: each["result"] for label, each in kept.items()}
     assert results["tasks"]["itm_accuracy_examples"] == 6 * 4 and 0 < results["tasks"]["mlm_accuracy_matched"] <= 1
     assert results["tasks"] != results["tasks_shuffled"] and 0 <= results["tasks_text_alone"]["mlm_accuracy_words"] < 1
     for name in ("zero_shot", "retrieval_pretrained_0", "retrieval_published_0"):
         assert results[name]["images"] == 4 and results[name]["texts"] == 20
         assert 0 <= results[f"{name}_controls"]["shuffled/text_recall_1"] <= 1
-    fresh = {
-        start: json.loads((tmp_path / "runs" / f"retrieval_{start}_0" / "init.json").read_text())["fresh"]
+    begun = {
+        start: json.loads((tmp_path / "runs" / f"retrieval_{start}_0" / "init.json").read_text())
         for start in ("pretrained", "published")
     }
-    assert not fresh["pretrained"] and any("pixel_embedding" in name for name in fresh["published"])
+    pretrained = f"init.checkpoint={tmp_path / 'runs' / 'pretrained'}"
+    assert set(begun["pretrained"]["loaded"].values()) == {pretrained} and not begun["pretrained"]["fresh"]
+    assert any("pixel_embedding" in name for name in begun["published"]["fresh"])
+    assert {source.partition("=")[0] for source in begun["published"]["loaded"].values()} == {
+        "init.text",
+        "init.backbone",
+    }
     unused = json.loads((tmp_path / "runs" / "pretrained" / "init.json").read_text())["unused"]
     assert {len(names) for names in unused.values()} == {16, 12}  # a layer of BERT, a stage of ResNet
     table = (tmp_path / "tables.md").read_text()
@@ -148,16 +155,16 @@ def stand_in(commands: list[list[str]], recalls_of: dict[str, float]):
         flag = dict(part.removeprefix("--").split("=", 1) for part in command if part.startswith("--") and "=" in part)
         if command[0] in ("experiments.pretrain", "experiments.finetune"):
             Path(flag["workdir"]).mkdir(parents=True)
-            return 1.0, ["done: it holds checkpoints/"]
-        if command[0] == "data_pipelines.prepare":
-            return 1.0, []
+            return ["done: it holds checkpoints/"]
+        if command[0] in ("data_pipelines.prepare", "benchmarks.learning.attention_sheet"):
+            return []
         if flag["output"].endswith(".npz"):
             scores = np.arange(12.0).reshape(2, 6) - 6
             np.savez(flag["output"], scores=scores, image_of_text=np.repeat([0, 1], 3))
             found = {"images": 2, "texts": 6} | recalls_of
         else:
             found = {"accuracy": 0.25} if "daquar" in flag["workdir"] else {"itm_accuracy": 0.9, "mlm_accuracy": 0.5}
-        return 1.0, [f"{name:40} {value}" for name, value in found.items()]
+        return [f"{name:40} {value}" for name, value in found.items()]
 
     return run
 
@@ -167,14 +174,15 @@ def test_every_part_gives_commands_that_fit_and_rows_of_a_table(setting, tiny, t
     from experiments.config_flags import load_config, split_arguments
     from experiments.validation import validate
 
-    commands, drawn = [], []
+    commands = []
     run = stand_in(commands, dict.fromkeys((f"{k}_recall_{n}" for k in ("text", "image") for n in (1, 5, 10)), 0.125))
     for module in (workspace, photograph_parts):
         monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(photograph_parts, "_text_alone", lambda *_: {"mlm_accuracy_matched": 0.25})
     monkeypatch.setattr(photograph_parts, "_blind_guesses", lambda *_: {"usual_answer": 0.1, "nearest_question": 0.2})
-    monkeypatch.setattr(photograph_parts, "draw_attention", lambda *arguments: drawn.append(arguments))
-    flags = {"flickr8k": "f", "daquar": "d", "coco": "c", "text": "bert", "backbone": "resnet", "folder": str(tmp_path)}
+    monkeypatch.setattr(photographs, "chosen_examples", lambda _: None)
+    given = {name: str(tmp_path) for name in ("flickr8k", "daquar", "coco")}
+    flags = given | {"text": "bert", "backbone": "resnet", "folder": str(tmp_path)}
     parts, override = [part.name for part in PARTS], ["vqa_photographs:optimizer.ema_decay=0.5"]
     with flagsaver.flagsaver(**flags, parts=parts, override=override, setting=setting, tiny=tiny):
         photographs.main()
@@ -187,10 +195,10 @@ def test_every_part_gives_commands_that_fit_and_rows_of_a_table(setting, tiny, t
         _, file, overrides = split_arguments(command[1:])
         config = load_config(file, overrides)
         validate(config)
-        assert bool(config.init.checkpoint) != (config.init.text == "bert" and config.init.backbone == "resnet")
+        named = (config.init.text, config.init.backbone, config.data.vocabulary)
+        assert named == (("", "", "") if config.init.checkpoint else ("bert", "resnet", "bert"))
         assert ("vqa" in file) == (config.optimizer.ema_decay == 0.5)
         assert (config.train.steps in (2, 24)) == tiny and (config.model.encoder.layers == 6) == (setting == "gpu")
-    assert drawn
     printed = capsys.readouterr().out
     for row in (
         "| true images | 0.900 |  |  |",
@@ -206,10 +214,11 @@ def test_every_part_gives_commands_that_fit_and_rows_of_a_table(setting, tiny, t
 def test_controls_by_hand():
     """Two images with two texts each; the scores of images 0 and 1 are exchanged in the control."""
     scores = np.array([[2.0, -1.0, -3.0, 1.0], [-2.0, -4.0, 3.0, 4.0]])
-    found = controls_of(scores, np.array([0, 0, 1, 1]))
+    found = controls_of(scores, np.array([0, 0, 1, 1]), binary=True)
     assert found["itm_accuracy"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert found["shuffled/text_recall_1"] == 0 and found["shuffled/image_recall_1"] == 0
     assert recalls(scores, np.array([0, 0, 1, 1]))["text_recall_1"] == 1
+    assert "itm_accuracy" not in controls_of(scores, np.array([0, 0, 1, 1]), binary=False)
 
 
 def test_chance_by_drawing():
@@ -225,15 +234,35 @@ def test_no_result_is_no_table():
 
 
 def test_scores_that_programs_print():
-    assert scores_in([f"{'a_b/c':40} 0.5000", f"{'n':40} 12", "step 3  loss 1.0", "x y  3"]) == {"a_b/c": 0.5, "n": 12}
+    long = "a" * 45
+    printed = [f"{'a_b/c':40} 0.5000", f"{'n':40} 12", f"{long:40} 0.25", "step 3  loss 1.0", "x y  3"]
+    assert scores_in(printed) == {"a_b/c": 0.5, "n": 12, long: 0.25}
+    with pytest.raises(ConfigError, match="printed no score"):
+        scores_in(["step 3  loss 1.0"])
 
 
 def test_what_cannot_be_run_is_refused(tmp_path):
-    given = {"flickr8k": "f", "text": "t", "backbone": "b", "folder": str(tmp_path)}
+    given = {"flickr8k": str(tmp_path), "text": "t", "backbone": "b", "folder": str(tmp_path / "new")}
     with flagsaver.flagsaver(**given, parts=["nothing"]), pytest.raises(ConfigError, match="--parts: nothing unknown"):
         photographs.main()
-    with flagsaver.flagsaver(**given, parts=["daquar"]), pytest.raises(ConfigError, match="needs --daquar=FOLDER"):
-        photographs.main()
+    cases = [
+        ({"parts": ["daquar"]}, "--parts=daquar needs --daquar=FOLDER"),
+        ({"daquar": "nowhere"}, "--daquar=nowhere: no such folder"),
+        ({"coco": str(tmp_path)}, "captions_val2017.json is missing"),
+        ({"override": ["pretrain_photograph:train.steps=5"]}, "no training has the config pretrain_photograph"),
+    ]
+    for more, message in cases:
+        with flagsaver.flagsaver(**given | more), pytest.raises(ConfigError, match=message):
+            photographs.main()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_result_of_other_flags_is_not_taken(tmp_path):
+    space = workspace.Workspace(tmp_path, tmp_path / "data", (), "cpu")
+    assert space.kept("a", ["--images=200"], lambda: {"x": 1}) == {"x": 1}
+    assert space.kept("a", ["--images=200"], lambda: pytest.fail("done twice")) == {"x": 1}
+    with pytest.raises(ConfigError, match=r"a\.json was made in another way \(--images=200, --images=4\)"):
+        space.kept("a", ["--images=4"], lambda: {"x": 2})
 
 
 def test_photographs_are_chosen_by_licence_and_word(tmp_path):
@@ -254,9 +283,14 @@ def test_photographs_are_chosen_by_licence_and_word(tmp_path):
     for i in (3, 5, 7, 9):
         write_image(tmp_path / "val2017" / f"{i}.jpg")
     found = list(examples(tmp_path))
-    assert [(e.file.name, e.caption, e.word, e.credit) for e in found] == [
+    assert [(e.file.name, e.caption, e.word, e.source) for e in found] == [
         ("7.jpg", "Two dogs, a man.", "dogs", "COCO 7, Attribution"),
         ("9.jpg", "The Beach.", "beach", "COCO 9, Attribution"),
     ]
     with pytest.raises(ConfigError, match=r"captions_val2017\.json is missing"):
         list(examples(tmp_path / "annotations"))
+    with pytest.raises(ConfigError, match="2 images fit the rule of the attention maps, which needs 12"):
+        chosen_examples(tmp_path)
+    (tmp_path / "val2017" / "9.jpg").unlink()
+    with pytest.raises(ConfigError, match=r"9\.jpg is missing"):
+        list(examples(tmp_path))

@@ -1,5 +1,6 @@
 """Weights into a fresh training state: values, shardings, the moving average, the report, and what does not fit."""
 
+import dataclasses
 import json
 
 import jax
@@ -137,8 +138,8 @@ def test_unused_layers_are_reported(trainer):
     _, report = apply(trainer.init(), loaded)
     assert json.loads(json.dumps(report))["unused"] == {"init.text=bert": list(unused)}
     assert (
-        "init.text=bert: 3 tensors left unused (encoder.layer.2.output.dense.bias, "
-        "encoder.layer.2.output.dense.weight, ...), whose layers the model has not"
+        "init.text=bert: 3 tensors of layers that the model has not stay unused (encoder.layer.2.output.dense.bias and "
+        "others)"
     ) in summary_lines(report)
 
 
@@ -191,3 +192,19 @@ def test_from_text_and_backbone(tmp_path, trainer):
     assert report["partial"] == {WORD: 30, HEAD: 30}
     with pytest.raises(ConfigError, match=r"init\.resize=true"):
         load_initial(InitConfig(text=config.text), model)
+
+
+def test_chosen_layers_and_first_position(tmp_path):
+    """The fields of the config reach the source."""
+    pytest.importorskip("torch")
+    from tests.pixelbert_jax.weights.references import torch_bert
+
+    model = small_model()
+    deeper = dataclasses.replace(model.encoder, layers=model.encoder.layers + 1)
+    torch_bert(deeper, VOCABULARY, 16).save_pretrained(tmp_path)
+    (plain,) = load_initial(InitConfig(text=str(tmp_path)), model).values()
+    chosen = InitConfig(text=str(tmp_path), text_layers=(1, 2), text_first_position="mean")
+    (other,) = load_initial(chosen, model).values()
+    assert {name.split(".")[2] for name in plain.unused} == {"2"} and {n.split(".")[2] for n in other.unused} == {"0"}
+    position = other.arrays["model.text_embedding.position"]
+    np.testing.assert_allclose(position[0], position[1:].mean(0), atol=1e-6)
