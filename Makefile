@@ -41,15 +41,15 @@ test-slow: $(VENV)/.test
 photographs: FLICKR8K ?=
 photographs: DAQUAR ?=
 photographs: COCO ?=
-photographs: TEXT ?= sentence-transformers/all-MiniLM-L6-v2
-photographs: BACKBONE ?= timm/resnet18.tv_in1k
+photographs: BERT ?= sentence-transformers/all-MiniLM-L6-v2
+photographs: RESNET ?= timm/resnet18.tv_in1k
 photographs: FOLDER ?= runs/photographs_experiment
 photographs: SETTING ?= cpu
 photographs: PARTS ?=
 photographs: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 photographs: $(VENV)/.runtime
 	$(BIN)/python -m benchmarks.learning.photographs --flickr8k=$(FLICKR8K) --daquar=$(DAQUAR) --coco=$(COCO) \
-		--text=$(TEXT) --backbone=$(BACKBONE) --folder=$(FOLDER) --setting=$(SETTING) --parts=$(PARTS)
+		--bert=$(BERT) --resnet=$(RESNET) --folder=$(FOLDER) --setting=$(SETTING) --only=$(PARTS)
 
 # Under 30 minutes on two cores; coco_captions in DATA_DIR and BERT's vocab.txt add the input pipeline.
 bench: DATA_DIR ?= data

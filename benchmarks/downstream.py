@@ -19,6 +19,7 @@ from absl import flags
 
 from benchmarks.comparing import figures_in, run, table_of
 from benchmarks.learning.blind_guesses import nearest, questions
+from benchmarks.shared_flags import FOLDER
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
 from experiments.common_flags import DATA_DIR, required
@@ -27,7 +28,6 @@ from experiments.metrics.retrieval import recalls
 from pixelbert_jax.errors import ConfigError
 
 _PRETRAINED = flags.DEFINE_string("pretrained", "", "Workdir of the pre-training run.")
-_FOLDER = flags.DEFINE_string("folder", "", "Where runs and results go.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each start.")
 _TASKS = flags.DEFINE_list("tasks", ["daquar", "nlvr", "flickr8k"], "Which to run.")
 _OVERRIDES = flags.DEFINE_list("overrides", [], "config.field=value of every fine-tuning.")
@@ -55,11 +55,11 @@ _EXPERIMENTS = {
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    required(DATA_DIR, _PRETRAINED, _FOLDER)
+    required(DATA_DIR, _PRETRAINED, FOLDER)
     unknown = [name for name in _TASKS.value if name not in _EXPERIMENTS]
     if unknown:
         raise ConfigError(f"--tasks: {', '.join(unknown)} unknown; choose from {', '.join(_EXPERIMENTS)}.")
-    folder = Path(_FOLDER.value)
+    folder = Path(FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _TASKS.value:
         experiment = _EXPERIMENTS[name]

@@ -37,10 +37,11 @@ from typing import Any
 from absl import flags
 
 from benchmarks.gpu_models import CONFIGS
-from benchmarks.gpu_parts import FIRST_IMAGES, FULL_AT, MEMORY_GIB, MOST_IMAGES, STEPS, TINY, is_part
+from benchmarks.gpu_parts import FIRST_IMAGES, FULL_AT, MEMORY_GIB, MOST_IMAGES, STEPS, is_part
 from benchmarks.gpu_trials import MEMORY_IS_FULL
 from benchmarks.measuring import rounded
 from benchmarks.running import TIME_LIMIT, TO_LEAVE, run
+from benchmarks.shared_flags import TINY
 from data_pipelines.whole_files import write_atomically
 from experiments.common_flags import OUTPUT, new_file
 from experiments.config_flags import run_main

@@ -23,6 +23,7 @@ from benchmarks.gpu_peer import peer_attempt
 from benchmarks.gpu_trials import trials
 from benchmarks.measuring import largest_picture, machine, rounded
 from benchmarks.rates import copy_rate, matrix_rate
+from benchmarks.shared_flags import TINY
 from experiments.config import RunConfig
 from experiments.config_flags import load_config, run_main
 from pixelbert_jax.errors import ConfigError
@@ -36,7 +37,6 @@ MOST_IMAGES = flags.DEFINE_integer("most_images", 4096, "Pictures of the largest
 STEPS = flags.DEFINE_integer("timed_steps", 10, "Timed steps a trial.", lower_bound=1)
 MEMORY_GIB = flags.DEFINE_float("memory_gib", 78, "Memory that a part may take: what an 80 GB card leaves.")
 FULL_AT = flags.DEFINE_integer("full_at", 0, "Pictures from which memory counts as full, to try that; 0: when it is.")
-TINY = flags.DEFINE_bool("tiny", False, "Tiny models and pictures on whatever device there is, to try the program.")
 _COUNT = flags.DEFINE_bool("count_operations", True, "Have those of our step counted.")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.comparing import figures_in, run, table_of
+from benchmarks.shared_flags import FOLDER
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
 from experiments.common_flags import DATA_DIR, required
@@ -25,7 +26,6 @@ from experiments.config_flags import run_main
 from experiments.metrics.retrieval import recalls
 from pixelbert_jax.errors import ConfigError
 
-_FOLDER = flags.DEFINE_string("folder", "", "Where runs and results go.")
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Seeds of each variant.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 2000, "Steps of each pre-training; must be even.", lower_bound=2)
 _TABLES = flags.DEFINE_list("tables", ["pretraining", "stages", "finetuning"], "Which to make.")
@@ -57,8 +57,8 @@ _LOSSES = {
 
 def main() -> None:
     """Run what is missing, then print the tables."""
-    required(DATA_DIR, _FOLDER)
-    folder = Path(_FOLDER.value)
+    required(DATA_DIR, FOLDER)
+    folder = Path(FOLDER.value)
     folder.mkdir(parents=True, exist_ok=True)
     makers = {"pretraining": _pretraining, "stages": _stages, "finetuning": _finetuning}
     for name in _TABLES.value:

@@ -39,7 +39,7 @@ class DataConfig:
         "bert-base-uncased"  # vocab.txt, a folder with one, a hub's name; "": init.checkpoint's, or trained
     )
     vocabulary_size: int = 30522  # at most, when it is trained from the data set's own texts
-    lowercase: bool = True
+    lowercase: bool = True  # words lower-cased and without accents; what lies beside the vocabulary must agree
     answers: str = ""  # list of answers to choose from (JSON or one a line); "": those of the training data
     answer_minimum: int = 9  # questions that an answer of the training data must be the answer of
     answers_are: Literal["votes", "right"] = "votes"  # of several people, scored by their number; or each is right

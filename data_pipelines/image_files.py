@@ -22,6 +22,7 @@ from PIL import (
 )
 
 from data_pipelines.errors import DataError
+from data_pipelines.transparency import opacity
 
 MAX_MEGAPIXELS = 64.0
 MAX_SIDE = 30_000  # pixels
@@ -40,8 +41,8 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
 _START_OF_SCAN = b"\xff\xda"
 
 # What Pillow's readers raise on damaged bytes.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError)
-_DAMAGE += (struct.error, MemoryError, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError)
+DAMAGE += (struct.error, MemoryError, Image.DecompressionBombError)
 
 
 class BadImageError(DataError):
@@ -54,11 +55,15 @@ class BadImageError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first bytes of a picture say: format ("JPEG", "PNG", ...) and size in pixels."""
+    """What the first bytes of a picture say: format ("JPEG", "PNG", ...) and size in pixels.
+
+    `transparent` tells whether something behind it shows through, and only `verify` finds out.
+    """
 
     format: str
     height: int
     width: int
+    transparent: bool = False
 
 
 def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
@@ -67,7 +72,7 @@ def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_s
     Raises:
       BadImageError: not a JPEG, PNG, WebP, BMP or GIF; a damaged header; no pixels; over a limit.
     """
-    return _open(encoded, max_megapixels, max_side)[0]
+    return open_image(encoded, max_megapixels, max_side)[0]
 
 
 def verify(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
@@ -78,11 +83,12 @@ def verify(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: 
     Raises:
       BadImageError: as `read_header`, or the file is cut short, or it does not decode to that size.
     """
-    header, picture = _open(encoded, max_megapixels, max_side)
+    header, picture = open_image(encoded, max_megapixels, max_side)
     try:
         picture.draft("RGB", (1, 1))  # a JPEG is then read to its end, but at an eighth of its size
         picture.load()
-    except _DAMAGE as error:
+        transparent = opacity(picture) is not None
+    except DAMAGE as error:
         raise BadImageError("truncated or damaged file") from error
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -93,11 +99,17 @@ def verify(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: 
         raise BadImageError("not decodable by OpenCV")
     if pixels_HxWx3.shape != (header.height, header.width, 3):
         raise BadImageError("decoded size differs from the header")
-    return header
+    return dataclasses.replace(header, transparent=transparent)
 
 
-def _open(encoded: bytes, max_megapixels: float, max_side: int) -> tuple[Header, ImageFile.ImageFile]:
-    """Header checked against the limits, and the Pillow image that has not been decoded yet."""
+def open_image(
+    encoded: bytes, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE
+) -> tuple[Header, ImageFile.ImageFile]:
+    """Header checked against the limits, and the Pillow image that has not been decoded yet.
+
+    Raises:
+      BadImageError: as `read_header`.
+    """
     if not encoded:
         raise BadImageError("empty file")
     if len(encoded) > MAX_BYTES:
@@ -107,13 +119,13 @@ def _open(encoded: bytes, max_megapixels: float, max_side: int) -> tuple[Header,
         raise BadImageError("not a JPEG, PNG, WebP, BMP or GIF")
     _, name, reader = match
     if name == "WEBP":
-        _check_size(*_webp_size(encoded), max_megapixels, max_side)  # Pillow's reader asks for memory for the whole
+        check_size(*_webp_size(encoded), max_megapixels, max_side)  # Pillow's reader asks for memory for the whole
     try:
         picture = reader(io.BytesIO(encoded))
         width, height = picture.size
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadImageError("damaged header") from error
-    _check_size(height, width, max_megapixels, max_side)
+    check_size(height, width, max_megapixels, max_side)
     if name == "JPEG" and _scans(encoded, picture) > MAX_SCANS:
         raise BadImageError(f"over {MAX_SCANS} scans")
     return Header(name, height, width), picture
@@ -134,7 +146,8 @@ def _scans(encoded: bytes, picture: JpegImagePlugin.JpegImageFile) -> int:
     return encoded.count(_START_OF_SCAN)
 
 
-def _check_size(height: int, width: int, max_megapixels: float, max_side: int) -> None:
+def check_size(height: int, width: int, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> None:
+    """Raise BadImageError for an image without pixels, or over a limit."""
     if height < 1 or width < 1:
         raise BadImageError("no pixels")
     if max(height, width) > max_side:

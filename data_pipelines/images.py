@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.image_files import BadImageError, read_header
+from data_pipelines.image_files import DAMAGE, BadImageError, check_size, open_image
+from data_pipelines.transparency import opacity, over_white
 
 Canvas = tuple[int, int]  # (height, width) in pixels
 
@@ -68,13 +70,14 @@ def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
 def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     """Decode JPEG, PNG, WebP, BMP or GIF into uint8 RGB, HxWx3; the header is looked at first.
 
-    The orientation tag is ignored, so that the size equals the one in the file's header.
+    White lies behind transparent images. The orientation tag is ignored, so that the size equals the one in the file's
+    header.
 
     Raises:
       BadRecordError: the bytes are not a picture that OpenCV can read, or it would be too large.
     """
     try:
-        read_header(encoded)
+        _, picture = open_image(encoded)
     except BadImageError as error:
         too_large = "over" in error.reason
         what = error.reason if too_large else f"{len(encoded)} bytes that are not a readable picture"
@@ -82,13 +85,45 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:
+        opacity_HxW = opacity(picture)
+    except (cv2.error, *DAMAGE):
         image = None
-    if image is None:
+    if image is None or (opacity_HxW is not None and opacity_HxW.shape != image.shape[:2]):
         raise BadRecordError(
             f"{name}: {len(encoded)} bytes that are not a readable picture; prepare the data set again."
         )
-    return image
+    return image if opacity_HxW is None else over_white(image, opacity_HxW)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """A Pillow image as uint8 RGB, HxWx3: the pixels that `decode` gives of its file.
+
+    Raises:
+      BadImageError: no pixels, over a limit, a damaged file, or a mode that does not say what is black and white.
+    """
+    check_size(image.height, image.width)
+    if image.mode in ("I", "F"):
+        raise BadImageError(f"mode {image.mode}, which does not say what white is; convert it to RGB, L or I;16")
+    try:
+        opacity_HxW = opacity(image)
+        if image.mode.startswith("I;16"):
+            grey_HxW = (np.asarray(image) >> 8).astype(np.uint8)
+            pixels_HxWx3 = np.repeat(grey_HxW[..., None], 3, axis=2)
+        elif image.mode == "CMYK":
+            pixels_HxWx3 = _from_cmyk(np.asarray(image))
+        else:  # RGB alone forgets colours behind an opacity in some modes
+            pixels_HxWx3 = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))[..., :3]
+    except DAMAGE as error:
+        raise BadImageError(
+            f"mode {image.mode} that Pillow cannot read; convert it to RGB, or save it again"
+        ) from error
+    return pixels_HxWx3 if opacity_HxW is None else over_white(pixels_HxWx3, opacity_HxW)
+
+
+def _from_cmyk(cmyk_HxWx4: np.ndarray) -> np.ndarray:
+    """RGB as OpenCV makes it of a JPEG, which differs from Pillow's by a rounding."""
+    white_HxWx1 = 255 - cmyk_HxWx4[..., 3:].astype(np.int32)
+    return (white_HxWx1 - (cmyk_HxWx4[..., :3] * white_HxWx1 >> 8)).astype(np.uint8)
 
 
 def resize(image_HxWx3: np.ndarray, size: Canvas, out_hxwx3: np.ndarray | None = None) -> np.ndarray:

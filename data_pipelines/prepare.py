@@ -44,6 +44,18 @@ _OPTIONS = {
         "official_splits", False, "coco_captions: not Karpathy's splits, even if found."
     ),
     "keep_coco_test": flags.DEFINE_bool("keep_coco_test", False, "visual_genome: keep COCO's val and test images."),
+    "first_row": flags.DEFINE_enum(
+        "first_row",
+        "",
+        ["", "0", "1"],
+        "conceptual_captions, sbu: number of the first row where images are named by row numbers; default: found out.",
+    ),
+    "max_identical": flags.DEFINE_integer(
+        "max_identical",
+        10,
+        "conceptual_captions, sbu, image_text: images kept of those with the same bytes, such as a placeholder that "
+        "dead links answer with; 0 for all.",
+    ),
     "sbu_validation": flags.DEFINE_integer("sbu_validation", 1_000, "sbu: images held out of train; 0 for none."),
     "visual_genome_qa": flags.DEFINE_bool(
         "visual_genome_qa", False, "vqa_v2: also the questions of Visual Genome, as split visual_genome."

@@ -166,10 +166,8 @@ def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, opti
         if option == "regions":
             continue  # a file that has moved is no other
         if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
-            raise DataError(
-                f"{folder} was prepared with --{option}={prepared.get(option)}, not {value}; "
-                "remove that folder or give another --data_dir."
-            )
+            how = f"with --{option}={prepared[option]}" if option in prepared else f"by a release without --{option}"
+            raise DataError(f"{folder} was prepared {how}, not {value}; remove that folder or give another --data_dir.")
 
 
 def _check_same_shards(folder: Path, num_shards: int | None) -> None:

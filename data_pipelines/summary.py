@@ -55,7 +55,7 @@ def _described(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> st
         f"canvases (height x width) for shorter edge {rule.shorter_edge}, longer at most {rule.longer_edge}: {shares}"
     )
     for split, skipped in summary["skipped"].items():
-        lines += _skipped_lines(split, skipped)
+        lines += [*_skipped_lines(split, skipped), *_text_lines(split, skipped)]
     return "\n".join(lines)
 
 
@@ -98,6 +98,24 @@ def _region_lines(summary: Mapping[str, Any]) -> list[str]:
             )
         if boxes := summary["skipped"].get(split, {}).get("boxes"):
             lines.append(f"boxes left out in {split}: {', '.join(f'{n:,} {reason}' for reason, n in boxes.items())}")
+    return lines
+
+
+def _text_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:
+    """Texts that a fault took away, identical images, and what is not used; nothing where there is none of these."""
+    lines = []
+    if texts := skipped.get("texts"):
+        lines.append(f"texts left out in {split}: {', '.join(f'{n:,} {reason}' for reason, n in texts.items())}")
+        lines += [f"  {line}" for line in skipped["listed_texts"][:_LISTED]]
+        if (more := sum(texts.values()) - _LISTED) > 0:
+            lines.append(f"  ... and {more:,} more")
+    if identical := skipped.get("identical"):
+        place = skipped["identical_place"]
+        lines.append(f"images of {split} that have the same bytes as an earlier one: {identical:,} (first: {place})")
+    if transparent := skipped.get("transparent"):
+        lines.append(f"images of {split} that are partly transparent, white behind them: {transparent:,}")
+    if unused := skipped.get("unused"):
+        lines.append(f"not used in {split}: {', '.join(f'{n:,} {what}' for what, n in unused.items())}")
     return lines
 
 

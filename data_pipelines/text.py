@@ -9,6 +9,8 @@ from tokenizers import BertWordPieceTokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from data_pipelines.errors import DataError
+from data_pipelines.hub import snapshot
+from data_pipelines.tokenizer_files import FILES, check_case, split_vocabulary
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _KNOWN_WORDS, _KNOWN_LENGTH = 1 << 16, 32  # words whose pieces are remembered, and characters of each, at most
@@ -18,7 +20,7 @@ class Tokenizer:
     """BERT's WordPiece over a vocabulary; light to pickle, so that workers can have their own."""
 
     def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True) -> None:
-        """Take the word pieces, in the order of their ids.
+        """Take the word pieces, in the order of their ids; blank ones keep their id and are no word's.
 
         Raises:
           DataError: a special token is missing, or a word piece stands twice.
@@ -29,10 +31,13 @@ class Tokenizer:
                 f"The vocabulary of {len(vocabulary)} word pieces has no {', '.join(missing)}; "
                 "use a BERT vocabulary (vocab.txt)."
             )
-        if len(set(vocabulary)) != len(vocabulary):
-            raise DataError("The vocabulary has word pieces that stand twice; remove the second ones.")
-        self.vocabulary, self.lowercase = tuple(vocabulary), lowercase
         ids = {token: i for i, token in enumerate(vocabulary)}
+        if twice := next((token for i, token in enumerate(vocabulary) if token and ids[token] != i), ""):
+            raise DataError(
+                f"The vocabulary has word pieces that stand twice, such as {twice[:40]!r} for the ids "
+                f"{vocabulary.index(twice)} and {ids[twice]}; blank one of the lines, so that others keep their ids."
+            )
+        self.vocabulary, self.lowercase = tuple(vocabulary), lowercase
         self.pad, self.unknown, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
 
     def __getstate__(self) -> dict:
@@ -55,7 +60,7 @@ class Tokenizer:
     def ordinary_ids(self) -> np.ndarray:
         """Ids of the word pieces that are words or parts of words, in order."""
         return np.array(
-            [i for i, token in enumerate(self.vocabulary) if not (token.startswith("[") and token.endswith("]"))],
+            [i for i, token in enumerate(self.vocabulary) if token and not (token[0] == "[" and token[-1] == "]")],
             np.int32,
         )
 
@@ -106,41 +111,69 @@ class Tokenizer:
         return " ".join(words)
 
 
-def read_vocabulary(name: str) -> tuple[str, ...]:
-    """Word pieces from a vocab.txt, a folder that has one, or a Hugging Face name.
+def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]:
+    """Word pieces from a vocab.txt, a folder that has one or a tokenizer.json, or a Hugging Face name.
+
+    Args:
+      name: of the file, folder or repository.
+      lowercase: as in `data.lowercase`; what lies beside the vocabulary must not say otherwise. None: not looked at.
 
     Raises:
-      DataError: nothing readable is there.
+      DataError: nothing readable is there, or it is of another case.
     """
     path = Path(name)
+    if not path.exists():
+        path = _fetched(name)
+    folder = path if path.is_dir() else path.parent
+    if lowercase is not None:
+        check_case(folder, lowercase)
     if (path / "vocab.txt").exists():
         path = path / "vocab.txt"
-    elif path.is_dir() and not (path / "tokenizer.json").exists():
-        raise DataError(
-            f"{path}: a folder without vocab.txt or tokenizer.json; give data.vocabulary a folder that has one."
-        )
-    if path.is_file():
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line."
-            ) from None
-        return tuple(line.rstrip("\r") for line in lines if line.strip())
-    if not path.is_dir() and (name.endswith(".txt") or path.is_absolute()):
-        raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
-    from transformers import AutoTokenizer
-
+    if path.is_dir():
+        return _read_tokenizer(path)
     try:
-        # Code that lies beside the tokenizer is never run, nor is anybody asked about it.
-        ids = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
-    except Exception as error:  # several libraries, and tokenizers raises Exception itself
+        return split_vocabulary(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line."
+        ) from None
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a Hugging Face repository's tokenizer."""
+    if name.endswith(".txt") or Path(name).is_absolute():
+        raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
+    try:
+        return snapshot(name, FILES)
+    except Exception as error:  # of several libraries
         raise DataError(
             f"data.vocabulary={name!r} is neither a file or folder here nor a Hugging Face tokenizer that can be "
             f"loaded ({_reason(error)}); give a path to a vocab.txt."
         ) from None
+
+
+def _read_tokenizer(folder: Path) -> tuple[str, ...]:
+    """Word pieces of a folder's tokenizer.json."""
+    if not (folder / "tokenizer.json").exists():
+        raise DataError(
+            f"{folder}: a folder without vocab.txt or tokenizer.json; give data.vocabulary a folder that has one."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        # Code that lies beside the tokenizer is never run, nor is anybody asked about it.
+        ids = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).get_vocab()
+    except Exception as error:  # several libraries, and tokenizers raises Exception itself
+        raise DataError(
+            f"{folder}: its tokenizer.json cannot be loaded ({_reason(error)}); give a path to a vocab.txt."
+        ) from None
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise DataError(
+            f"{folder}: the ids of its {len(ids)} word pieces are not the numbers from 0, each once; give a vocab.txt "
+            "with a line for each id."
+        )
     return tuple(sorted(ids, key=ids.get))
 
 

@@ -13,6 +13,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.records import Records
 from data_pipelines.text import Tokenizer, read_vocabulary, train_vocabulary
+from data_pipelines.tokenizer_files import cased_pieces
 from data_pipelines.whole_files import write_atomically
 from experiments.best import check_figure, held_out_figures
 from experiments.canvases import canvas_of
@@ -134,7 +135,13 @@ def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
     """The vocabulary that the config names, that of init.checkpoint, or one trained on the training data's texts."""
     data = config.data
     if data.vocabulary:
-        return read_vocabulary(data.vocabulary)
+        vocabulary = read_vocabulary(data.vocabulary, data.lowercase)
+        if data.lowercase and (count := cased_pieces(vocabulary)):
+            say(
+                f"data.vocabulary={data.vocabulary}: {count:,} of its {len(vocabulary):,} word pieces have upper-case "
+                "letters, which no text has after data.lowercase=true; set it to false if the vocabulary is cased"
+            )
+        return vocabulary
     if config.init.checkpoint and config.init.checkpoint_parts != "backbone":
         return tuple(find_description(config.init.checkpoint)[1]["vocabulary"])
     say("training a vocabulary on the texts of the training data")

@@ -45,7 +45,7 @@ _MEASURE = flags.DEFINE_enum(
     "measure", "retrieval", ["retrieval", "tasks"], "Of a pre-trained model: zero-shot retrieval, or its own tasks."
 )
 _IMAGES = flags.DEFINE_integer(
-    "images", 0, "Retrieval and --measure=tasks: only so many images, evenly spaced over the split. 0: all.", 0
+    "num_images", 0, "Retrieval and --measure=tasks: only so many images, evenly spaced over the split. 0: all.", 0
 )
 _RERANK_TOP = flags.DEFINE_integer(
     "rerank_top",
@@ -117,7 +117,9 @@ def evaluate(
             f"task {task} and --rerank_top={rerank_top}; leave out what does not fit."
         )
     if images and task in _TASKS_WITH_LABELS:
-        raise ConfigError(f"--images={images}: the official scores of {task} are of a whole split; leave the flag out.")
+        raise ConfigError(
+            f"--num_images={images}: the official scores of {task} are of a whole split; leave the flag out."
+        )
     new_file(str(output), ".json" if own_tasks else _SUFFIXES[task])
     if rerank_top and task in _TASKS_WITH_LABELS:
         raise ConfigError(

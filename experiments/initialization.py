@@ -9,6 +9,7 @@ from etils import epath
 from flax import nnx
 
 from data_pipelines.text import Tokenizer, read_vocabulary
+from data_pipelines.tokenizer_files import check_case
 from experiments.progress import say
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import load, named_arrays
@@ -16,7 +17,7 @@ from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 from pixelbert_jax.training.step import TrainState
 from pixelbert_jax.weights.conversion import Loaded
-from pixelbert_jax.weights.files import find
+from pixelbert_jax.weights.files import beside, find
 from pixelbert_jax.weights.initialize import InitConfig, apply, load_initial, summary_lines
 
 
@@ -33,13 +34,16 @@ def load_sources(
 
     Raises:
       ConfigError: weights that are not there, are broken, do not fit the model, or belong to other words.
+      DataError: weights whose tokenizer treats upper case or accents otherwise than the run.
     """
     sources = {}
     if config.checkpoint:
         sources[f"init.checkpoint={config.checkpoint}"] = _from_run(config, task, tokenizer, answers)
     if config.text:
-        folder = find(config.text)
-        if folder.is_dir() and (folder / "vocab.txt").is_file():
+        folder = beside(find(config.text))
+        if folder is not None:
+            check_case(folder, tokenizer.lowercase)
+        if folder is not None and (folder / "vocab.txt").is_file():
             _same_words(read_vocabulary(str(folder)), tokenizer, f"init.text={config.text}", folder, config.resize)
     return sources | load_initial(config, task.model)
 
@@ -59,6 +63,11 @@ def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Seq
     if parts != "backbone":
         path = epath.Path(config.checkpoint)
         _same_words(loaded.tokenizer.vocabulary, tokenizer, f"init.checkpoint={config.checkpoint}", path, False)
+        if loaded.tokenizer.lowercase != tokenizer.lowercase:
+            raise ConfigError(
+                f"init.checkpoint={config.checkpoint} was trained with data.lowercase={loaded.tokenizer.lowercase}, "
+                f"this run has {tokenizer.lowercase}; set it to the checkpoint's."
+            )
     shapes = {
         name: leaf.shape
         for name, leaf in named_arrays(

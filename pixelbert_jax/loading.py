@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.text import Tokenizer
+from data_pipelines.tokenizer_files import split_vocabulary
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build
 from pixelbert_jax.tasks.registry import task_of
@@ -133,19 +134,25 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
       card: the text of README.md.
 
     Raises:
-      ConfigError: the folder exists.
+      ConfigError: the folder exists, or a word piece has a line break, which vocab.txt cannot hold.
     """
     import safetensors.numpy
 
     folder = Path(folder).expanduser().absolute()
     if folder.exists():
         raise ConfigError(f"{folder} exists; remove it or name another folder.")
+    words = "\n".join(loaded.tokenizer.vocabulary) + "\n"
+    if split_vocabulary(words) != loaded.tokenizer.vocabulary:
+        raise ConfigError(
+            f"{loaded.path}: a word piece has a line break, which {VOCABULARY_FILE} cannot hold; train with another "
+            "data.vocabulary, or open the run itself."
+        )
     temporary = folder.with_name(f".{folder.name}.unfinished")
     temporary.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in named_arrays(nnx.state(loaded.model)).items()}
     safetensors.numpy.save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "np"})
     (temporary / WEIGHTS_FILE).chmod(0o644)  # the library makes it readable for its owner only
-    (temporary / VOCABULARY_FILE).write_text("\n".join(loaded.tokenizer.vocabulary) + "\n", encoding="utf-8")
+    (temporary / VOCABULARY_FILE).write_bytes(words.encode("utf-8"))
     kept = ("layout", "task", "config", "answers", "versions", "data", "command", "step", "init")
     config = {name: loaded.description[name] for name in kept if name in loaded.description}
     config["sha256"] = {name: _sha256(temporary / name) for name in (WEIGHTS_FILE, VOCABULARY_FILE)}
@@ -205,7 +212,7 @@ def _read_export_config(folder: epath.Path) -> dict[str, Any]:
                 f"{folder / name}: damaged, its SHA-256 is not the one in {CONFIG_FILE}; export or download it again."
             )
     try:
-        words = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()
+        words = list(split_vocabulary((folder / VOCABULARY_FILE).read_bytes().decode("utf-8")))
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{folder / VOCABULARY_FILE}: not UTF-8 text ({error.reason}); export or download it again."

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ from flax import nnx
 from PIL import Image
 
 from data_pipelines import images as pictures
-from data_pipelines.image_files import read_header
+from data_pipelines.image_files import BadImageError, read_header
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
 
-AnImage = str | Path | bytes | np.ndarray | Image.Image
+AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,10 @@ class AttentionMap:
 class Predictor:
     """A trained model ready to be asked.
 
-    Pictures are paths, encoded bytes, PIL images or uint8 arrays (HxWx3 or HxW), one or a list of any sizes. All pixels
-    of a picture are read. Programs are compiled once for each canvas and kept.
+    Pictures are paths, encoded bytes, PIL images or uint8 arrays (HxWx3 or HxW; NumPy's, JAX's, torch's), one or a list
+    of any sizes, or a batch (NxHxWx3). Texts are strings, one or many: a list, a generator, an array or a column of a
+    table. All pixels of a picture are read; white lies behind transparent ones. Programs are compiled once for each
+    canvas and kept.
     """
 
     def __init__(self, loaded: LoadedModel, *, batch_images: int = 0, batch_pairs: int = 0) -> None:
@@ -115,9 +119,14 @@ class Predictor:
                 chunks.append((tuple(chunk), pixels_BxPxD, mask_BxP))
         return EncodedImages(tuple(chunks), tuple(originals))
 
-    def match(self, images: AnImage | Sequence[AnImage] | EncodedImages, texts: str | Sequence[str]) -> np.ndarray:
-        """Probability that each picture and each text belong together: float32, pictures x texts."""
-        encoded, texts = self._encoded(images), _listed(texts)
+    def match(self, images: AnImage | Sequence[AnImage] | EncodedImages, texts: str | Iterable[str]) -> np.ndarray:
+        """Probability that each picture and each text belong together: float32, pictures x texts.
+
+        Raises:
+          ConfigError: what is no picture or no text, or a text that is too long.
+        """
+        texts = _texts(texts)
+        encoded = self._encoded(images)
         ids_MxT, mask_MxT = self._words(texts)
         scores = np.zeros((len(encoded), len(texts)), np.float32)
         for places, pixels_BxPxD, mask_BxP in encoded.chunks:
@@ -134,16 +143,21 @@ class Predictor:
         return scores
 
     def rank(self, images: Sequence[AnImage] | EncodedImages, text: str) -> list[tuple[int, float]]:
-        """Places of the pictures in the list and their probabilities, best match first."""
-        scores = self.match(images, text)[:, 0]
+        """Places of the pictures in the list and their probabilities, best match first.
+
+        Raises:
+          ConfigError: as `match`, or there is not exactly one text.
+        """
+        scores = self.match(images, _only_text(text))[:, 0]
         return [(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")]
 
     def fill_mask(self, image: AnImage | EncodedImages, text: str, *, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each [MASK] of the text the `top` likeliest word pieces with their probabilities.
 
         Raises:
-          ConfigError: the text has no [MASK], or there is not exactly one picture.
+          ConfigError: the text has no [MASK], or there is not exactly one picture and one text.
         """
+        text = _only_text(text)
         ids_1xT, mask_1xT = self._words([text])
         position = np.flatnonzero(ids_1xT[0] == self.tokenizer.mask)
         if not len(position):
@@ -172,6 +186,7 @@ class Predictor:
         Raises:
           ConfigError: no such word, layer or head, or not exactly one picture.
         """
+        text, word = _only_text(text), _only_text(word)
         encoder = self.loaded.task.model.encoder
         if not 0 <= layer < encoder.layers or (head is not None and not 0 <= head < encoder.heads):
             raise ConfigError(
@@ -264,21 +279,41 @@ class Predictor:
 
 def _pixels(image: AnImage) -> np.ndarray:
     """A picture as uint8 HxWx3; sizes are checked before anything is decoded."""
-    if isinstance(image, str | Path):
+    if isinstance(image, str | os.PathLike):
         path = Path(image).expanduser()
         if not path.is_file():
             raise ConfigError(f"{path}: no such picture; give the path of a file.")
         return _decoded(path.read_bytes(), str(path))
-    if isinstance(image, bytes):
-        return _decoded(image, "image")
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _decoded(bytes(image), "image")
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    array = np.asarray(image)
+        try:
+            return pictures.from_pillow(image)
+        except BadImageError as error:
+            raise pictures.DataError(f"A PIL image cannot be used: {error}.") from None
+    array = _array(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise ConfigError(
             f"An array of type {array.dtype} and shape {array.shape} is no picture; give uint8, HxWx3 (RGB) or HxW."
         )
-    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
+    if not array.size:
+        raise ConfigError(f"An array of shape {array.shape} has no pixels; give an image of at least one.")
+    return np.ascontiguousarray(array) if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
+
+
+def _array(image: Any) -> np.ndarray:
+    """An array of any library as NumPy's; for a list too, whose type is then refused."""
+    if not (hasattr(image, "__array__") or isinstance(image, list | tuple)):
+        raise ConfigError(
+            f"{type(image).__name__} {_shown(image)} is no image; give a path, bytes, a PIL image or a uint8 array."
+        )
+    try:
+        return np.asarray(image)
+    except Exception as error:  # of the array's library: it lies on a GPU, or is ragged
+        reason = " ".join(str(error).split())[:100]
+        raise ConfigError(
+            f"{type(image).__name__} is no image that NumPy can read ({reason}); give a NumPy array, uint8 HxWx3."
+        ) from None
 
 
 def _decoded(encoded: bytes, name: str) -> np.ndarray:
@@ -295,11 +330,65 @@ def _drawn_out(grid: np.ndarray, stride: int, size: tuple[int, int], original: n
     return cv2.resize(fine[: size[0], : size[1]], original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _listed(value: Any) -> list:
-    """One or many as a list."""
-    if isinstance(value, np.ndarray):
-        return list(value) if value.ndim == 4 else [value]
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _listed(images: Any) -> list:
+    """One image or many as a list."""
+    if isinstance(images, list | tuple):
+        return list(images)
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
+        return [images]
+    if hasattr(images, "ndim") and hasattr(images, "__array__"):
+        array = _array(images)
+        of_objects = array.ndim == 1 and array.dtype.kind in "OU"  # paths or images, such as a column of a table
+        return list(array) if array.ndim == 4 or of_objects else [array]
+    if (
+        isinstance(images, Iterable)
+        and not isinstance(images, Mapping | set | frozenset)
+        and not hasattr(images, "read")
+    ):
+        return list(images)
+    return [images]
+
+
+def _texts(texts: Any) -> list[str]:
+    """One text or many as a list of strings.
+
+    Raises:
+      ConfigError: something else, which is named with its place.
+    """
+    if isinstance(texts, str):
+        found = [texts]
+    elif isinstance(texts, np.ndarray) and texts.ndim < 2:
+        found = texts.reshape(-1).tolist()
+    elif (
+        isinstance(texts, Iterable)
+        and getattr(texts, "ndim", 1) == 1
+        and not isinstance(texts, bytes | bytearray | Mapping | set | frozenset)
+    ):
+        found = list(texts)
+    else:
+        raise ConfigError(f"{type(texts).__name__} {_shown(texts)} is no text; give a string or a list of strings.")
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ConfigError(
+                f"Text {place} of {len(found)} is {type(text).__name__} {_shown(text)}, no string; leave it out, or "
+                'give "" for none.'
+            )
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ConfigError(f"Text {place} of {len(found)} is no valid Unicode: {_shown(text)}; decode it as UTF-8.")
+    return [str(text) for text in found]
+
+
+def _only_text(text: Any) -> str:
+    """A text, or the one of a list of one."""
+    texts = _texts(text)
+    if len(texts) != 1:
+        raise ConfigError(f"One text is needed here, {len(texts)} were given; call this once for each.")
+    return texts[0]
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: short, on one line."""
+    return " ".join(reprlib.repr(value).split())[:60]
 
 
 def _chunks(items: list, size: int) -> list[list]:

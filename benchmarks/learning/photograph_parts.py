@@ -47,7 +47,7 @@ class Part:
     """A part of the experiment.
 
     Attributes:
-      name: that --parts takes.
+      name: that --only takes.
       minutes: that it takes on two CPU cores, once pre-training is done.
       summary: what it does.
       last: label of the result that it ends with; "" if it is always run.
@@ -79,7 +79,11 @@ def _pretrain(workspace: Workspace, sources: Sources | None = None) -> Path:
 def _pretraining_scores(workspace: Workspace, sources: Sources) -> None:
     """Masked tokens and image-text matching on the test split; zero-shot retrieval."""
     workdir = _pretrain(workspace)
-    flags = ("--split=test", "--measure=tasks", *([f"--images={sources.retrieval_images}"] if workspace.tiny else []))
+    flags = (
+        "--split=test",
+        "--measure=tasks",
+        *([f"--num_images={sources.retrieval_images}"] if workspace.tiny else []),
+    )
     workspace.evaluate("tasks", workdir, ".json", *flags)
     workspace.evaluate("tasks_shuffled", workdir, ".json", *flags, "--shuffle_images")
     workspace.kept("tasks_text_alone", [str(workdir)], lambda: _text_alone(workspace, workdir))
@@ -88,7 +92,7 @@ def _pretraining_scores(workspace: Workspace, sources: Sources) -> None:
 
 def _retrieval_scores(workspace: Workspace, label: str, workdir: Path, images: int, *, binary: bool = False) -> None:
     """Recalls of true and shuffled images; of a binary task's logits the accuracy over all pairs too."""
-    flags = ("--split=test", "--dataset=flickr8k", *([f"--images={images}"] if images else []))
+    flags = ("--split=test", "--dataset=flickr8k", *([f"--num_images={images}"] if images else []))
     workspace.evaluate(label, workdir, ".npz", *flags)
 
     def controls() -> dict[str, float]:

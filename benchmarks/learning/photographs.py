@@ -1,11 +1,11 @@
 """Pixel-BERT on real photographs, from published weights: pre-training with its controls, and what it is good for.
 
     python -m benchmarks.learning.photographs --flickr8k=FOLDER --daquar=FOLDER --coco=FOLDER \
-        --text=sentence-transformers/all-MiniLM-L6-v2 --backbone=timm/resnet18.tv_in1k --folder=FOLDER
+        --bert=sentence-transformers/all-MiniLM-L6-v2 --resnet=timm/resnet18.tv_in1k --folder=FOLDER
 
 Prepares the data sets, pre-trains on Flickr8k's training split, and shows each score beside its control: shuffled
 images, text alone, the published weights without pre-training, chance. Stop it at any time: the same command goes on,
-and what is finished is not run again. `--parts` chooses, and `--parts=list` says what there is; once pre-training is
+and what is finished is not run again. `--only` chooses, and `--only=list` says what there is; once pre-training is
 done, each part but `whole_split` ends within two hours on two CPU cores. Tables, curves and a JSON of all scores are
 written anew after each part.
 """
@@ -22,6 +22,7 @@ from benchmarks.learning.attention_sheet import COCO, chosen_examples
 from benchmarks.learning.photograph_parts import PARTS, Part, Sources
 from benchmarks.learning.photograph_tables import write_tables
 from benchmarks.learning.workspace import Workspace
+from benchmarks.shared_flags import FOLDER, TINY
 from experiments.common_flags import required
 from experiments.config_flags import run_main
 from experiments.progress import duration, say
@@ -29,15 +30,13 @@ from pixelbert_jax.errors import ConfigError
 
 _FLICKR8K = flags.DEFINE_string("flickr8k", "", "Flickr8k's images and dataset_flickr8k.json, the official split.")
 _DAQUAR = flags.DEFINE_string("daquar", "", "DAQUAR as published; empty: its part is skipped.")
-_TEXT = flags.DEFINE_string("text", "", "all-MiniLM-L6-v2: a folder or a Hugging Face name.")
-_BACKBONE = flags.DEFINE_string("backbone", "", "ImageNet's ResNet-18: a file, a folder or a Hugging Face name.")
-_FOLDER = flags.DEFINE_string("folder", "", "Where data, runs and results go.")
+_BERT = flags.DEFINE_string("bert", "", "all-MiniLM-L6-v2: a folder or a Hugging Face name.")
+_RESNET = flags.DEFINE_string("resnet", "", "ImageNet's ResNet-18: a file, a folder or a Hugging Face name.")
 _SETTING = flags.DEFINE_enum("setting", "cpu", ["cpu", "gpu"], "Size of the model and length of the runs.")
-_PARTS = flags.DEFINE_list("parts", [], "Which to run; empty: all but whole_split. `list`: only say what there is.")
+_ONLY = flags.DEFINE_list("only", [], "Which parts to run; empty: all but whole_split. `list`: only say what there is.")
 _OVERRIDES = flags.DEFINE_multi_string(
     "override", [], "field=value of every training, or CONFIG:field=value of one config's."
 )
-_TINY = flags.DEFINE_bool("tiny", False, "A few steps and images of everything: to see that it runs.")
 _IMAGES = flags.DEFINE_integer("retrieval_images", 200, "Test images of the retrieval scores, with their texts.", 2)
 
 _CONFIGS = ("pretrain_photographs", "retrieval_photographs", "vqa_photographs")
@@ -58,15 +57,15 @@ _SHORT = 30.0  # seconds; what takes less was finished before, and tells nothing
 
 def main() -> None:
     """Run what is missing, then write the tables."""
-    if _PARTS.value == ["list"]:
+    if _ONLY.value == ["list"]:
         for part in PARTS:
             say(f"{part.name:24} {part.minutes:4} min  {part.summary}")
         return
-    required(_FLICKR8K, _TEXT, _BACKBONE, _FOLDER)
+    required(_FLICKR8K, _BERT, _RESNET, FOLDER)
     # As Ctrl-C: the program at work is asked to stop, and saves.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sources = Sources(_FLICKR8K.value, _DAQUAR.value, COCO.value, 4 if _TINY.value else _IMAGES.value)
-    workspace = _workspace(Path(_FOLDER.value).expanduser())
+    sources = Sources(_FLICKR8K.value, _DAQUAR.value, COCO.value, 4 if TINY.value else _IMAGES.value)
+    workspace = _workspace(Path(FOLDER.value).expanduser())
     chosen = _chosen(sources)
     left = {part.name: part.minutes * 60.0 for part in chosen if not _is_finished(part, workspace)}
     expected, took = 0.0, 0.0
@@ -89,9 +88,9 @@ def _workspace(folder: Path) -> Workspace:
     Raises:
       ConfigError: an override of a config that there is not.
     """
-    weights = (f"init.text={_TEXT.value}", f"data.vocabulary={_TEXT.value}", f"init.backbone={_BACKBONE.value}")
+    weights = (f"init.text={_BERT.value}", f"data.vocabulary={_BERT.value}", f"init.backbone={_RESNET.value}")
     overrides: dict[str, list[str]] = {}
-    for override in (*(_FEW if _TINY.value else ()), *_OVERRIDES.value):
+    for override in (*(_FEW if TINY.value else ()), *_OVERRIDES.value):
         config, colon, field = override.partition(":")
         name, field = (config, field) if colon and "=" not in config else ("", override)
         if name not in ("", *_CONFIGS):
@@ -103,7 +102,7 @@ def _workspace(folder: Path) -> Workspace:
         weights=weights,
         setting=_SETTING.value,
         overrides={name: tuple(fields) for name, fields in overrides.items()},
-        tiny=_TINY.value,
+        tiny=TINY.value,
     )
 
 
@@ -120,20 +119,20 @@ def _chosen(sources: Sources) -> list[Part]:
       ConfigError: an unknown part, or one whose data set is not given or not there.
     """
     names = [part.name for part in PARTS]
-    if unknown := [name for name in _PARTS.value if name not in names]:
-        raise ConfigError(f"--parts: {', '.join(unknown)} unknown; choose from {', '.join(names)}.")
+    if unknown := [name for name in _ONLY.value if name not in names]:
+        raise ConfigError(f"--only: {', '.join(unknown)} unknown; choose from {', '.join(names)}.")
     chosen = []
     for part in PARTS:
         given = getattr(sources, part.needs)
-        if part.name in _PARTS.value and not given:
-            raise ConfigError(f"--parts={part.name} needs --{part.needs}=FOLDER.")
-        if part.name in _PARTS.value or (given and not _PARTS.value and not part.optional):
+        if part.name in _ONLY.value and not given:
+            raise ConfigError(f"--only={part.name} needs --{part.needs}=FOLDER.")
+        if part.name in _ONLY.value or (given and not _ONLY.value and not part.optional):
             if not Path(given).is_dir():
                 raise ConfigError(f"--{part.needs}={given}: no such folder; give the data set as published.")
             if part.needs == "coco":
                 chosen_examples(Path(given))
             chosen.append(part)
-        elif not given and not _PARTS.value:
+        elif not given and not _ONLY.value:
             say(f"{part.name} is skipped: no --{part.needs}=FOLDER")
     return chosen
 

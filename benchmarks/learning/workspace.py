@@ -62,7 +62,7 @@ class Workspace:
         fields = [
             f"data.data_dir={self.data_dir}",
             f"seed={seed}",
-            *([f"init.checkpoint={self.workdir(start)}"] if start else self.weights),
+            *([f"init.checkpoint={self.workdir(start)}"] if start else ("init.checkpoint=", *self.weights)),
             *self.overrides.get("", ()),
             *self.overrides.get(config, ()),
             *overrides,

@@ -1,5 +1,6 @@
 """WebDataset tar files as crawlers write them: `000012.jpg` with `000012.json` or `000012.txt`, never unpacked."""
 
+import collections
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -8,8 +9,10 @@ from typing import Any
 
 from data_pipelines.collecting.page_fields import language_of, page_of, texts_of
 from data_pipelines.collecting.samples import Found, Place
+from data_pipelines.datasets.candidates import NoText, decode_text, fault_of
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
-from data_pipelines.datasets.tar_images import open_tar, plain_members
+from data_pipelines.datasets.tar_images import open_tar
+from data_pipelines.datasets.webdataset import divide, runs
 
 _MAX_ABOUT_BYTES = 1 << 20  # of a .json or .txt; larger ones are as if they were not there
 
@@ -43,29 +46,22 @@ def read_tar(path: Path, file: str) -> Iterator[Found]:
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo | None, Mapping[str, Any]]]:
-    """Image and fields of each run of members with one key, the part of the name before its first dot."""
-    current, image, about, text = "", None, {}, None
-    for name, member in plain_members(tar):
-        stem, dot, suffix = name.name.partition(".")
-        if not stem or not dot:
-            continue
-        key = str(name.parent / stem)
-        if key != current:
-            yield image, _with_text(about, text)
-            current, image, about, text = key, None, {}, None
-        suffix = f".{suffix.lower()}"
-        if suffix in IMAGE_SUFFIXES:
-            image = image or member
-        elif suffix in (".json", ".txt") and member.size <= _MAX_ABOUT_BYTES:
-            content = _content(tar, member)
-            if suffix == ".json":
-                about = _fields(content)
-            else:
-                text = content.decode("utf-8", "replace")
-    yield image, _with_text(about, text)
+    """Image and fields of each sample; which members are one `webdataset.divide` says."""
+    unused: collections.Counter[str] = collections.Counter()
+    for key, run in runs(tar, unused):
+        for members in divide(key, run, unused).values():
+            image = next((member for suffix, member in members.items() if suffix in IMAGE_SUFFIXES), None)
+            about, text = _content(tar, members.get(".json")), _content(tar, members.get(".txt"))
+            yield (
+                image,
+                _with_text({} if about is None else _fields(about), None if text is None else decode_text(text)),
+            )
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes | None:
+    """None if there is no such member or it is too large."""
+    if member is None or member.size > _MAX_ABOUT_BYTES:
+        return None
     with tar.extractfile(member) as file:  # in memory: nothing is written to disk
         content = file.read()
     if len(content) != member.size:
@@ -82,9 +78,11 @@ def _fields(content: bytes) -> Mapping[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _with_text(about: Mapping[str, Any], text: str | None) -> Mapping[str, Any]:
-    """The fields of the .json, and the .txt as a text; img2dataset writes one caption into both."""
-    if text is None or text in texts_of(about):
+def _with_text(about: Mapping[str, Any], text: str | NoText | None) -> Mapping[str, Any]:
+    """The fields of the .json, and the .txt as a text; img2dataset writes one caption into both, NaN as "nan"."""
+    told = texts_of(about)
+    is_nan = isinstance(text, str) and text.strip().lower() == "nan" and any(map(fault_of, told))
+    if text is None or is_nan or text in told:
         return about
     listed = about.get("texts")
     return {**about, "texts": [*(listed if isinstance(listed, list) else [] if listed is None else [listed]), text]}

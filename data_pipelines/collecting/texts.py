@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipelines.collecting.settings import Settings
-from data_pipelines.datasets.candidates import clean_text
+from data_pipelines.datasets.candidates import clean_text, fault_of
 from data_pipelines.errors import DataError
 
 MAX_CHARACTERS = 1000
@@ -98,6 +98,8 @@ HEURISTICS: dict[str, Callable[[str, Settings], str | None]] = {
 
 def judge(text: object, settings: Settings) -> tuple[str, str, str]:
     """The cleaned text, and the stage that drops it with its reason, both "" if it is kept."""
+    if fault := fault_of(text):
+        return "", "length", fault
     if isinstance(text, str) and len(text) > _MAX_RAW_CHARACTERS:
         return text[:MAX_CHARACTERS], "length", f"over {MAX_CHARACTERS} characters"
     cleaned = clean(text)
@@ -115,7 +117,7 @@ def read_words(path: Path) -> frozenset[str]:
       DataError: no such file, not UTF-8 text, or no word in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"--words={path} cannot be read ({error.strerror}); give a file with a word a line.") from None
     except UnicodeDecodeError:

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets.candidates import Candidates, check_share
+from data_pipelines.datasets.identical import OPTION, Identical
 from data_pipelines.datasets.reading import NOT_FOUND, Selection, Skipped, verified_examples
 from data_pipelines.datasets.region_sources import open_source
 from data_pipelines.datasets.region_sources.joining import NO_REGIONS, Joiner
 from data_pipelines.datasets.region_sources.rows import MAX_BOXES
-from data_pipelines.datasets.shards import nothing_usable, write_split
+from data_pipelines.datasets.shards import write_split
 from data_pipelines.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class Settings:
     progress: Callable[[], None] = lambda: None
     num_shards: int | None = None
     beam: "Callable[[Path, tfds.features.FeaturesDict, Settings], Job] | None" = None
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    """What TFDS keeps about a data set; never asked of Google's servers, for which TFDS makes a temporary folder."""
+
+    def initialize_from_bucket(self) -> None:
+        """There is nothing there."""
 
 
 class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -92,6 +100,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._splits: dict[str, Candidates] | None = None
         self._joiner: Joiner | None = None
         self._skipped: dict[str, Skipped] = {}
+        self._identical: Identical | None = None
         self._seen: dict[str, set[int]] = {}  # split -> hashes of its image ids
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 
@@ -111,6 +120,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           DataError: the layout is wrong, or too many files are missing.
         """
         self._check_region_options()
+        if self.options.get(OPTION, 0) < 0:
+            raise DataError(f"--{OPTION}={self.options[OPTION]} is negative; give 0 to keep all images.")
         self._splits = self.candidates()
         if not self._splits:
             raise DataError(f"The files in {self.source_dir} list no image; download them again.")
@@ -138,7 +149,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._splits = self._joiner.join(self._splits)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=self.DESCRIPTION or (self.__doc__ or "").partition("\n")[0],
             features=tfds.features.FeaturesDict(self._features()),
@@ -175,6 +186,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         shared: set[int] = set()
         self._seen = {split: set() if self.LABELLED else shared for split in self._splits}
         self._skipped = {split: Skipped() for split in self._splits}
+        if OPTION in self.OPTIONS:
+            self._identical = Identical(self.options[OPTION])
         return {
             split: self._generate_examples(split, candidates, self._seen[split], self._skipped[split])
             for split, candidates in self._splits.items()
@@ -191,6 +204,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             num_threads=self.settings.num_threads,
             max_bad_share=self.settings.max_bad_share,
             progress=self.settings.progress,
+            identical=self._identical,
         )
         yield from enumerate(examples)
 
@@ -211,9 +225,10 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for split, numbered in generators.items():
             examples = (example for _, example in numbered)
             first = next(examples, None)
-            if first is None and self._leaves_out(split):
+            if first is None:
+                self._leave_out(split)
                 continue
-            whole = examples if first is None else itertools.chain([first], examples)
+            whole = itertools.chain([first], examples)
             template = self._get_filename_template(split_name=split)
             infos.append(write_split(whole, self.info.features, template, num_shards=self.settings.num_shards))
         return infos
@@ -225,19 +240,19 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             selected = {}
             for split, candidates in self._splits.items():
                 seen, skipped = self._seen[split], self._skipped[split]
-                records = job.select(split, Selection(candidates, seen, skipped, self.settings.max_bad_share))
+                selection = Selection(candidates, seen, skipped, self.settings.max_bad_share, self._identical)
+                records = job.select(split, selection)
                 if records.lengths:
                     selected[split] = records
-                elif not self._leaves_out(split):
-                    raise nothing_usable(split)
+                else:
+                    self._leave_out(split)
             return job.write(selected, lambda split: self._get_filename_template(split_name=split))
 
-    def _leaves_out(self, split: str) -> bool:
-        """Whether a split without records is left out, which a note says then; else it is an error."""
-        left_out = set(self._skipped[split].images) == {NO_REGIONS}
-        if left_out:
-            self.notes.append(f"split {split} left out: none of its images has regions")
-        return left_out
+    def _leave_out(self, split: str) -> None:
+        """Note that a split without records is left out; DataError unless it has none only for want of regions."""
+        if set(self._skipped[split].images) != {NO_REGIONS}:
+            raise self._skipped[split].nothing_usable(split)
+        self.notes.append(f"split {split} left out: none of its images has regions")
 
     def about(self) -> dict[str, Any]:
         """What is worth keeping about this preparation; JSON."""

@@ -1,6 +1,8 @@
 """What a data set's reader hands to the builder: images, or pairs of them, that may become records."""
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,12 +42,23 @@ class BadRegionsError(DataError):
 
 
 @dataclasses.dataclass(frozen=True)
+class NoText:
+    """Stands among the texts of a candidate for what should be one; `reason` is the same for faults of one kind."""
+
+    reason: str
+
+
+NOT_A_NUMBER = NoText("NaN instead of a text")
+NOT_UTF_8 = NoText("text is not UTF-8")
+
+
+@dataclasses.dataclass(frozen=True)
 class Candidate:
     """One image of a data set, or one pair, before it has been looked at.
 
     Attributes:
       image_id: global identity, `coco/<id>` or `<data set>/<id>`.
-      texts: as published, not cleaned yet.
+      texts: as published, not cleaned yet; what is no string is no text.
       read, place: of the image, as in `Source`.
       labels: a JSON object for each text, or none at all.
       second: the right-hand image of a pair.
@@ -91,6 +104,11 @@ class Candidate:
         labels = [label for text, label in zip(texts, self.labels, strict=True) if text] if self.labels else []
         return [text for text in texts if text], labels
 
+    def faults(self) -> collections.Counter[str]:
+        """Reason -> number of texts that a fault of the source took away, as against those that are empty."""
+        reasons = (fault_of(text) for text in self.texts)
+        return collections.Counter(reason for reason in reasons if reason)
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
@@ -101,12 +119,14 @@ class Candidates:
       total: how many there are, None if that is not known beforehand.
       missing: places of the files that are known beforehand to be missing.
       left_out: reason -> number of images that are not among the items; complete once those have been read.
+      unused: what else lies among the images and is not used -> how many; complete once the items have been read.
     """
 
     items: Iterable[Candidate]
     total: int | None = None
     missing: Sequence[str] = ()
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unused: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[Candidate]) -> "Candidates":
@@ -134,6 +154,21 @@ def clean_text(text: object) -> str:
     if not isinstance(text, str):
         return ""
     return " ".join(text.replace("\0", " ").encode("utf-8", "ignore").decode().split())
+
+
+def fault_of(text: object) -> str:
+    """Why something is no text, where a fault of the source is the reason; "" for texts and for what is just empty."""
+    if isinstance(text, float) and math.isnan(text):
+        return NOT_A_NUMBER.reason
+    return text.reason if isinstance(text, NoText) else ""
+
+
+def decode_text(content: bytes) -> str | NoText:
+    """A text from the bytes of a file, without a byte order mark; NOT_UTF_8 where they are something else."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return NOT_UTF_8
 
 
 def check_share(bad: int, total: int, max_share: float, reasons: str) -> None:

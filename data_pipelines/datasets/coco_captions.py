@@ -1,5 +1,6 @@
 """COCO Captions, with Karpathy's splits where his file is found, else with the official ones."""
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.datasets import coco_files, karpathy
 from data_pipelines.datasets.base import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
+from data_pipelines.datasets.coco_files import Photographs
 from data_pipelines.datasets.layout import field, first_existing, load_json
 from data_pipelines.errors import DataError
 from data_pipelines.showing import shown
@@ -31,27 +33,33 @@ class CocoCaptions(ImageTextBuilder):
         """Karpathy's train, restval, val, test, or the official train and validation."""
         years = (self.options["year"],) if self.options["year"] else YEARS
         folders = [f"{split}{year}" for year in years for split in ("train", "val")]
-        paths = coco_files.find_photographs(self.source_dir, folders)
+        photographs = coco_files.find_photographs(self.source_dir, folders)
         split_file = find_karpathy(self.source_dir, self.options["karpathy_json"])
         if split_file is not None and not self.options["official_splits"]:
             self.notes.append("Karpathy's splits")
-            return self._karpathy(split_file, paths)
+            return self._karpathy(split_file, photographs)
         self.notes.append("official splits")
-        return self._official(years, paths)
+        return self._official(years, photographs)
 
-    def _karpathy(self, path: Path, paths: Mapping[int | None, Path]) -> dict[str, Candidates]:
+    def _karpathy(self, path: Path, photographs: Photographs) -> dict[str, Candidates]:
         splits: dict[str, list[Candidate]] = {split: [] for split in _KARPATHY_SPLITS}
-        for entry in karpathy.read_entries(path):
+        entries = karpathy.read_entries(path)
+        shared = coco_files.shared_names(f"{entry.folder}/{entry.file_name}" for entry in entries)
+        other_ids: collections.Counter[str] = collections.Counter()
+        for entry in entries:
             if entry.coco_id is None or entry.split not in splits:
                 raise DataError(
                     f"{path} is not Karpathy's dataset_coco.json: image {shown(entry.file_name)} is in "
                     f"split {shown(entry.split)} with COCO id {entry.coco_id}; give the right file."
                 )
-            where = f"{entry.folder}/{entry.file_name}"
-            splits[entry.split].append(coco_files.candidate(entry.coco_id, entry.texts, paths, where))
+            splits[entry.split].append(
+                photographs.named(entry.file_name, entry.stated_id, entry.texts, entry.folder, shared)
+            )
+            other_ids[entry.split] += coco_files.disagrees(entry.file_name, entry.stated_id)
+        self.notes += _lines_of(other_ids)
         return {split: Candidates.of(items) for split, items in splits.items() if items}
 
-    def _official(self, years: tuple[str, ...], paths: Mapping[int | None, Path]) -> dict[str, Candidates]:
+    def _official(self, years: tuple[str, ...], photographs: Photographs) -> dict[str, Candidates]:
         found = {
             (year, split): self.source_dir / "annotations" / f"captions_{split}{year}.json"
             for year in years
@@ -69,10 +77,14 @@ class CocoCaptions(ImageTextBuilder):
                 f"{self.source_dir} has captions of 2014 and 2017, which are the same photographs "
                 "in different splits; give --year=2017, --year=2014 or --karpathy_json."
             )
-        return {
-            _OFFICIAL_SPLITS[split]: Candidates.of(_read_official(path, f"{split}{year}", paths))
-            for (year, split), path in found.items()
-        }
+        splits = {}
+        other_ids: collections.Counter[str] = collections.Counter()
+        for (year, split), path in found.items():
+            name = _OFFICIAL_SPLITS[split]
+            items, other_ids[name] = _read_official(path, f"{split}{year}", photographs)
+            splits[name] = Candidates.of(items)
+        self.notes += _lines_of(other_ids)
+        return splits
 
 
 def find_karpathy(source_dir: Path, given: str) -> Path | None:
@@ -84,18 +96,23 @@ def find_karpathy(source_dir: Path, given: str) -> Path | None:
     return first_existing(source_dir, KARPATHY_FILES)
 
 
-def _read_official(path: Path, folder: str, paths: Mapping[int | None, Path]) -> list[Candidate]:
+def _read_official(path: Path, folder: str, photographs: Photographs) -> tuple[list[Candidate], int]:
+    """Its images, and the number of those whose file name has another number than their id."""
     content = load_json(path)
     texts: dict[int, list[Any]] = {}
     for annotation in field(content, "annotations", list, path):
         image_id = field(annotation, "image_id", int, path)
         texts.setdefault(image_id, []).append(annotation.get("caption"))
-    return [
-        coco_files.candidate(
-            field(image, "id", int, path),
-            texts.get(image["id"], ()),
-            paths,
-            f"{folder}/{field(image, 'file_name', str, path)}",
-        )
+    images = [
+        (field(image, "id", int, path), field(image, "file_name", str, path))
         for image in field(content, "images", list, path)
     ]
+    shared = coco_files.shared_names(name for _, name in images)
+    items = [photographs.named(name, number, texts.get(number, ()), folder, shared) for number, name in images]
+    return items, sum(coco_files.disagrees(name, number) for number, name in images)
+
+
+def _lines_of(other_ids: Mapping[str, int]) -> list[str]:
+    """For the summary."""
+    what = "images whose file name has another number than their id; the file name counts"
+    return [f"{split}: {count:,} {what}" for split, count in other_ids.items() if count]

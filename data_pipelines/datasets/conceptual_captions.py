@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import img2dataset
 from data_pipelines.datasets.candidates import Candidates
-from data_pipelines.datasets.layout import first_existing
+from data_pipelines.datasets.layout import decode_line, first_existing
 from data_pipelines.datasets.url_captions import UrlCaptions, UrlList
 from data_pipelines.errors import DataError
 
@@ -75,7 +75,7 @@ def read_tsv(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
-                columns = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n").split("\t")
+                columns = decode_line(line, path, number).rstrip("\r\n").split("\t")
                 if number == 1 and tuple(columns) == _HEADER:
                     continue
                 caption, url = columns if len(columns) == 2 else ("", "")

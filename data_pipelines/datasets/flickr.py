@@ -1,5 +1,7 @@
 """Flickr30k and Flickr8k, with Karpathy's splits."""
 
+from pathlib import Path
+
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import karpathy
@@ -36,7 +38,7 @@ class _Flickr(ImageTextBuilder, skip_registration=True):
                     f"{path} has an unknown split {shown(entry.split)}; it should be {json_name} from "
                     f"{_SPLIT_FILES_PAGE}."
                 )
-            image_id = f"{self.name}/{entry.file_name.partition('.')[0]}"
+            image_id = f"{self.name}/{Path(entry.file_name).stem}"
             place = str(folder / entry.file_name)
             read = reader(paths.get(entry.file_name))
             splits[entry.split].append(Candidate(image_id, entry.texts, read, place))

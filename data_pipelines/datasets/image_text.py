@@ -1,5 +1,6 @@
 """Your own images with texts: JSON lines beside image files, or WebDataset tar files."""
 
+import collections
 import itertools
 from array import array
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines.datasets import identical
 from data_pipelines.datasets.base import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.json_lines import check_split, find_lists, read_lines, relative_path
@@ -25,6 +27,7 @@ class ImageText(ImageTextBuilder):
 
     name = "image_text"
     VERSION = tfds.core.Version("1.0.0")
+    OPTIONS = {identical.OPTION: identical.DEFAULT}
 
     def candidates(self) -> dict[str, Candidates]:
         """A split for each .jsonl file, or for each folder of tar files."""
@@ -42,7 +45,13 @@ class ImageText(ImageTextBuilder):
             check_split(split, self.source_dir)
         if lists:
             return {split: _read_lines(path) for split, path in lists.items()}
-        return {split: Candidates(read_shards(split, paths)) for split, paths in shards.items()}
+        return {split: _read_shards(split, paths) for split, paths in shards.items()}
+
+
+def _read_shards(split: str, paths: list[Path]) -> Candidates:
+    """Images of the tar files of a split."""
+    unused: collections.Counter[str] = collections.Counter()
+    return Candidates(read_shards(split, paths, unused), unused=unused)
 
 
 def _read_lines(path: Path) -> Candidates:

@@ -4,11 +4,12 @@
 00000_stats.json
 """
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.datasets.candidates import FileBytes, Source
+from data_pipelines.datasets.candidates import FileBytes, Source, fault_of
 from data_pipelines.datasets.url_images import is_image
 from data_pipelines.datasets.url_rows import Row
 from data_pipelines.datasets.webdataset import parse_about, read_samples, texts_of
@@ -27,15 +28,16 @@ def find_folders(folder: Path) -> list[Path]:
     return folders if any(any(path.glob("*.json")) for path in folders) else []
 
 
-def read_shards(split: str, paths: Sequence[Path]) -> Iterator[Row]:
-    """Rows of tar files, one after the other; DataError if one is damaged."""
-    for sample in read_samples(paths):
+def read_shards(split: str, unused: collections.Counter[str], paths: Sequence[Path]) -> Iterator[Row]:
+    """Rows of tar files, one after the other; `unused` as in `read_samples`. DataError if one is damaged."""
+    for sample in read_samples(paths, unused):
         address = f"{split}/{sample.path.stem}/{sample.key}"
         yield _row(address, sample.about, sample.texts, Source(sample.image, sample.place))
 
 
-def read_folders(split: str, folders: Sequence[Path]) -> Iterator[Row]:
-    """Rows of folders, one after the other, sorted by name."""
+def read_folders(split: str, unused: collections.Counter[str], folders: Sequence[Path]) -> Iterator[Row]:
+    """Rows of folders, one after the other, sorted by name; `unused` becomes suffix -> number of other files."""
+    unused.clear()
     for folder in folders:
         images: dict[str, str] = {}
         for name in sorted(path.name for path in folder.iterdir()):
@@ -44,11 +46,14 @@ def read_folders(split: str, folders: Sequence[Path]) -> Iterator[Row]:
                 images[stem] = name
             elif name.endswith(".json"):
                 images.setdefault(stem, "")
+            elif not name.endswith(".txt"):
+                unused[Path(name).suffix or "files without a suffix"] += 1
         for stem, name in sorted(images.items()):
             path = folder / name if name else None
             about = parse_about(_content(folder / f"{stem}.json"))
             # The .txt has nothing else than the .json, which must be read in any case.
-            text = None if texts_of(None, about) else _content(folder / f"{stem}.txt")
+            is_told = any(not fault_of(text) for text in texts_of(None, about))
+            text = None if is_told else _content(folder / f"{stem}.txt")
             source = Source(None if path is None else FileBytes(path), str(path or folder / f"{stem}.jpg"))
             yield _row(f"{split}/{folder.name}/{stem}", about, texts_of(text, about), source)
 

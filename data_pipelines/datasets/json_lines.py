@@ -34,7 +34,11 @@ def read_lines(path: Path, example: str, keys: tuple[str, ...]) -> Iterator[tupl
 
 def _parse(line: bytes, place: str, example: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     try:
-        entry = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
+    try:
+        entry = json.loads(text)
         if not isinstance(entry, dict) or not all(key in entry for key in keys):
             raise ValueError
     except (ValueError, RecursionError) as error:

@@ -9,12 +9,22 @@ from data_pipelines.datasets.layout import field, load_json
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One image: split, folder (may be empty) and file name, COCO id (or None), sentences."""
+    """One image of a split file.
+
+    Attributes:
+      split: its split.
+      folder: of the image, as the publisher has it; may be empty.
+      file_name: of the image, without folders.
+      coco_id: by its file name, else as stated; None where neither tells one.
+      stated_id: the COCO id that the file states, None where there is none.
+      texts: sentences.
+    """
 
     split: str
     folder: str
     file_name: str
     coco_id: int | None
+    stated_id: int | None
     texts: tuple[object, ...]
 
 
@@ -23,13 +33,16 @@ def read_entries(path: Path) -> list[Entry]:
     entries = []
     for image in field(load_json(path), "images", list, path):
         file_name = field(image, "filename", str, path)
-        coco_id = image.get("cocoid")
+        stated = foreign_id(image.get("cocoid"))
+        stated = stated if isinstance(stated, int) else None
+        number = coco_id_of(file_name)
         entries.append(
             Entry(
                 split=field(image, "split", str, path),
                 folder=str(image.get("filepath") or ""),
                 file_name=Path(file_name).name,
-                coco_id=coco_id if isinstance(coco_id, int) else coco_id_of(file_name),
+                coco_id=stated if number is None else number,
+                stated_id=stated,
                 texts=tuple(field(sentence, "raw", str, path) for sentence in field(image, "sentences", list, path)),
             )
         )
@@ -40,6 +53,12 @@ def coco_id_of(file_name: str) -> int | None:
     """139 from "000000000139.jpg" or "COCO_val2014_000000000139.jpg"; None from other names."""
     digits = Path(file_name).stem.rpartition("_")[2]
     return int(digits) if len(digits) == 12 and digits.isascii() and digits.isdigit() else None
+
+
+def foreign_id(value: object) -> object:
+    """An id that a data set gives its image in another one; None where a negative number or NaN says "none"."""
+    absent = value is None or isinstance(value, bool) or (isinstance(value, int | float) and not value >= 0)
+    return None if absent else value
 
 
 def coco_ids(path: Path, splits: Sequence[str]) -> frozenset[int]:

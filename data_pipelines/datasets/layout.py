@@ -75,6 +75,8 @@ def load_json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return json.load(file)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}); save it as UTF-8.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not whole JSON ({error}); download it again.") from error
     except OSError as error:
@@ -87,7 +89,12 @@ def stream_json(path: Path, prefix: str) -> Iterator[Any]:
         with path.open("rb") as file:
             yield from ijson.items(_Shallow(file), prefix, use_float=True)
     except (ijson.JSONError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        reason, _, near = str(error).removeprefix("b'").replace("\\n", "\n").partition("\n")
+        near = near.partition("\n")[0].strip()
+        if "NaN" in near:
+            raise DataError(f"{path} has NaN, which is no JSON, near {shown(near)}; write null instead.") from error
+        if "UTF8" in reason:
+            raise DataError(f"{path} is not UTF-8, near {shown(near)}; save it as UTF-8.") from error
         raise DataError(f"{path} is not whole JSON ({reason}); download it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
@@ -116,6 +123,14 @@ def _rise(content: bytes) -> int:
     """Greatest number of brackets that are open at once among those in `content`."""
     depths = np.cumsum(_BRACKETS[np.frombuffer(content, np.uint8)], dtype=np.int32)
     return int((depths - np.minimum.accumulate(depths)).max())
+
+
+def decode_line(line: bytes, path: Path, number: int) -> str:
+    """A line of a text file, `number` from 1, without a byte order mark; DataError if it is not UTF-8."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
 
 
 def field(entry: Any, key: str, kind: type, path: Path) -> Any:

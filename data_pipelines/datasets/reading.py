@@ -13,6 +13,8 @@ from data_pipelines.datasets.candidates import (
     Source,
     check_share,
 )
+from data_pipelines.datasets.identical import Identical, digest_of
+from data_pipelines.errors import DataError
 from data_pipelines.image_files import BadImageError, verify
 from data_pipelines.records import Picture
 from data_pipelines.regions import to_fields
@@ -27,6 +29,8 @@ NOT_FOUND = "image file not found"
 REPEATED = "image occurs twice"
 NO_TEXT = "no text"
 
+_ALWAYS_KEPT = ("images", "bad", "empty_texts", "listed")  # in JSON
+
 
 @dataclasses.dataclass
 class Skipped:
@@ -37,6 +41,12 @@ class Skipped:
       bad: how many of them count as bad (damaged or missing, as against repeated or without text).
       empty_texts: number of texts.
       listed: "place: reason" of the first bad images.
+      texts: reason -> number of texts that a fault of the source took away.
+      listed_texts: "place: reason" of the first of them.
+      unused: what else lay among the images -> how many.
+      identical: number of images that an earlier one has the same bytes as, kept or not.
+      identical_place: the first of them.
+      transparent: number of images with something transparent, which white then lies behind.
       boxes: reason -> number of boxes that were left out of the regions of images that are used.
     """
 
@@ -45,6 +55,26 @@ class Skipped:
     empty_texts: int = 0
     listed: list[str] = dataclasses.field(default_factory=list)
     boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    texts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    listed_texts: list[str] = dataclasses.field(default_factory=list)
+    unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    identical: int = 0
+    identical_place: str = ""
+    transparent: int = 0
+
+    def __post_init__(self) -> None:
+        self._first: dict[str, str] = {}  # reason -> place of the first image
+
+    def add(self, place: str, reason: str) -> None:
+        """Count one image that is left out, but is not bad."""
+        self.images[reason] += 1
+        self._first.setdefault(reason, place)
+
+    def add_texts(self, place: str, faults: Mapping[str, int]) -> None:
+        """Count texts of one image that a fault took away."""
+        self.texts.update(faults)
+        room = MAX_LISTED - len(self.listed_texts)
+        self.listed_texts += [f"{place}: {reason}" for reason in faults][:room]
 
     def add_bad(self, place: str, reason: str) -> None:
         """Count one bad image."""
@@ -54,14 +84,30 @@ class Skipped:
             self.listed.append(f"{place}: {reason}")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as JSON holds them; `boxes` only where there are some."""
-        fields = {**vars(self), "images": dict(self.images), "boxes": dict(self.boxes)}
-        return {name: value for name, value in fields.items() if name != "boxes" or value}
+        """The fields, as JSON holds them; those after `listed` only where there is something."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {name: dict(value) if isinstance(value, dict) else value for name, value in fields.items()}
+        return {name: value for name, value in fields.items() if name in _ALWAYS_KEPT or value}
 
     def reasons(self) -> str:
         """Such as "3 empty file, 1 image file not found (first: images/a.jpg: empty file)"."""
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.images.most_common())
         return f"{counts} (first: {self.listed[0]})" if self.listed else counts
+
+    def nothing_usable(self, split: str) -> DataError:
+        """The error to raise where a split has no record: what was found, and what each image lacks."""
+        found = self.images.total()
+        faults = [f"{count:,} {reason}" + self._place(reason) for reason, count in self.images.most_common()]
+        faults += [f"{count:,} {reason}" for reason, count in self.texts.most_common()]
+        faults += [f"{self.empty_texts:,} empty texts"] if self.empty_texts else []
+        faults += [f"{count:,} {what} not used" for what, count in self.unused.most_common()]
+        said = f"{found:,} images found" + (f": {', '.join(faults)}" if faults else "")
+        remedy = "give an image of it a text in UTF-8" if self.images[NO_TEXT] else "check the source files"
+        return DataError(f"No usable image with a text in split {split!r}, {said}; {remedy}.")
+
+    def _place(self, reason: str) -> str:
+        place = self._first.get(reason) or next((line for line in self.listed if line.endswith(f": {reason}")), "")
+        return f" (first: {place.removesuffix(f': {reason}')})" if place else ""
 
 
 def map_in_order(
@@ -92,7 +138,10 @@ class Outcome:
       empty_texts: number of texts that are left empty.
       boxes: reason -> number of boxes that were left out of its regions.
       problem: why it cannot be used, the same for problems of one kind; empty if there is none.
-      place: where the problem is.
+      place: where the problem is, or the image.
+      faults: reason -> number of texts that a fault of the source took away.
+      digest: of the bytes of the image, as `identical.digest_of`.
+      transparent: number of its images with something transparent.
     """
 
     image_id: str
@@ -101,12 +150,22 @@ class Outcome:
     boxes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     problem: str = ""
     place: str = ""
+    faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    digest: int = 0
+    transparent: int = 0
 
 
 class Selection:
     """Decides, candidate after candidate in their order, which become records, and counts the others."""
 
-    def __init__(self, candidates: Candidates, seen: set[int], skipped: Skipped, max_bad_share: float) -> None:
+    def __init__(
+        self,
+        candidates: Candidates,
+        seen: set[int],
+        skipped: Skipped,
+        max_bad_share: float,
+        identical: Identical | None = None,
+    ) -> None:
         """Begin with a split.
 
         Args:
@@ -114,7 +173,9 @@ class Selection:
           seen: hashes of the image ids so far, in all splits; grows. A repeated id is skipped.
           skipped: is filled as a side effect.
           max_bad_share: of damaged or missing images, 0 to 1.
+          identical: counts images with the same bytes in all splits; None: whether there are some does not matter.
         """
+        self._identical = identical
         self._candidates, self._seen, self._skipped, self._max_bad_share = candidates, seen, skipped, max_bad_share
         self._count = 0
 
@@ -127,21 +188,32 @@ class Selection:
             self._check_share(self._candidates.total or max(self._count, _ENOUGH))
             return False
         skipped.empty_texts += outcome.empty_texts
+        skipped.add_texts(outcome.place, outcome.faults)
         key = hash(outcome.image_id)
         if key in self._seen:
-            skipped.images[REPEATED] += 1
+            skipped.add(outcome.place, REPEATED)
             return False
         if not outcome.has_texts:
-            skipped.images[NO_TEXT] += 1
+            skipped.add(outcome.place, NO_TEXT)
             return False
         self._seen.add(key)
+        if self._identical is not None:
+            earlier = self._identical.earlier(outcome.digest)
+            if earlier:
+                skipped.identical += 1
+                skipped.identical_place = skipped.identical_place or outcome.place
+            if not self._identical.takes(earlier):
+                skipped.add(outcome.place, self._identical.reason)
+                return False
         skipped.boxes.update(outcome.boxes)
+        skipped.transparent += outcome.transparent
         return True
 
     def finish(self) -> None:
         """All candidates have been offered; raises DataError if too many are bad."""
         self._check_share(max(self._count, 1))
         self._skipped.images.update(self._candidates.left_out)
+        self._skipped.unused.update(self._candidates.unused)
 
     def _check_share(self, total: int) -> None:
         if self._skipped.bad:  # the reasons take time to put together
@@ -156,19 +228,20 @@ def verified_examples(
     num_threads: int,
     max_bad_share: float,
     progress: Callable[[], None],
+    identical: Identical | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Examples with the fields of `data_pipelines.records.Record`, in order.
 
     Args:
       candidates: of one split.
-      seen, skipped, max_bad_share: as in `Selection`.
+      seen, skipped, max_bad_share, identical: as in `Selection`.
       num_threads: that read and decode; four times as many images are held in memory.
       progress: called after each candidate.
 
     Raises:
       DataError: too many bad images; as soon as that is certain, where the total is known.
     """
-    selection = Selection(candidates, seen, skipped, max_bad_share)
+    selection = Selection(candidates, seen, skipped, max_bad_share, identical)
     for outcome, example in examine_all(candidates.items, num_threads):
         progress()
         if selection.takes(outcome):
@@ -186,10 +259,12 @@ def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
 
     Problems are told, not raised: one bad image is no reason to stop. There are no fields then.
     """
-    pictures = []
+    pictures, transparent = [], 0
     for source in candidate.sources:
         try:
-            pictures.append(_picture(source))
+            picture, shows_through = _picture(source)
+            pictures.append(picture)
+            transparent += shows_through
         except BadImageError as error:
             return _bad(candidate, error.reason, source.place)
         except FileNotFoundError:
@@ -200,8 +275,13 @@ def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
         example, boxes = fields_of(candidate, pictures)
     except BadRegionsError as error:
         return _bad(candidate, error.reason, error.place)
-    left = len(example["texts"])
-    return Outcome(candidate.image_id, left > 0, len(candidate.texts) - left, boxes), example
+    left, faults = len(example["texts"]), candidate.faults()
+    empty = len(candidate.texts) - left - faults.total()
+    digest = digest_of(pictures[0].image)
+    outcome = Outcome(
+        candidate.image_id, left > 0, empty, boxes, "", candidate.place, dict(faults), digest, transparent
+    )
+    return outcome, example
 
 
 def fields_of(candidate: Candidate, pictures: Sequence[Picture]) -> tuple[dict[str, Any], Mapping[str, int]]:
@@ -226,9 +306,10 @@ def _bad(candidate: Candidate, problem: str, place: str) -> tuple[Outcome, dict[
     return Outcome(candidate.image_id, problem=problem, place=place), {}
 
 
-def _picture(source: Source) -> Picture:
+def _picture(source: Source) -> tuple[Picture, bool]:
+    """An image, and whether something of it is transparent."""
     if source.read is None:
         raise FileNotFoundError
     image = source.read()
     header = verify(image)
-    return Picture(image, header.height, header.width)
+    return Picture(image, header.height, header.width), header.transparent

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import img2dataset
 from data_pipelines.datasets.candidates import Candidates
-from data_pipelines.datasets.layout import first_existing, stream_json
+from data_pipelines.datasets.layout import decode_line, first_existing, stream_json
 from data_pipelines.datasets.url_captions import UrlCaptions, UrlList
 from data_pipelines.datasets.url_rows import KEY_LIMIT, Survey
 from data_pipelines.errors import DataError
@@ -98,7 +98,7 @@ def _rows(urls: Iterator[object], captions: Iterator[object], place: str, both: 
 def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
-            for line in file:
-                yield line.decode("utf-8", "replace").rstrip("\r\n")
+            for number, line in enumerate(file, 1):
+                yield decode_line(line, path, number).rstrip("\r\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error

@@ -78,7 +78,8 @@ def write_split(
         copied once, with `max_shard_bytes` of scratch space beside them. None: as many as `max_shard_bytes` makes.
 
     Raises:
-      DataError: nothing to write, or the disk does not take it.
+      DataError: the disk does not take it.
+      ValueError: nothing to write.
     """
     serialize = Serializer(features)
     folder = Path(template.data_dir)
@@ -101,7 +102,7 @@ def write_split(
         if writer is not None:
             _attempt(folder, writer.close)
     if not lengths:
-        raise nothing_usable(template.split)
+        raise ValueError(f"no record in split {template.split!r}")
     parts = [_part(folder, template.split, i) for i in range(len(lengths))]
     if num_shards is not None and (wanted := cut_evenly(sum(lengths), num_shards)) != lengths:
         parts, lengths = _cut_anew(parts, lengths, wanted, folder, template.split), wanted
@@ -129,11 +130,6 @@ def split_info(template: tfds.core.ShardedFileTemplate, lengths: Sequence[int], 
         num_bytes=num_bytes,
         filename_template=template,
     )
-
-
-def nothing_usable(split: str) -> DataError:
-    """The error to raise where a split has no record."""
-    return DataError(f"No usable image with a text in split {split!r}; check the source files.")
 
 
 def _cut_anew(

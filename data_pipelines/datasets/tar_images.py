@@ -1,5 +1,6 @@
 """Tar files, never unpacked: their members front to back, and images read at random where they lie."""
 
+import collections
 import contextlib
 import dataclasses
 import tarfile
@@ -10,6 +11,7 @@ from data_pipelines.datasets.layout import IMAGE_SUFFIXES
 from data_pipelines.errors import DataError
 from data_pipelines.image_files import MAX_BYTES, BadImageError
 
+UNSAFE = "links or members with unsafe names"
 _MAX_EXTENSION_BYTES = 1 << 20  # of a header that says more about the next member, such as a long name
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES[:2])
 # What tarfile lets out on damaged files, besides its own.
@@ -44,8 +46,14 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
 
 
-def plain_members(tar: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
+def plain_members(
+    tar: tarfile.TarFile, unused: collections.Counter[str] | None = None
+) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
     """Name and member of each plain file with a safe name, whose bytes lie in one piece; others are passed over.
+
+    Args:
+      tar: the file.
+      unused: counts the others, but for folders.
 
     Raises:
       tarfile.ReadError: the file is damaged, or cut between two members.
@@ -59,6 +67,8 @@ def plain_members(tar: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, tarfile
         name = PurePosixPath(member.name)
         if member.isreg() and not member.issparse() and not name.is_absolute() and ".." not in name.parts:
             yield name, member
+        elif unused is not None and not member.isdir():
+            unused[UNSAFE] += 1
     # tarfile takes a damaged header, and a file cut between two members, for the end.
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -3,6 +3,7 @@
 Many links are dead by now, so a missing image is no fault of the download; how many are missing is counted and told.
 """
 
+import collections
 import dataclasses
 from array import array
 from collections.abc import Iterator
@@ -12,12 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_pipelines.datasets import img2dataset
+from data_pipelines.datasets import identical, img2dataset
 from data_pipelines.datasets.base import ImageTextBuilder
 from data_pipelines.datasets.candidates import Source
 from data_pipelines.datasets.url_images import (
     NAMINGS,
-    ROW_NUMBER,
+    ROW_NUMBERS,
     ImageFile,
     ImageFolder,
     Naming,
@@ -51,7 +52,12 @@ class UrlList:
 class UrlCaptions(ImageTextBuilder, skip_registration=True):
     """Captions of images that are known by their URLs."""
 
+    OPTIONS = {"first_row": "", identical.OPTION: identical.DEFAULT}
     PAGE: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls.OPTIONS = {**UrlCaptions.OPTIONS, **cls.OPTIONS}
+        super().__init_subclass__(**kwargs)
 
     def __init__(self, **arguments: Any) -> None:
         """Args: as of ImageTextBuilder."""
@@ -86,8 +92,9 @@ class UrlCaptions(ImageTextBuilder, skip_registration=True):
                 "each split, such as train and validation."
             )
         else:
-            read = partial(img2dataset.read_shards if shards else img2dataset.read_folders, split, shards or folders)
-            survey = Survey.of(read, self.settings.progress)
+            unused: collections.Counter[str] = collections.Counter()
+            read_rows = img2dataset.read_shards if shards else img2dataset.read_folders
+            survey = Survey.of(partial(read_rows, split, unused, shards or folders), self.settings.progress, unused)
             if not len(survey.keys):
                 raise self._no_image(folder)
             links, details = _count_links(survey, urls, img2dataset.num_listed(folder, shards or folders))
@@ -106,8 +113,8 @@ class UrlCaptions(ImageTextBuilder, skip_registration=True):
                 f"{folder} holds images of {self.name}, and no list tells their captions; put the published list into "
                 f"{self.source_dir}, from {self.PAGE}."
             )
-        namings = [naming for naming in NAMINGS if not (shared and naming is ROW_NUMBER)]
-        naming = choose_naming(images, urls.place, urls.read, namings)
+        namings = [naming for naming in NAMINGS if not (shared and naming in ROW_NUMBERS)]
+        naming = choose_naming(images, urls.place, urls.read, namings, self.options["first_row"])
         details = [f"images found by {naming.what}, in {folder}"]
         if ambiguous := forget_ambiguous(images, urls.read, naming):
             details.append(f"{ambiguous:,} images left out, whose names fit several URLs")

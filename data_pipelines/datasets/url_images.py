@@ -46,9 +46,12 @@ class Naming:
 
 
 ROW_NUMBER = Naming("row number, counted from 0", lambda row, url: str(row))
+ROW_NUMBER_FROM_1 = Naming("row number, counted from 1", lambda row, url: str(row + 1))
+ROW_NUMBERS = (ROW_NUMBER, ROW_NUMBER_FROM_1)
 NAMINGS = (
-    ROW_NUMBER,
+    *ROW_NUMBERS,
     Naming("row number and CRC-32 of the URL", lambda row, url: f"{row}_{_crc32(url)}"),
+    Naming("row number, counted from 1, and CRC-32 of the URL", lambda row, url: f"{row + 1}_{_crc32(url)}"),
     Naming("MD5 of the URL", lambda row, url: url_digest(url)),
     Naming("SHA-1 of the URL", lambda row, url: hashlib.sha1(_encoded(url)).hexdigest()),
     Naming("CRC-32 of the URL", lambda row, url: str(_crc32(url))),
@@ -77,7 +80,7 @@ class ImageFolder:
         """Args: path: of the folder; OSError if it cannot be read."""
         self.path = path
         self.repeated_number = ""  # a file with the number of another one
-        self.max_number = -1
+        self.min_number, self.max_number = 10**_MOST_DIGITS, -1
         self._places: dict[str, tuple[str, int, str]] = {}  # stem -> folder, digits to pad it to, suffix
         self._shared: dict[tuple[str, int, str], tuple[str, int, str]] = {}
         for folder in self._add(str(path)):
@@ -100,7 +103,7 @@ class ImageFolder:
         stem, digits = written, 0
         if _is_number(written):
             stem, digits = _plain(written), len(written)
-            self.max_number = max(self.max_number, int(stem))
+            self.min_number, self.max_number = min(self.min_number, int(stem)), max(self.max_number, int(stem))
             if stem in self._places:
                 self.repeated_number = max(self.repeated_number, f"{folder}/{written}{suffix}")
         place = (folder, digits, suffix)
@@ -132,12 +135,21 @@ class ImageFolder:
             del self._places[stem]
 
 
-def choose_naming(folder: ImageFolder, place: str, read_urls: ReadUrls, namings: Sequence[Naming]) -> Naming:
+def choose_naming(
+    folder: ImageFolder, place: str, read_urls: ReadUrls, namings: Sequence[Naming], first_row: str = ""
+) -> Naming:
     """The rule that finds the most images of the list at `place`, the first of equals.
+
+    Args:
+      folder: of the images.
+      place: of the list, for messages.
+      read_urls: gives its rows.
+      namings: the rules to try.
+      first_row: "0" or "1", the number of the first row where images are named by those; "": found out.
 
     Raises:
       DataError: the list is empty, no rule finds an image of it, or the images are named by numbers that cannot be
-        those of its rows.
+        those of its rows, or may be so in both ways of counting.
     """
     counts, rows, first = [0] * len(namings), 0, ""
     for row, (url, _) in enumerate(read_urls()):
@@ -155,24 +167,38 @@ def choose_naming(folder: ImageFolder, place: str, read_urls: ReadUrls, namings:
             f"looked for {looked_for}, there and in the folders in it; rename the images, or move that list away."
         )
     naming = namings[counts.index(most)]
-    if naming is ROW_NUMBER:
-        _check_numbers(folder, place, rows)
-    return naming
+    return _way_of_counting(folder, place, rows, first_row) if naming in ROW_NUMBERS else naming
 
 
-def _check_numbers(folder: ImageFolder, place: str, rows: int) -> None:
-    """Numbers that are not those of the rows would give every image the caption of another one."""
+def _way_of_counting(folder: ImageFolder, place: str, rows: int, first_row: str) -> Naming:
+    """From 0 or from 1; the numbers that only one of them has decide, or else `first_row`.
+
+    Numbers that are not those of the rows would give every image the caption of another one.
+    """
     if folder.repeated_number:
         raise DataError(
             f"{folder.repeated_number} has the number of another image in {folder.path}, so the numbers there are not "
             "those of the rows; name the images by the MD5 of their URLs."
         )
-    if folder.max_number >= rows:
+    from_0, from_1 = "0" in folder, folder.max_number >= rows
+    start = int(first_row) if first_row else int(from_1 and not from_0)
+    if folder.max_number >= rows + start:
         raise DataError(
             f"{folder.path} has an image number {folder.max_number}, but {place} has only {rows:,} rows, counted from "
-            "0, so the numbers are not those of its rows; give the list that the images were downloaded from, or name "
-            "them by the MD5 of their URLs."
+            f"{start}, so the numbers are not those of its rows; give the list that the images were downloaded from, "
+            "or name them by the MD5 of their URLs."
         )
+    if from_0 and start == 1:
+        raise DataError(
+            f"{folder.path} has an image number 0, so the rows were not counted from 1; leave --first_row=1 out."
+        )
+    if not first_row and not from_0 and not from_1:
+        raise DataError(
+            f"{folder.path} has images numbered {folder.min_number} to {folder.max_number}, which fit the {rows:,} "
+            f"rows of {place} counted from 0 and from 1 alike; give --first_row=0 or --first_row=1, the number that "
+            "the downloader gave to the first row."
+        )
+    return ROW_NUMBERS[start]
 
 
 def forget_ambiguous(folder: ImageFolder, read_urls: ReadUrls, naming: Naming) -> int:

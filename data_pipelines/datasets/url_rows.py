@@ -87,6 +87,7 @@ class Survey:
       keys: of the URLs that have an image, uint64, sorted, each once.
       joined: key -> one row for all that have its URL, for URLs of several rows.
       has_urls: whether any URL is known.
+      unused: what else lies among the images -> how many; complete once rows have been read to their end.
     """
 
     read: ReadRows
@@ -94,10 +95,13 @@ class Survey:
     keys: np.ndarray
     joined: Mapping[int, Row]
     has_urls: bool
+    unused: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: ReadRows, step: Callable[[], None] = lambda: None) -> "Survey":
-        """Look through rows; `step` is called after each."""
+    def of(
+        cls, read: ReadRows, step: Callable[[], None] = lambda: None, unused: Mapping[str, int] | None = None
+    ) -> "Survey":
+        """Look through rows; `step` is called after each. `unused` is filled by `read`."""
         keys, found, has_urls = array("Q"), bytearray(), False
         for row in read():
             has_urls |= row.has_url
@@ -109,12 +113,15 @@ class Survey:
         with_image = np.unique(keys_N[np.frombuffer(found, np.bool_)])
         links = Links(len(keys_N), int(np.isin(keys_N, with_image).sum()), len(keys_N) - len(distinct))
         repeated = frozenset(distinct[counts > 1].tolist())
-        return cls(read, links, with_image, _join(read(), repeated) if repeated else {}, has_urls)
+        joined = _join(read(), repeated) if repeated else {}
+        return cls(read, links, with_image, joined, has_urls, {} if unused is None else unused)
 
     def candidates(self, name: str, first: int = 0, limit: int = KEY_LIMIT) -> Candidates:
         """Those of data set `name` with a key from `first` to below `limit`, in the order of their first rows."""
         inside = (self.keys >= np.uint64(first)) & (self.keys <= np.uint64(limit - 1))
-        return Candidates(self._items(name, first, limit), int(inside.sum()))
+        # Of several parts the one with the last images tells what is not used.
+        unused = self.unused if limit == KEY_LIMIT else {}
+        return Candidates(self._items(name, first, limit), int(inside.sum()), unused=unused)
 
     def _items(self, name: str, first: int, limit: int) -> Iterator[Candidate]:
         waiting = dict(self.joined)

@@ -72,7 +72,9 @@ def find_photographs(source_dir: Path, left_out: Container[int]) -> Photographs:
         raise DataError(f"{image_data} is not a list of images; download it again, from {_PAGE}.")
     for image in listed:
         number = field(image, "image_id", int, image_data)
-        coco_id = None if image.get("coco_id") is None else field(image, "coco_id", int, image_data)
+        coco_id = karpathy.foreign_id(image.get("coco_id"))
+        if coco_id is not None:
+            coco_id = field(image, "coco_id", int, image_data)
         identity = f"coco/{coco_id}" if coco_id is not None else f"visual_genome/{number}"
         identities[number] = None if coco_id in left_out else identity
     return Photographs(identities, list_images(folders))

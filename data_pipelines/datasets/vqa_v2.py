@@ -33,7 +33,7 @@ class VqaV2(ImageTextBuilder):
     def candidates(self) -> dict[str, Candidates]:
         """Splits train, val, test, test-dev as their files are there, and visual_genome if it is asked for."""
         questions = self._question_files()
-        paths = coco_files.find_photographs(self.source_dir, _IMAGE_FOLDERS)
+        photographs = coco_files.find_photographs(self.source_dir, _IMAGE_FOLDERS)
         splits = {}
         held_out: set[int] = set()
         for split, path in questions.items():
@@ -43,7 +43,7 @@ class VqaV2(ImageTextBuilder):
             folder = _SUBTYPES[split].replace("-dev", "")
             splits[split] = Candidates.of(
                 [
-                    coco_files.candidate(image, its_texts, paths, f"{folder}/COCO_{folder}_{image:012d}.jpg", labels)
+                    photographs.candidate(image, its_texts, f"{folder}/COCO_{folder}_{image:012d}.jpg", labels)
                     for image, its_texts, labels in texts
                 ]
             )

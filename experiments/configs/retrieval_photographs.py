@@ -2,10 +2,10 @@
 
     python -m experiments.finetune --config=experiments/configs/retrieval_photographs.py --workdir=runs/flickr8k \\
         --config.init.checkpoint=runs/photographs
-    python -m experiments.evaluate --workdir=runs/flickr8k --split=test --images=200 --output=scores.npz
+    python -m experiments.evaluate --workdir=runs/flickr8k --split=test --num_images=200 --output=scores.npz
 
-The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, in place of
-init.checkpoint.
+The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, and
+init.checkpoint is empty.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ def get_config(setting: str = "cpu") -> RunConfig:
     on_gpu = setting == "gpu"
     return dataclasses.replace(
         config,
-        init=dataclasses.replace(config.init, text="", backbone=""),
+        init=dataclasses.replace(config.init, text="", backbone="", checkpoint="runs/photographs"),
         model=dataclasses.replace(config.model, backbone=backbone),
         data=dataclasses.replace(config.data, vocabulary="", batch_images=64 if on_gpu else 8, texts_per_image=1),
         task=RetrievalConfig(),

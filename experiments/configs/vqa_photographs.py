@@ -5,9 +5,9 @@
         --config.init.checkpoint=runs/photographs
     python -m experiments.evaluate --workdir=runs/daquar --split=test --output=predictions.json
 
-The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, in place of
-init.checkpoint. DAQUAR has no validation split: the last state is evaluated, and lengths and learning rates were not
-chosen on its test questions.
+The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, and
+init.checkpoint is empty. DAQUAR has no validation split: the last state is evaluated, and lengths and learning rates
+were not chosen on its test questions.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def get_config(setting: str = "cpu") -> RunConfig:
     on_gpu = setting == "gpu"
     return dataclasses.replace(
         config,
-        init=dataclasses.replace(config.init, text="", backbone=""),
+        init=dataclasses.replace(config.init, text="", backbone="", checkpoint="runs/photographs"),
         data=dataclasses.replace(
             config.data,
             train=(SourceConfig("daquar", "train"),),

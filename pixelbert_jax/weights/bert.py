@@ -22,7 +22,7 @@ from pixelbert_jax.weights.conversion import (
     shapes,
     split_off,
 )
-from pixelbert_jax.weights.files import check_config, find, read_config, read_tensors
+from pixelbert_jax.weights.files import check_config, find, read_config, read_published
 
 
 def _linear(target: str, *sources: str) -> tuple[Row, ...]:
@@ -98,7 +98,7 @@ def bert_parameters(
     path = find(name_or_path)
     found = read_config(path)
     _check_config(found, config, name_or_path)
-    tensors = renamed(read_tensors(path), _modern, name_or_path)
+    tensors = renamed(read_published(path, (_WORD, f"bert.{_WORD}")), _modern, name_or_path)
     chosen = _chosen_layers(tensors, layers, config.encoder.layers, name_or_path)
     unused = split_off(tensors, _LAYER, {number: i for i, number in enumerate(chosen)})
     _untie(tensors, "cls.predictions.decoder.weight", _WORD, name_or_path)

@@ -11,15 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.weights.hub import snapshot
 
-HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt", "tokenizer.json")
+HUB_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 _STANDARD = (  # in the order of preference: safetensors first
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_TORCH_SUFFIXES = (".bin", ".pth", ".pt")
+_TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Parts of names that torch's own wrappers of a module put in: compiled, sharded, recomputed.
+_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": jnp.bfloat16, "BOOL": "bool"} | {
     f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
 }
@@ -40,15 +51,20 @@ def find(name: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
         return path
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or path.suffix in (".safetensors", *_TORCH_SUFFIXES):
         raise ConfigError(f"{name}: no such file or folder; give a path that exists, or a Hugging Face name.")
-    import huggingface_hub
-
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
+        return snapshot(name, patterns)
     except Exception as error:  # of several libraries, by the hub's version and what failed
         raise ConfigError(
             f"{name} is neither a file or folder here nor a Hugging Face repository that can be fetched "
             f"({_reason(error)}); give a path that exists, or download the repository first."
         ) from None
+
+
+def beside(path: Path) -> Path | None:
+    """The folder whose other files belong to these weights: a folder itself, or that of a file of a standard name."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name in _STANDARD else None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -57,11 +73,10 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
       ConfigError: it is not a JSON object.
     """
-    folder = path if path.is_dir() else path.parent
-    file = folder / "config.json"
-    if not file.is_file() or not (path.is_dir() or path.name in _STANDARD):
+    folder = beside(path)
+    if folder is None or not (folder / "config.json").is_file():
         return {}
-    return _read_json(file)
+    return _read_json(folder / "config.json")
 
 
 def check_config(found: dict[str, Any], expected: dict[str, tuple[Any, str]], source: str) -> None:
@@ -91,11 +106,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file, or of a folder with one of the standard names, whole or sharded.
 
     Half precision comes out as float32. A leading `module.` of DataParallel is dropped from the names, and so are the
-    wrappers {"state_dict": ...} and {"model": ...} of torch files, which are read only where torch is installed and
-    never unpickled beyond tensors.
+    parts that torch.compile and the like put in (`_orig_mod.`), and the wrappers {"state_dict": ...},
+    {"model_state_dict": ...} and {"model": ...} of torch files, which are read only where torch is installed and never
+    unpickled beyond tensors.
 
     Raises:
-      ConfigError: there are no weights, torch is missing, or a file is broken.
+      ConfigError: there are no weights, torch is missing, a file is broken, or a number is none (NaN, infinity, a
+        negative variance).
     """
     files, promised = _files(path)
     tensors: dict[str, np.ndarray] = {}
@@ -103,11 +120,57 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         tensors |= _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     if lost := sorted(promised - tensors.keys()):
         raise ConfigError(
-            f"{path}: {len(lost)} tensors of its index are in no file ({lost[0]}, ...); download it again."
+            f"{path}: {len(lost)} tensors of its index are in no file ({_plain(lost[0])}, ...); download it again."
         )
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
-    return {name: _full_precision(array) for name, array in tensors.items()}
+    tensors = _unwrapped(tensors, path)
+    tensors = {name: _full_precision(array) for name, array in tensors.items()}
+    _check_numbers(tensors, path)
+    return tensors
+
+
+def read_published(path: Path, roots: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """`read_tensors`, without a prefix that all names share, such as `model.` of Lightning.
+
+    Args:
+      path: of the weights.
+      roots: names of which the source's own naming has one; prefixes are dropped until one is there, or none at all.
+
+    Raises:
+      ConfigError: as in `read_tensors`.
+    """
+    tensors = names = read_tensors(path)
+    while names and not any(root in names for root in roots):
+        prefix = next(iter(names)).partition(".")[0] + "."
+        if not all(name.startswith(prefix) and name != prefix for name in names):
+            return tensors
+        names = {name.removeprefix(prefix): array for name, array in names.items()}
+    return names
+
+
+def _unwrapped(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The tensors by the names that they have without torch's wrappers of modules."""
+    names = {name: _WRAPPED.sub("", name) for name in tensors}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {name: short.removeprefix("module.") for name, short in names.items()}
+    result = {short: tensors[name] for name, short in names.items()}
+    if len(result) != len(tensors):
+        raise ConfigError(f"{path}: it has the same tensors twice, with and without _orig_mod.; remove one of them.")
+    return result
+
+
+def _check_numbers(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Refuse what no training can begin with."""
+    for name, array in tensors.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        if not np.isfinite(array).all():
+            raise ConfigError(
+                f"{path}: {_plain(name)} holds NaN or infinity; download it again, or take other weights."
+            )
+        if name.endswith(("running_var", ".variance")) and (array < 0).any():
+            raise ConfigError(
+                f"{path}: {_plain(name)} holds a negative variance; download it again, or take other weights."
+            )
 
 
 def _files(path: Path) -> tuple[list[Path], set[str]]:
@@ -120,7 +183,9 @@ def _files(path: Path) -> tuple[list[Path], set[str]]:
     if path.suffix in (".safetensors", *_TORCH_SUFFIXES):
         return [path], set()
     if not path.name.endswith(".index.json"):
-        raise ConfigError(f"{path}: not a file of weights; give one that ends in .safetensors, .bin, .pth or .pt.")
+        raise ConfigError(
+            f"{path}: not a file of weights; give one that ends in .safetensors, {', '.join(_TORCH_SUFFIXES)}."
+        )
     index = _read_json(path).get("weight_map")
     if not isinstance(index, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in index.values()
@@ -174,9 +239,12 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
         raise ConfigError(
             f"{file}: broken, or more than tensors ({_reason(error)}); download it again, or convert it to safetensors."
         ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+    for _ in _WRAPPERS:  # each may hold the next; a dict may even hold itself
+        inner = [name for name in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
+        inner = [name for name in inner if content[name]]
+        if len(inner) > 1:
+            raise ConfigError(f"{file}: it holds both {inner[0]!r} and {inner[1]!r}; save one of them alone.")
+        content = content[inner[0]] if inner else content
     tensors = content if isinstance(content, dict) else {}
     tensors = {name: value.detach() for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not tensors:
@@ -204,6 +272,11 @@ def _check_stored(file: Path) -> None:
 
 def _full_precision(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype in (np.float16, jnp.bfloat16) else array
+
+
+def _plain(name: str) -> str:
+    """A tensor's name, short and printable."""
+    return "".join(filter(str.isprintable, name))[:120]
 
 
 def _reason(error: Exception) -> str:

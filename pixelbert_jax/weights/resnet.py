@@ -8,7 +8,7 @@ from pixelbert_jax.config import ResNetConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.resnet import ResNet
 from pixelbert_jax.weights.conversion import Loaded, Row, convert, convolution, renamed, shapes, split_off
-from pixelbert_jax.weights.files import check_config, find, read_config, read_tensors
+from pixelbert_jax.weights.files import check_config, find, read_config, read_published
 
 
 def _table(stem: tuple[str, str], block: tuple[str, str], shortcut: tuple[str, str]) -> tuple[Row, ...]:
@@ -46,6 +46,12 @@ _STAGES = {  # start of a stage's names, and the first one's number
     TORCHVISION: (r"layer(?P<number>\d+)\.", 1),
     HUGGING_FACE: (r"encoder\.stages\.(?P<number>\d+)\.", 0),
 }
+_ROOTS = (  # names that tell a source's own naming, of a deep stem too, which is refused by name
+    "conv1.weight",
+    "conv1.0.weight",
+    "embedder.embedder.convolution.weight",
+    "resnet.embedder.embedder.convolution.weight",
+)
 _ALLOWED = (r".*\.num_batches_tracked", r"fc\..*", r"classifier\..*")
 
 
@@ -70,7 +76,7 @@ def resnet_parameters(name_or_path: str, config: ResNetConfig) -> Loaded:
     """
     path = find(name_or_path)
     _check_config(read_config(path), config, name_or_path)
-    tensors = renamed(read_tensors(path), lambda name: name.removeprefix("resnet."), name_or_path)
+    tensors = renamed(read_published(path, _ROOTS), lambda name: name.removeprefix("resnet."), name_or_path)
     table = _choose_table(tensors, name_or_path)
     if config.norm == "group" and any(name.endswith(".running_mean") for name in tensors):
         raise ConfigError(

@@ -9,7 +9,7 @@ from data_pipelines.datasets import karpathy
 from data_pipelines.errors import DataError
 from data_pipelines.preparing import prepare
 from data_pipelines.records import open_records, read_summary
-from tests.data_pipelines.publishers import coco, karpathy_coco, write_json
+from tests.data_pipelines.publishers import coco, encode, karpathy_coco, write_image, write_json
 from tests.real_data import real_data
 
 SPLITS = {1: "train", 2: "restval", 3: "val", 4: "test", 5: "train"}
@@ -176,3 +176,78 @@ def test_real_coco(read_all) -> None:
     assert set(record.texts) == clean
     assert record.image == (source / "val2017" / f"{number:012d}.jpg").read_bytes()
     assert sum(len(record.texts) for records in splits.values() for record in records) == 1171
+
+
+def exported(source: Path, names: dict[int, str], split: str = "train") -> Path:
+    """A set of own images in COCO's format: id -> file name; the caption of each is its file's name."""
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in names.items()],
+        "annotations": [{"id": i, "image_id": i, "caption": f"of {name}"} for i, name in names.items()],
+    }
+    write_json(source / "annotations" / f"captions_{split}2017.json", content)
+    return source
+
+
+def test_the_file_that_an_annotation_names_is_its_image(tmp_path: Path, read_all) -> None:
+    """Ids that are not the numbers in the names do not count, and the summary tells how many there are."""
+    names = {1: f"{3:012d}.jpg", 2: f"{1:012d}.jpg", 3: f"{2:012d}.jpg", 9: f"{9:012d}.jpg"}
+    for i in (1, 2, 3, 9):
+        write_image(tmp_path / "coco" / "train2017" / f"{i:012d}.jpg", seed=i)
+    records = read_all("coco_captions", exported(tmp_path / "coco", names))["train"]
+    assert [(r.image_id, r.texts, r.image) for r in records] == [
+        (f"coco/{i}", (f"of {i:012d}.jpg",), encode(seed=i)) for i in (3, 1, 2, 9)
+    ]
+    assert read_summary(tmp_path / "data" / "coco_captions" / "1.0.0")["notes"] == [
+        "official splits",
+        "train: 3 images whose file name has another number than their id; the file name counts",
+    ]
+
+
+def test_names_of_their_own(tmp_path: Path, read_all) -> None:
+    """Both splits have a file of one name; folders, other systems' slashes and whole paths serve too."""
+    source = exported(tmp_path / "coco", {1: "a.jpg", 2: "x/b.jpg", 3: "y\\b.jpg", 4: "/home/me/c.jpg", 139: "139.jpg"})
+    exported(source, {1: "a.jpg"}, "val")
+    places = ("train2017/a.jpg", "train2017/x/b.jpg", "y/b.jpg", "train2017/c.jpg", "train2017/000000000139.jpg")
+    for seed, place in enumerate((*places, "val2017/a.jpg")):
+        write_image(source / place, seed=seed)
+    splits = read_all("coco_captions", source)
+    assert [(r.image_id, r.texts) for r in splits["train"]] == [
+        ("coco_captions/train2017/a.jpg", ("of a.jpg",)),
+        ("coco_captions/train2017/x/b.jpg", ("of x/b.jpg",)),
+        ("coco_captions/train2017/y/b.jpg", ("of y\\b.jpg",)),
+        ("coco_captions/train2017/c.jpg", ("of /home/me/c.jpg",)),
+        ("coco/139", ("of 139.jpg",)),
+    ]
+    assert [r.image for r in splits["train"] + splits["validation"]] == [encode(seed=seed) for seed in range(6)]
+    assert ids(splits["validation"]) == ["coco_captions/val2017/a.jpg"]
+
+
+def test_a_name_that_is_not_there_takes_no_other_file(tmp_path: Path, read_all) -> None:
+    """Neither the file with the id for its number, nor one of that name in another folder where two have the name."""
+    names = {1: "z.jpg", 2: "x/b.jpg", 3: "y/b.jpg", 4: "", 5: "a/" + "x" * 9999, 6: "../../a.jpg", 7: "a/\0.jpg"}
+    source = exported(tmp_path / "coco", names)
+    write_image(tmp_path / "a.jpg")
+    for place in ("train2017/000000000001.jpg", "train2017/b.jpg", "train2017/x/b.jpg"):
+        write_image(source / place)
+    with pytest.raises(DataError, match=r"6 of 7 images .* 6 image file not found \(first: train2017/z.jpg\)"):
+        read_all("coco_captions", source)
+
+
+def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
+    """A negative id is none; of two that differ that of the file name counts, also for what is left out."""
+    source = coco(tmp_path / "coco", train=(1, 2, 3), val=())
+    path = karpathy_coco(source / "dataset_coco.json", {1: "train", 2: "train", 3: "test"})
+    content = json.loads(path.read_text())
+    for image, number in zip(content["images"], (2, -1, None), strict=True):
+        image["cocoid"] = number
+    write_json(path, content)
+    splits = read_all("coco_captions", source)
+    assert (ids(splits["train"]), ids(splits["test"])) == (["coco/1", "coco/2"], ["coco/3"])
+    assert karpathy.coco_ids(path, ("train",)) == {1, 2}
+    assert read_summary(tmp_path / "data" / "coco_captions" / "1.0.0")["notes"] == [
+        "Karpathy's splits",
+        "train: 1 images whose file name has another number than their id; the file name counts",
+    ]
+    assert [karpathy.foreign_id(value) for value in (0, 7, -1, None, float("nan"), True, "7")] == [
+        0, 7, None, None, None, None, "7",
+    ]  # fmt: skip

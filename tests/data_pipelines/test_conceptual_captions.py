@@ -60,13 +60,13 @@ def test_published_lists_and_what_is_missing(tmp_path: Path, read_all) -> None:
     source = tmp_path / "source"
     write_list(source / TRAIN, *numbered(8))
     write_list(source / VALIDATION, ("  a  red\u00a0car", url("v")), ("not there", url("w")))
-    for i in (1, 2, 3, 5, 7):
+    for i in (0, 2, 3, 5, 7):
         write_image(source / "training" / f"{i:09d}.jpg", seed=i)
     write_image(source / "validation" / f"{md5(url('v'))}.png", format="PNG", seed=9)
     splits = read_all("conceptual_captions", source)
     assert set(splits) == {"train", "validation"}
-    assert found(splits["train"]) == [(image_id(i), (f"caption , {i} .",)) for i in (1, 2, 3, 5, 7)]
-    assert [record.image for record in splits["train"]] == [encode(seed=i) for i in (1, 2, 3, 5, 7)]
+    assert found(splits["train"]) == [(image_id(i), (f"caption , {i} .",)) for i in (0, 2, 3, 5, 7)]
+    assert [record.image for record in splits["train"]] == [encode(seed=i) for i in (0, 2, 3, 5, 7)]
     assert found(splits["validation"]) == [(image_id("v"), ("a red car",))]
     folder = tmp_path / "data" / "conceptual_captions" / "1.0.0"
     summary = read_summary(folder)
@@ -100,13 +100,13 @@ def test_published_lists_and_what_is_missing(tmp_path: Path, read_all) -> None:
 )
 def test_names_of_images(tmp_path: Path, read_all, name: str, what: str) -> None:
     source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
-    for row in (1, 3):
+    for row in (0, 3):
         crc, sha1 = zlib.crc32(url(row).encode()), hashlib.sha1(url(row).encode()).hexdigest()
         written = name.format(row=row, crc=crc, md5=md5(url(row)), sha1=sha1)
         write_image(source / "train" / written, seed=row)
     splits = read_all("conceptual_captions", source)
-    assert found(splits["train"]) == [(image_id(i), (f"caption , {i} .",)) for i in (1, 3)]
-    assert [record.image for record in splits["train"]] == [encode(seed=1), encode(seed=3)]
+    assert found(splits["train"]) == [(image_id(i), (f"caption , {i} .",)) for i in (0, 3)]
+    assert [record.image for record in splits["train"]] == [encode(seed=0), encode(seed=3)]
     assert f"images found by {what}" in notes(tmp_path)
 
 
@@ -114,7 +114,9 @@ def test_known_names() -> None:
     stems = [naming.stem(12, "http://static.flickr.com/2723/4385058960_b0f291553e.jpg") for naming in NAMINGS]
     assert stems == [
         "12",
+        "13",
         "12_3114746333",
+        "13_3114746333",
         "dca9adc2b49e22064c1cb7647d20d667",
         "3bb89933346b4f6d7e4b24f023f21aeb306c2602",
         "3114746333",
@@ -159,14 +161,66 @@ def test_names_that_fit_several_urls_are_nobodys(tmp_path: Path, read_all) -> No
 
 def test_numbers_that_are_not_those_of_the_rows(tmp_path: Path, read_all) -> None:
     source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
-    for i in (1, 2, 4):
+    for i in (0, 1, 4):
         write_image(source / "train" / f"{i}.jpg")
     with pytest.raises(DataError, match=r"image number 4, but .*training.tsv has only 4 rows, counted from 0, so"):
+        read_all("conceptual_captions", source)
+    (source / "train" / "0.jpg").rename(source / "train" / "5.jpg")
+    with pytest.raises(DataError, match=r"image number 5, but .*training.tsv has only 4 rows, counted from 1, so"):
         read_all("conceptual_captions", source)
     (source / "train" / "4.jpg").unlink()
     write_image(source / "train" / "00001" / "0001.jpg")
     with pytest.raises(DataError, match=r"1.jpg has the number of another image in .*train, so the numbers"):
         read_all("conceptual_captions", source)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "first"),
+    [
+        ((0, 2), {}, 0),
+        ((1, 4), {}, 1),
+        ((1, 2), {"first_row": "0"}, 0),
+        ((1, 2), {"first_row": "1"}, 1),
+        ((1, 4), {"first_row": "1"}, 1),
+    ],
+)
+def test_number_of_the_first_row(tmp_path: Path, read_all, images: tuple, options: dict, first: int) -> None:
+    """0.jpg, and one with the number of rows, tell it; else a flag does."""
+    source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
+    for i in images:
+        write_image(source / "train" / f"{i}.jpg", seed=i)
+    records = read_all("conceptual_captions", source, **options)["train"]
+    assert found(records) == [(image_id(i - first), (f"caption , {i - first} .",)) for i in images]
+    assert [record.image for record in records] == [encode(seed=i) for i in images]
+    assert f"images found by row number, counted from {first}, in" in notes(tmp_path)
+
+
+def test_a_first_row_that_nothing_tells(tmp_path: Path, read_all) -> None:
+    source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
+    for i in (1, 3):
+        write_image(source / "train" / f"{i}.jpg")
+    with pytest.raises(DataError) as error:
+        read_all("conceptual_captions", source)
+    assert str(error.value) == (
+        f"{source}/train has images numbered 1 to 3, which fit the 4 rows of {source}/{TRAIN} counted from 0 and from "
+        "1 alike; give --first_row=0 or --first_row=1, the number that the downloader gave to the first row."
+    )
+    (source / "train" / "3.jpg").rename(source / "train" / "0.jpg")
+    with pytest.raises(DataError, match=r"has an image number 0, so the rows were not counted from 1; leave --first"):
+        read_all("conceptual_captions", source, first_row="1")
+    (source / "train" / "0.jpg").rename(source / "train" / "4.jpg")
+    with pytest.raises(DataError, match=r"has an image number 4, but .* has only 4 rows, counted from 0, so"):
+        read_all("conceptual_captions", source, first_row="0")
+    assert not (tmp_path / "data").exists()
+
+
+def test_numbers_from_1_beside_a_hash(tmp_path: Path, read_all) -> None:
+    source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
+    for i in (1, 2):
+        write_image(source / "train" / f"{i + 1}_{zlib.crc32(url(i).encode())}.jpg", seed=i)
+    assert found(read_all("conceptual_captions", source)["train"]) == [
+        (image_id(i), (f"caption , {i} .",)) for i in (1, 2)
+    ]
 
 
 def test_digits_of_a_hash_are_no_number(tmp_path: Path) -> None:
@@ -206,7 +260,7 @@ def test_repeated_urls(tmp_path: Path, read_all) -> None:
     source = write_list(tmp_path / "source" / TRAIN, *rows)
     for i in (1, 2, 3):
         write_image(source / "train" / f"{i}.jpg", seed=i)
-    records = read_all("conceptual_captions", source)["train"]
+    records = read_all("conceptual_captions", source, first_row="0")["train"]
     assert found(records) == [(image_id(0), ("one", "three")), (image_id(1), ("two",))]
     assert records[0].image == encode(seed=2)
     assert links(tmp_path) == {"rows": 6, "found": 4, "missing": 2, "missing_share": 2 / 6, "repeated": 3}
@@ -245,7 +299,10 @@ def test_nothing_is_found(tmp_path: Path, read_all) -> None:
     assert message.startswith(
         f"None of the 1 images in {source}/train is one of the 3 of {source}/{TRAIN}: for {url(0)}"
     )
-    assert f"0.jpg (row number, counted from 0), 0_{zlib.crc32(url(0).encode())}.jpg (row number" in message
+    assert (
+        f"0.jpg (row number, counted from 0), 1.jpg (row number, counted from 1), 0_{zlib.crc32(url(0).encode())}.jpg"
+        in message
+    )
     assert f"{md5(url(0))}.jpg (MD5 of the URL)" in message
     assert "photo-0.jpg (last part of the URL)" in message
     assert not (tmp_path / "data").exists()
@@ -277,7 +334,7 @@ def test_layout(tmp_path: Path, read_all) -> None:
 def test_split_without_images_is_left_out(tmp_path: Path, read_all) -> None:
     source = write_list(tmp_path / "source" / "Train-GCC-training.tsv", *numbered(3))
     write_list(source / VALIDATION, *numbered(2))
-    write_image(source / "images" / "train" / "1.jpg")
+    write_image(source / "images" / "train" / "0.jpg")
     assert list(read_all("conceptual_captions", source)) == ["train"]
     assert "validation: left out, for there is no folder of its images (validation, val, images/" in notes(tmp_path)
 
@@ -296,7 +353,7 @@ def test_numbers_of_two_lists_in_one_folder(tmp_path: Path, read_all) -> None:
 def test_lines_of_a_list(tmp_path: Path, read_all) -> None:
     """With the header that img2dataset wants, another system's line ends and blank lines: none of them is a row."""
     source = tmp_path / "source"
-    write_image(source / "cc3m" / "1.jpg")
+    write_image(source / "cc3m" / "2.jpg")
     (source / "cc3m.tsv").write_bytes(f"\ufeffcaption\turl\r\na\t{url(0)}\r\n\r\nGr\u00f6\u00dfe\t{url(1)}".encode())
     assert found(read_all("conceptual_captions", source)["train"]) == [(image_id(1), ("Gr\u00f6\u00dfe",))]
     assert links(tmp_path)["rows"] == 2
@@ -312,7 +369,7 @@ def test_bad_lines(tmp_path: Path, read_all, line: str) -> None:
         read_all("conceptual_captions", source)
 
 
-def sample(key: str, seed: int, about: dict[str, Any] | None = None, **more: str) -> dict[str, bytes | str]:
+def sample(key: str, seed: int, about: dict[str, Any] | None = None, **more: bytes | str) -> dict[str, bytes | str]:
     """Members of one image as img2dataset names them."""
     members: dict[str, bytes | str] = {f"{key}.jpg": encode(seed=seed)}
     if about is not None:
@@ -431,6 +488,43 @@ def test_folders_of_img2dataset_with_a_damaged_json(tmp_path: Path, read_all) ->
         (f"conceptual_captions/{md5('train/00000/1')}", ("by text",)),
         (f"conceptual_captions/{md5('train/00000/2')}", ("none",)),
     ]
+
+
+@pytest.mark.parametrize("as_tar", [False, True])
+def test_what_img2dataset_made_of_no_caption(tmp_path: Path, read_all, as_tar: bool) -> None:
+    """NaN, its name in the .txt, and bytes that are not UTF-8 are no captions; other files are counted."""
+    first = sample("0.5", 0, {**about(0), "caption": float("nan")}, txt="nan") | sample("1", 1, about(1), npy="")
+    first |= sample("2", 2, {"url": url(2)}, txt="caf\xe9".encode("cp1252"))
+    source = write_samples(tmp_path / "source", as_tar, [first | sample("3.5", 3, about(1, "again"))])
+    assert found(read_all("conceptual_captions", source)["train"]) == [(image_id(1), ("caption 1", "again"))]
+    skipped = read_summary(tmp_path / "data" / "conceptual_captions" / "1.0.0")["skipped"]["train"]
+    assert skipped["texts"] == {"NaN instead of a text": 1, "text is not UTF-8": 1}
+    assert skipped["images"] == {"no text": 2}
+    assert skipped["unused"] == {".npy": 1}
+    assert [line.rpartition("/")[2].rpartition(":")[0].rpartition(":")[2] for line in skipped["listed_texts"]] == [
+        "0.5.jpg",
+        "2.jpg",
+    ]
+
+
+def test_a_placeholder_of_dead_links(tmp_path: Path, read_all) -> None:
+    source = write_list(tmp_path / "source" / TRAIN, *numbered(12))
+    for i in range(12):
+        write_image(source / "train" / f"{i}.jpg", seed=i if i < 3 else 99)
+    records = read_all("conceptual_captions", source, max_identical=2)["train"]
+    assert [record.image_id for record in records] == [image_id(i) for i in range(5)]
+    skipped = read_summary(tmp_path / "data" / "conceptual_captions" / "1.0.0")["skipped"]["train"]
+    assert skipped["images"] == {"same bytes as 2 earlier images": 7}
+    assert (skipped["identical"], skipped["identical_place"]) == (8, f"{source}/train/4.jpg")
+
+
+@pytest.mark.parametrize(("encoding", "line"), [("cp1252", 2), ("utf-16", 1)])
+def test_a_list_that_is_not_utf_8(tmp_path: Path, read_all, encoding: str, line: int) -> None:
+    source = tmp_path / "source"
+    write_image(source / "train" / "0.jpg")
+    (source / TRAIN).write_bytes(f"a\t{url(0)}\nGr\u00f6\u00dfe\t{url(1)}\n".encode(encoding))
+    with pytest.raises(DataError, match=f"training.tsv, line {line}: not UTF-8 .*; save the file as UTF-8"):
+        read_all("conceptual_captions", source)
 
 
 def test_img2dataset_in_one_folder_for_two_lists(tmp_path: Path, read_all) -> None:

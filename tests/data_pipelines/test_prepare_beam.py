@@ -186,7 +186,27 @@ def test_nothing_usable(tmp_path: Path) -> None:
         write_image(tmp_path / "source" / f"{i}.jpg", seed=i)
         lines(tmp_path / "source" / f"{('a', 'b')[i]}.jsonl", {"image": f"{i}.jpg", "texts": [text]})
     told = refusal(tmp_path, "image_text", tmp_path / "source")
-    assert told == "No usable image with a text in split 'b'; check the source files."
+    assert told == (
+        f"No usable image with a text in split 'b', 1 images found: 1 no text (first: {tmp_path}/source/1.jpg), 1 "
+        "empty texts; give an image of it a text in UTF-8."
+    )
+
+
+def test_identical_images_and_texts_that_are_none(tmp_path: Path) -> None:
+    """Counted in the order of the images, over both splits, whichever worker looked at them."""
+    for split in ("a", "b"):
+        members: dict[str, Any] = {}
+        for i in range(7):
+            members |= {f"{i}.1.jpg": encode(seed=0 if i % 2 else 50 + ord(split) + i), f"{i}.1.txt": f"{split}{i}"}
+        members |= {"8.jpg": encode(seed=8), "8.txt": b"caf\xe9", "8.npy": b"", "9.json": "{}"}
+        tar(tmp_path / "tar" / split / "0.tar", members)
+    summary = both(tmp_path, "image_text", tmp_path / "tar", options={"max_identical": 4})
+    assert [entry["images"] for entry in summary["splits"].values()] == [7, 5]
+    skipped = summary["skipped"]
+    assert [skipped[split]["identical"] for split in "ab"] == [2, 3]
+    assert skipped["b"]["images"] == {"no text": 1, "same bytes as 4 earlier images": 2}
+    assert skipped["b"]["unused"] == {".npy": 1, "samples without an image": 1}
+    assert skipped["a"]["listed_texts"] == [f"{tmp_path}/tar/a/0.tar:8.jpg: text is not UTF-8"]
 
 
 def write_more(path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -237,3 +238,15 @@ def test_stopped_run_leaves_nothing_that_looks_finished(tmp_path: Path, how: str
     prepare("shapes", tmp_path, options=SMALL)
     assert len(open_records(tmp_path, "shapes", "train")) == 6
     assert not list(tmp_path.glob("shapes/incomplete.*"))
+
+
+def test_nothing_stays_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    source = coco(tmp_path / "coco")
+    for _ in range(2):
+        prepare("coco_captions", tmp_path / "data", source, num_shards=2)
+        assert not list((tmp_path / "temporary").iterdir())
+    with pytest.raises(DataError, match="not a folder"):
+        prepare("flickr8k", tmp_path / "data", tmp_path / "none")
+    assert not list((tmp_path / "temporary").iterdir())

@@ -276,7 +276,7 @@ def test_an_empty_split_stays_an_error(tmp_path: Path) -> None:
     for split, text in {"train": "a", "validation": ""}.items():
         tar(tmp_path / "tar" / split / "00.tar", {f"{split}.jpg": encode(), f"{split}.txt": text})
     path = region_tsv(tmp_path / "x.tsv", found("train", "validation"))
-    with pytest.raises(DataError, match="No usable image with a text in split 'validation'; check the source files"):
+    with pytest.raises(DataError, match="No usable image with a text in split 'validation', 1 images found: 1 no text"):
         prepare("image_text", tmp_path / "data", tmp_path / "tar", options={"regions": str(path)})
 
 

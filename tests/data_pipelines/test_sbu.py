@@ -96,6 +96,21 @@ def test_text_files_that_do_not_fit(tmp_path: Path, read_all, urls: str, caption
         read_all("sbu", tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_lists_that_are_not_utf_8(tmp_path: Path, read_all, encoding: str) -> None:
+    write_image(tmp_path / "images" / "1.jpg")
+    (tmp_path / URLS).write_text("http://a/0.jpg\nhttp://a/1.jpg\n")
+    (tmp_path / CAPTIONS).write_bytes("Gr\u00f6\u00dfe\ntwo\n".encode(encoding))
+    with pytest.raises(DataError, match=f"{CAPTIONS}, line 1: not UTF-8 .*; save the file as UTF-8"):
+        read_all("sbu", tmp_path)
+    (tmp_path / CAPTIONS).unlink()
+    (tmp_path / JSON).write_bytes(
+        '{"image_urls": ["http://a/1.jpg"], "captions": ["Gr\u00f6\u00dfe"]}'.encode("cp1252")
+    )
+    with pytest.raises(DataError, match=f"{JSON} is not UTF-8, near .*; save it as UTF-8"):
+        read_all("sbu", tmp_path)
+
+
 def test_urls_without_captions(tmp_path: Path, read_all) -> None:
     (tmp_path / URLS).write_text("http://a/1.jpg\n")
     write_image(tmp_path / "images" / "1.jpg")
@@ -109,6 +124,7 @@ def test_urls_without_captions(tmp_path: Path, read_all) -> None:
         (json.dumps(content(1, 2))[:-80], "is not whole JSON .*; download it again"),
         ('{"image_urls": ["http://a"], "captions": []}', "image_urls and captions are not equally long, from row 1"),
         ('{"image_urls": [3], "captions": ["a"]}', "row 1 is not a URL"),
+        ('{"image_urls": ["http://a"], "captions": [NaN]}', f"{JSON} has NaN, which is no JSON, near .*; write null"),
         ('{"urls": []}', f"{JSON} lists no image; download it again"),
     ],
 )

@@ -105,3 +105,10 @@ def test_image_without_regions_is_counted(source: Path, tmp_path: Path) -> None:
     skipped = read_summary(folder)["skipped"]["train"]
     assert skipped["images"] == {"no text": 1}
     assert skipped["empty_texts"] == 1
+
+
+@pytest.mark.parametrize("number", [-1, float("nan"), None])
+def test_a_coco_id_that_says_none(tmp_path: Path, read_all, number: float | None) -> None:
+    """Such photographs are not COCO's, and not one and the same."""
+    records = read_all("visual_genome", visual_genome(tmp_path / "vg", {1: number, 2: number}), keep_coco_test=True)
+    assert [record.image_id for record in records["train"]] == ["visual_genome/1", "visual_genome/2"]

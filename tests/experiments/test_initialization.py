@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import pixelbert_jax
+from data_pipelines.errors import DataError
 from data_pipelines.text import Tokenizer
 from experiments import pretrain as program
 from experiments.initialization import load_sources
@@ -77,6 +78,18 @@ def test_other_words_are_refused(saved_run, loaded, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
     with pytest.raises(ConfigError, match=r"init.text=.* was trained on another vocabulary"):
         load_sources(InitConfig(text=str(tmp_path)), loaded.task, loaded.tokenizer)
+
+
+def test_another_case_is_refused(saved_run, loaded, tmp_path):
+    cased = Tokenizer(loaded.tokenizer.vocabulary, lowercase=False)
+    with pytest.raises(ConfigError, match=r"trained with data\.lowercase=True, this run has False; set it to"):
+        load_sources(InitConfig(checkpoint=str(saved_run)), loaded.task, cased)
+    assert load_sources(InitConfig(checkpoint=str(saved_run), checkpoint_parts="backbone"), loaded.task, cased)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    for name in (tmp_path, tmp_path / "model.safetensors"):
+        (tmp_path / "model.safetensors").touch()
+        with pytest.raises(DataError, match=r"tokenizer_config.json: do_lower_case is false.*data.lowercase=False"):
+            load_sources(InitConfig(text=str(name)), loaded.task, loaded.tokenizer)
 
 
 def test_a_run_begins_where_another_stood(saved_run, saved, data_dir, tmp_path, monkeypatch, capsys):

@@ -54,7 +54,7 @@ def test_what_has_no_such_tasks_is_refused(vqa_run, pretrained, tmp_path):
     fine_tuned = pixelbert_jax.load(vqa_run)
     with pytest.raises(ConfigError, match=r"--measure=tasks is for pre-trained models.*a model of the task vqa"):
         program.evaluate(fine_tuned, "val", tmp_path / "a.json", measure="tasks")
-    with pytest.raises(ConfigError, match=r"--images=3: the official scores of vqa are of a whole split"):
+    with pytest.raises(ConfigError, match=r"--num_images=3: the official scores of vqa are of a whole split"):
         program.evaluate(fine_tuned, "val", tmp_path / "a.json", images=3)
     with pytest.raises(ConfigError, match=r"without --rerank_top.*--rerank_top=2"):
         program.evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", rerank_top=2)

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -54,9 +53,8 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _note_write(path: str) -> None:
-    # Modules that are imported for the first time leave their compiled form; TFDS makes a temporary file.
-    of_tfds = path.startswith(tempfile.gettempdir()) and path.endswith("tfds")
-    if "__pycache__" not in path and not path.startswith(_HARMLESS) and not of_tfds:
+    # Modules that are imported for the first time leave their compiled form.
+    if "__pycache__" not in path and not path.startswith(_HARMLESS):
         _found.append(f"write {os.path.realpath(path)}")
 
 

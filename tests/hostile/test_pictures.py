@@ -12,7 +12,7 @@ import pytest
 from PIL import ImageFile
 
 from data_pipelines import images
-from data_pipelines.image_files import BadImageError, read_header, verify
+from data_pipelines.image_files import BadImageError, open_image, read_header, verify
 from data_pipelines.records import open_records
 from tests.data_pipelines import publishers
 from tests.data_pipelines.publishers import encode
@@ -168,6 +168,6 @@ def test_records_of_a_prepared_folder_are_looked_at_too(tmp_path: Path, monkeypa
     """Their pictures were whole when they were prepared; the folder may have come from elsewhere since."""
     case = Case(READERS["prepared"], tmp_path)
     calls = []
-    monkeypatch.setattr(images, "read_header", lambda encoded: calls.append(len(encoded)) or read_header(encoded))
+    monkeypatch.setattr(images, "open_image", lambda encoded: calls.append(len(encoded)) or open_image(encoded))
     assert case.outcome({}) == "" and calls
     assert json.loads(next(tmp_path.rglob("index.json")).read_text())["splits"]

@@ -1,5 +1,6 @@
 """Opening trained models: every bit, from any place, on any devices; damage is refused by name."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import safetensors.numpy
 from flax import nnx
 
 import pixelbert_jax
+from data_pipelines.text import Tokenizer
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import export, named_arrays
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
@@ -117,10 +119,24 @@ def test_an_export_is_plain_safetensors(exported, loaded):
         export(loaded, exported, "")
 
 
+def test_an_export_keeps_the_ids_of_odd_word_pieces(loaded, tmp_path):
+    pieces = list(loaded.tokenizer.vocabulary)
+    pieces[7:10] = ["x\u2028y", "", "z\x85\x0b\r"]
+    odd = dataclasses.replace(loaded, tokenizer=Tokenizer(tuple(pieces)))
+    export(odd, tmp_path / "model", "")
+    assert pixelbert_jax.load(tmp_path / "model").tokenizer.vocabulary == tuple(pieces)
+    pieces[7] = "x\ny"
+    broken = dataclasses.replace(loaded, tokenizer=Tokenizer(tuple(pieces)))
+    with pytest.raises(ConfigError, match="a word piece has a line break"):
+        export(broken, tmp_path / "other", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_from_the_hub(exported, loaded, monkeypatch):
     import huggingface_hub
 
     asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(exported))
     assert_trees_equal(arrays(pixelbert_jax.load("someone/pixelbert")), arrays(loaded))
     assert asked == ["someone/pixelbert"]

@@ -176,6 +176,59 @@ def test_long_texts_take_the_models_whole_length(predictor):
         predictor.match(PICTURES[0], long + " red red red")
 
 
+def test_what_is_meant_is_accepted(predictor, expected):
+    one, texts = PICTURES[0], TEXTS[:2]
+    table = np.array(texts, object)
+    for given in (
+        np.array(texts),
+        table,
+        tuple(texts),
+        iter(texts),
+        (text for text in texts),
+        dict.fromkeys(texts).keys(),
+    ):
+        np.testing.assert_allclose(predictor.match(one, given), expected[:1, :2], atol=1e-5)
+    for given in (np.array(texts[1]), np.str_(texts[1]), [texts[1]]):
+        np.testing.assert_allclose(predictor.match(one, given), expected[:1, 1:2], atol=1e-5)
+    batch = np.stack([one, one])
+    kinds = [jnp.asarray(one), jnp.asarray(batch), iter([one]), (image for image in [one, one]), one[:, ::-1][:, ::-1]]
+    buffer = io.BytesIO()
+    Image.fromarray(one).save(buffer, "PNG")
+    kinds += [bytearray(buffer.getvalue()), memoryview(buffer.getvalue())]
+    for given in kinds:
+        scores = predictor.match(given, texts)
+        np.testing.assert_allclose(scores, np.repeat(expected[:1, :2], len(scores), 0), atol=1e-5)
+    assert len(predictor.encode(jnp.asarray(batch))) == 2
+    np.testing.assert_array_equal(predictor.encode(one[:, ::-1]).originals[0], one[:, ::-1])
+    assert predictor.fill_mask(one, ["a [MASK]"]) == predictor.fill_mask(one, "a [MASK]")
+    assert predictor.rank(PICTURES, np.array([texts[1]])) == predictor.rank(PICTURES, texts[1])
+
+
+def test_arrays_of_torch(predictor, expected):
+    torch = pytest.importorskip("torch")
+    one, batch = torch.from_numpy(PICTURES[0]), torch.from_numpy(np.stack([PICTURES[0]] * 2))
+    for given in (one, [one], batch):
+        scores = predictor.match(given, TEXTS)
+        np.testing.assert_allclose(scores, np.repeat(expected[:1], len(scores), 0), atol=1e-5)
+    assert len(predictor.encode(batch)) == 2
+    for given, message in ((one.float(), "type float32"), (batch.permute(0, 3, 1, 2), r"shape \(3, 48, 48\)")):
+        with pytest.raises(ConfigError, match=message):
+            predictor.encode(given)
+    with pytest.raises(ConfigError, match="Tensor is no image that NumPy can read"):
+        predictor.encode(one.to("meta"))
+
+
+def test_a_file_and_a_pil_image_are_the_same(predictor, tmp_path):
+    deep = np.linspace(0, 65535, 64)[None].repeat(64, 0).astype(np.uint16)
+    drawing = np.zeros((64, 64, 4), np.uint8)
+    drawing[16:48, 16:48, 3] = 255  # black on nothing
+    for name, pixels, mean in (("deep.png", deep, 127.5), ("drawing.png", drawing, 0.75 * 255)):
+        Image.fromarray(pixels).save(tmp_path / name)
+        path, pil = predictor.encode([tmp_path / name, Image.open(tmp_path / name)]).originals
+        np.testing.assert_array_equal(path, pil)
+        assert path.mean() == pytest.approx(mean, abs=0.6)
+
+
 def test_bad_input_is_one_sentence(predictor, tmp_path):
     file = tmp_path / "broken.jpg"
     file.write_bytes(b"\xff\xd8\xff")
@@ -187,6 +240,31 @@ def test_bad_input_is_one_sentence(predictor, tmp_path):
         (lambda: predictor.match(huge.getvalue(), "a"), DataError, "over 64 megapixels"),
         (lambda: predictor.match(np.zeros((4, 4, 3)), "a"), ConfigError, "type float64 and shape"),
         (lambda: predictor.match(np.zeros((4, 4, 4), np.uint8), "a"), ConfigError, r"shape \(4, 4, 4\)"),
+        (lambda: predictor.match(np.zeros((0, 4, 3), np.uint8), "a"), ConfigError, "has no pixels"),
+        (lambda: predictor.match(np.zeros((2, 4, 0, 3), np.uint8), "a"), ConfigError, "has no pixels"),
+        (lambda: predictor.match(np.zeros((4, 4), ">u2"), "a"), ConfigError, "type >u2"),
+        (lambda: predictor.match(jnp.zeros((4, 4, 3), jnp.bfloat16), "a"), ConfigError, "type bfloat16"),
+        (lambda: predictor.match(None, "a"), ConfigError, "NoneType None is no image; give a path"),
+        (lambda: predictor.match([PICTURES[0], None], "a"), ConfigError, "NoneType None is no image"),
+        (lambda: predictor.match({"a": PICTURES[0]}, "a"), ConfigError, "dict .* is no image"),
+        (lambda: predictor.match([[[1, 2], [3]]], "a"), ConfigError, "list is no image that NumPy can read"),
+        (lambda: predictor.match(Image.new("F", (4, 4)), "a"), DataError, "A PIL image cannot be used: mode F"),
+        (lambda: predictor.match(Image.new("RGB", (0, 4)), "a"), DataError, "A PIL image cannot be used: no pixels"),
+        (lambda: predictor.match(PICTURES[0], None), ConfigError, "NoneType None is no text; give a string"),
+        (lambda: predictor.match(PICTURES[0], 3.5), ConfigError, "float 3.5 is no text"),
+        (lambda: predictor.match(PICTURES[0], jnp.array(3)), ConfigError, "ArrayImpl .* is no text"),
+        (lambda: predictor.match(io.BytesIO(b"x"), "a"), ConfigError, "BytesIO .* is no image"),
+        (lambda: predictor.match(PICTURES[0], b"a"), ConfigError, "bytes b'a' is no text"),
+        (lambda: predictor.match(PICTURES[0], {"a": 1}), ConfigError, "dict .* is no text"),
+        (lambda: predictor.match(PICTURES[0], {"a", "b"}), ConfigError, "set .* is no text"),
+        (lambda: predictor.match(PICTURES[0], np.array([["a"]])), ConfigError, "ndarray .* is no text"),
+        (lambda: predictor.match(PICTURES[0], ["a", None]), ConfigError, "Text 1 of 2 is NoneType None, no string"),
+        (lambda: predictor.match(PICTURES[0], ["a", float("nan")]), ConfigError, "Text 1 of 2 is float nan"),
+        (lambda: predictor.match(PICTURES[0], np.array([b"a"])), ConfigError, "Text 0 of 1 is bytes b'a'"),
+        (lambda: predictor.match(PICTURES[0], "a \ud800"), ConfigError, "Text 0 of 1 is no valid Unicode"),
+        (lambda: predictor.rank(PICTURES, ["a", "b"]), ConfigError, "One text is needed here, 2 were given"),
+        (lambda: predictor.fill_mask(PICTURES[0], []), ConfigError, "One text is needed here, 0 were given"),
+        (lambda: predictor.attention_map(PICTURES[0], "a", None), ConfigError, "NoneType None is no text"),
         (lambda: predictor.fill_mask(PICTURES[0], "a red"), ConfigError, "has no \\[MASK\\]"),
         (lambda: predictor.fill_mask(PICTURES, "[MASK]"), ConfigError, "One picture is needed here, 3 were"),
         (lambda: predictor.attention_map(PICTURES[0], "a red", "blue"), ConfigError, "'blue' is not in 'a red'"),

@@ -182,6 +182,21 @@ def test_chosen_layers(tmp_path):
     assert_hidden(our_config(), loaded.arrays, model)
 
 
+@pytest.mark.parametrize("segment", [False, True])
+def test_first_position_as_the_mean_of_the_others(tmp_path, segment):
+    model = saved(tmp_path)
+    config = our_config()
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, segment=segment))
+    name = "model.text_embedding.position"
+    own = bert_parameters(str(tmp_path), config).arrays
+    found = bert_parameters(str(tmp_path), config, first_position="mean").arrays
+    position = model.embeddings.position_embeddings.weight.detach().numpy()
+    kind = 0 if segment else model.embeddings.token_type_embeddings.weight.detach().numpy()[0]
+    np.testing.assert_allclose(found[name][0], position[1:].mean(0) + kind, atol=1e-6)
+    np.testing.assert_array_equal(found[name][1:], own[name][1:])
+    assert all((found[other] == own[other]).all() for other in own if other != name)
+
+
 @pytest.mark.parametrize(
     ("layers", "match"),
     [

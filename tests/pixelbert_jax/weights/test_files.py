@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.weights.files import HUB_FILES, check_config, find, read_config, read_tensors
+from pixelbert_jax.weights.files import HUB_FILES, beside, check_config, find, read_config, read_published, read_tensors
 
 ONE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
 OTHER = {"b": np.arange(4, dtype=np.int64)}
@@ -88,8 +88,8 @@ def test_unknown_type(tmp_path):
         read_tensors(file)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "net.pth", "net.pt"])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "net.pth", "net.pt", "net.ckpt"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
 def test_torch_files(tmp_path, name, wrapper):
     torch = pytest.importorskip("torch")
     tensors = {"a": torch.arange(3.0), "n": torch.tensor(2), "h": torch.ones(2, dtype=torch.bfloat16)}
@@ -98,6 +98,21 @@ def test_torch_files(tmp_path, name, wrapper):
     read = read_tensors(tmp_path / name)
     expected = {"a": np.arange(3, dtype=np.float32), "n": np.array(2), "h": np.ones(2, np.float32)}
     assert_same(read, expected | {"p": np.zeros(1, np.float32)})
+
+
+def test_wrappers_in_wrappers(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {"a": torch.zeros(1)}
+    torch.save({"model": {"state_dict": tensors}, "state_dict": {}}, tmp_path / "net.pth")
+    assert_same(read_tensors(tmp_path / "net.pth"), {"a": np.zeros(1, np.float32)})
+    torch.save({"model": tensors, "state_dict": tensors}, tmp_path / "net.pth")
+    with pytest.raises(ConfigError, match=r"net\.pth: it holds both 'state_dict' and 'model'; save one"):
+        read_tensors(tmp_path / "net.pth")
+    endless = {"epoch": 1}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "net.pth")
+    with pytest.raises(ConfigError, match="no state dict"):
+        read_tensors(tmp_path / "net.pth")
 
 
 def test_safetensors_are_preferred(tmp_path):
@@ -113,6 +128,54 @@ def test_prefix_of_data_parallel(tmp_path):
     assert_same(read_tensors(file), ONE | OTHER)
     write(tmp_path, {"module.a": ONE["a"]} | OTHER)
     assert read_tensors(file).keys() == {"module.a", "b"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "module._fsdp_wrapped_module._orig_mod.{}"],
+)
+def test_prefixes_of_torchs_wrappers(tmp_path, name):
+    file = write(tmp_path, {name.format(key): array for key, array in (ONE | OTHER).items()})
+    assert_same(read_tensors(file), ONE | OTHER)
+
+
+def test_wrapped_parts_within_a_name(tmp_path):
+    file = write(tmp_path, {"x._orig_mod.a": ONE["a"], "my_orig_mod.b": OTHER["b"]})
+    assert_same(read_tensors(file), {"x.a": ONE["a"], "my_orig_mod.b": OTHER["b"]})
+    write(tmp_path, {"x._orig_mod.a": ONE["a"], "x.a": ONE["a"]})
+    with pytest.raises(ConfigError, match=r"the same tensors twice, with and without _orig_mod"):
+        read_tensors(file)
+
+
+def test_a_prefix_that_all_names_share(tmp_path):
+    tensors = {"conv.weight": ONE["a"], "conv.bias": OTHER["b"]}
+    for prefix in ("", "model.", "model.net.", "_orig_mod.model."):
+        file = write(tmp_path, {prefix + name: array for name, array in tensors.items()})
+        assert_same(read_published(file, ("conv.weight",)), tensors)
+    write(tmp_path, {f"model.{name}": array for name, array in tensors.items()} | {"loss.weight": ONE["a"]})
+    assert read_published(file, ("conv.weight",)).keys() == {"model.conv.weight", "model.conv.bias", "loss.weight"}
+    write(tmp_path, {"a.b.c": ONE["a"]})
+    assert_same(read_published(file, ("conv.weight",)), {"a.b.c": ONE["a"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("x.weight", np.nan, r"x\.weight holds NaN or infinity"),
+        ("x.weight", np.inf, r"x\.weight holds NaN or infinity"),
+        ("x.weight", -np.inf, r"x\.weight holds NaN or infinity"),
+        ("bn1.running_var", -0.1, r"bn1\.running_var holds a negative variance"),
+        ("norm.variance", -0.1, r"norm\.variance holds a negative variance"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16, np.float64])
+def test_numbers_that_are_none(tmp_path, name, value, message, dtype):
+    good = {"x.bias": np.zeros(2, np.float32), "bn1.running_mean": np.full(2, -1, np.float32)}
+    file = write(tmp_path, good | {name: np.array([1, value], dtype)})
+    with pytest.raises(ConfigError, match=rf"model\.safetensors: {message}; download it again") as error:
+        read_tensors(file)
+    assert "\n" not in str(error.value)
+    assert len(read_tensors(write(tmp_path, good))) == 2
 
 
 def test_torch_is_not_there(tmp_path, monkeypatch):
@@ -172,6 +235,7 @@ def test_find(tmp_path, monkeypatch):
     (tmp_path / "x.pth").touch()
     assert find("~/x.pth") == tmp_path / "x.pth"
     asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
 
     def download(name, allow_patterns):
         asked.append((name, allow_patterns))
@@ -188,10 +252,11 @@ def test_find(tmp_path, monkeypatch):
 
 
 def test_hub_fails(monkeypatch):
-    def download(name, allow_patterns):
+    def fail(*_, **__):
         raise huggingface_hub.errors.LocalEntryNotFoundError("No connection.\nMore lines.")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ConfigError, match=r"google/nothing is neither .* \(No connection\.\)"):
         find("google/nothing")
 
@@ -202,6 +267,7 @@ def test_config_json(tmp_path):
     (tmp_path / "config.json").write_text('{"depths": [1]}')
     assert read_config(tmp_path) == read_config(file) == {"depths": [1]}
     assert read_config(tmp_path / "another.safetensors") == {}  # a stranger beside it
+    assert beside(tmp_path) == beside(file) == tmp_path and beside(tmp_path / "another.safetensors") is None
     (tmp_path / "config.json").write_text("nonsense")
     with pytest.raises(ConfigError, match=r"config\.json: not JSON"):
         read_config(tmp_path)

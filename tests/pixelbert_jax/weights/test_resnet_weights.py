@@ -84,6 +84,14 @@ def test_torch_file_of_data_parallel(tmp_path, wrapper):
     assert_parity(RESNEXT, str(tmp_path / "checkpoint.pth"), model)
 
 
+def test_a_file_of_lightning(tmp_path):
+    model = torch_model(RESNEXT)
+    file = save(
+        model, tmp_path / "a.safetensors", lambda tensors: {f"model._orig_mod.{n}": t for n, t in tensors.items()}
+    )
+    assert_parity(RESNEXT, file, model)
+
+
 def test_timm_folder(tmp_path):
     """timm's names are torchvision's; its config.json has other fields than Hugging Face's."""
     model = torch_model(RESNEXT)
@@ -191,7 +199,7 @@ def average_down(tensors):
     [
         (deep_stem, "a stem of three convolutions"),
         (average_down, "average pooling in its shortcuts"),
-        (lambda tensors: {f"backbone.{name}": array for name, array in tensors.items()}, "are no ResNet's"),
+        (lambda tensors: {f"x.{name}_": array for name, array in tensors.items()}, r"names as 'x\..*' are no ResNet's"),
         (
             lambda tensors: tensors | {"layer1.0.se.fc1.weight": np.zeros((2, 2), np.float32)},
             r"1 tensors that are there are not known \(layer1\.0\.se\.fc1\.weight\)",
