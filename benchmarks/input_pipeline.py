@@ -51,7 +51,7 @@ ROWS = 8  # of a batch
 PARTS = (  # what is called, and the name of its part
     (ArrayRecordDataSource, "__getitem__", "read a record"),
     (records, "parse", "parse it"),
-    (images, "read_header", "look at the header"),
+    (images, "open_image", "look at the header"),
     (cv2, "imdecode", "decode"),
     (cv2, "resize", "resize"),
     (shared, "show", "clear the margins"),
