@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.comparing import figures_in, run, table_of
-from benchmarks.learning.blind_guesses import nearest, questions
+from benchmarks.learning.blind_guesses import nearest, questions, usual
 from benchmarks.shared_flags import FOLDER
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
@@ -133,8 +133,8 @@ def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
         return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
     train = [open_records(DATA_DIR.value, name, split) for split in experiment.train]
     known, asked = [q for records in train for q in questions(records)], list(questions(held_out))
-    ((usual, _),) = collections.Counter(answer for _, answer in known).most_common(1)
-    found = {"usual answer": [answer == usual for _, answer in asked]}
+    most_frequent = usual(known)
+    found = {"usual answer": [answer == most_frequent for _, answer in asked]}
     if name == "daquar":
         found["answer of the nearest question"] = nearest(known, asked)
     return {label: {"accuracy": float(np.mean(right))} for label, right in found.items()}

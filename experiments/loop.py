@@ -7,7 +7,7 @@ to a checkpoint are on the disk before it is written, so a resumed run continues
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from experiments.stopping import StopRequest
 from experiments.watchdog import Watchdog
 from experiments.workers import Undisturbed
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.tasks.task import Sums
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.sharding import batch_sharding
 from pixelbert_jax.training.step import Trainer, TrainState
@@ -67,17 +68,24 @@ def evaluate(
     trainer: Trainer, state: TrainState, stream: Stream, config: RunConfig, watchdog: Watchdog | None = None
 ) -> dict[str, float]:
     """Held-out figures: sums over all batches of the stream, then averages; a watchdog sees each wait for a batch."""
-    totals: dict[str, np.ndarray] = {}
     # Threads only: processes would take longer to start than most evaluations take.
     threads_only = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     loaded = batches(stream, trainer, threads_only)
     try:
-        for batch in watchdog.each(loaded, "waiting for a held-out batch") if watchdog else loaded:
-            for name, sums in jax.device_get(trainer.eval_step(state, batch)).items():
-                totals[name] = totals.get(name, 0) + np.array(sums, np.float64)
+        waited = watchdog.each(loaded, "waiting for a held-out batch") if watchdog else loaded
+        totals = total_sums(trainer.eval_step(state, batch) for batch in waited)
     finally:
         loaded.close()
-    return {name: float(total / max(count, 1)) for name, (total, count) in sorted(totals.items())}
+    return {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+
+
+def total_sums(of_batches: Iterable[Sums]) -> dict[str, np.ndarray]:
+    """Each metric's sum and count over all batches, float64, in the order of the names."""
+    totals: dict[str, np.ndarray] = {}
+    for of_batch in of_batches:
+        for name, sums in jax.device_get(of_batch).items():
+            totals[name] = totals.get(name, 0) + np.array(sums, np.float64)
+    return dict(sorted(totals.items()))
 
 
 def train(

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
 
 from data_pipelines.batches.pretraining import PretrainingBatches
@@ -16,8 +16,10 @@ from data_pipelines.whole_files import write_atomically
 from experiments.canvases import canvas_of
 from experiments.config import RunConfig, evaluation_rows
 from experiments.inputs import Vocabularies, make_batches, make_task
+from experiments.loop import total_sums
 from experiments.progress import Progress
 from pixelbert_jax.loading import LoadedModel
+from pixelbert_jax.tasks.task import Sums
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
 
@@ -62,18 +64,20 @@ def evaluate(
         lambda state, batch: task.loss(nnx.merge(graphdef, state), batch, task.totals(batch), None)[1],
         out_shardings=replicated(mesh),
     )
-    progress, totals = Progress(len(plan), 0), {}
-    stream = load_batches(plan, maker, data)
+    progress, stream = Progress(len(plan), 0), load_batches(plan, maker, data)
+
+    def sums_of_batches() -> Iterator[Sums]:
+        for number, batch in enumerate(stream, 1):
+            yield step(state, jax.device_put(batch, batch_sharding(mesh)))
+            progress.update(number, "")
+
     try:
-        for number, batch in enumerate(stream):
-            for name, sums in jax.device_get(step(state, jax.device_put(batch, batch_sharding(mesh)))).items():
-                totals[name] = totals.get(name, 0) + np.array(sums, np.float64)
-            progress.update(number + 1, "")
+        totals = total_sums(sums_of_batches())
     finally:
         stream.close()
         progress.close()
     found = {}
-    for name, (total, count) in sorted(totals.items()):
+    for name, (total, count) in totals.items():
         found |= {name: float(total / max(count, 1)), f"{name}_examples": int(count)}
     write_atomically(output, json.dumps(found, indent=1) + "\n")
     return found

@@ -15,6 +15,11 @@ def questions(records: Records) -> Iterator[tuple[str, str]]:
             yield text, ", ".join(sorted(label["answers"])) if "answers" in label else str(label["label"])
 
 
+def usual(known: list[tuple[str, str]]) -> str:
+    """The most frequent answer."""
+    return collections.Counter(answer for _, answer in known).most_common(1)[0][0]
+
+
 def nearest(known: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[bool]:
     """Right or not, by the most frequent answer among the training questions that share the largest part of words."""
     words = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.learning.blind_guesses import nearest, questions
+from benchmarks.learning.blind_guesses import nearest, questions, usual
 from benchmarks.learning.workspace import Workspace, run
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.records import open_records
@@ -176,10 +176,9 @@ def _fine_tune_daquar(workspace: Workspace, sources: Sources) -> None:
 def _blind_guesses(workspace: Workspace) -> dict[str, float]:
     """DAQUAR's test questions: the usual answer, and the answer of the nearest training question."""
     known, asked = (list(questions(open_records(workspace.data_dir, "daquar", split))) for split in ("train", "test"))
-    answers = [answer for _, answer in known]
-    usual = max(sorted(set(answers)), key=answers.count)
+    most_frequent = usual(known)
     return {
-        "usual_answer": float(np.mean([answer == usual for _, answer in asked])),
+        "usual_answer": float(np.mean([answer == most_frequent for _, answer in asked])),
         "nearest_question": float(np.mean(nearest(known, asked))),
         "questions": len(asked),
     }

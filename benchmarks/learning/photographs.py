@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.learning.attention_sheet import COCO, chosen_examples
-from benchmarks.learning.photograph_parts import PARTS, Part, Sources
+from benchmarks.learning.photograph_parts import PARTS, PRETRAINED, Part, Sources
 from benchmarks.learning.photograph_tables import write_tables
 from benchmarks.learning.workspace import Workspace
 from benchmarks.shared_flags import FOLDER, TINY
@@ -108,7 +108,7 @@ def _workspace(folder: Path) -> Workspace:
 
 def _is_finished(part: Part, workspace: Workspace) -> bool:
     if part.name == "pretraining":
-        return (workspace.workdir("pretrained") / "finished.json").exists()
+        return (workspace.workdir(PRETRAINED) / "finished.json").exists()
     return bool(part.last) and (workspace.folder / "results" / f"{part.last}.json").exists()
 
 
