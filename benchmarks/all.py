@@ -23,6 +23,7 @@ from absl import flags
 
 from benchmarks.measuring import rounded
 from benchmarks.running import TIME_LIMIT, run
+from benchmarks.shared_flags import ONLY
 from data_pipelines.errors import DataError
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
@@ -32,7 +33,6 @@ from pixelbert_jax.errors import ConfigError
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "benchmarks/results", "Folder of the results.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "BERT's vocab.txt, for the input pipeline.")
-_ONLY = flags.DEFINE_list("only", [], "Names of those that are run; empty: all.")
 
 CONFIGS = "experiments/configs"
 # Memory stays with the process, in huge pages: page faults otherwise cost our step up to its own time again.
@@ -259,11 +259,11 @@ def main() -> None:
     if not output_dir.is_dir():
         raise ConfigError(f"--output_dir={output_dir}: no such folder; make it first.")
     chosen = cpu_set()
-    unknown = set(_ONLY.value) - {benchmark.name for benchmark in chosen}
+    unknown = set(ONLY.value) - {benchmark.name for benchmark in chosen}
     if unknown:
         names = ", ".join(benchmark.name for benchmark in chosen)
         raise ConfigError(f"--only: no benchmark is called {', '.join(sorted(unknown))}; there are {names}.")
-    chosen = [benchmark for benchmark in chosen if not _ONLY.value or benchmark.name in _ONLY.value]
+    chosen = [benchmark for benchmark in chosen if not ONLY.value or benchmark.name in ONLY.value]
     table, well = run_all(chosen, output_dir, data_dir, _VOCABULARY.value, TIME_LIMIT.value or _ALL_SECONDS)
     print("\n".join(table))
     if not well:

@@ -22,7 +22,7 @@ from benchmarks.learning.attention_sheet import COCO, chosen_examples
 from benchmarks.learning.photograph_parts import PARTS, PRETRAINED, Part, Sources
 from benchmarks.learning.photograph_tables import write_tables
 from benchmarks.learning.workspace import Workspace
-from benchmarks.shared_flags import FOLDER, TINY
+from benchmarks.shared_flags import FOLDER, ONLY, TINY
 from experiments.common_flags import required
 from experiments.config_flags import run_main
 from experiments.progress import duration, say
@@ -33,7 +33,6 @@ _DAQUAR = flags.DEFINE_string("daquar", "", "DAQUAR as published; empty: its par
 _BERT = flags.DEFINE_string("bert", "", "all-MiniLM-L6-v2: a folder or a Hugging Face name.")
 _RESNET = flags.DEFINE_string("resnet", "", "ImageNet's ResNet-18: a file, a folder or a Hugging Face name.")
 _SETTING = flags.DEFINE_enum("setting", "cpu", ["cpu", "gpu"], "Size of the model and length of the runs.")
-_ONLY = flags.DEFINE_list("only", [], "Which parts to run; empty: all but whole_split. `list`: only say what there is.")
 _OVERRIDES = flags.DEFINE_multi_string(
     "override", [], "field=value of every training, or CONFIG:field=value of one config's."
 )
@@ -57,7 +56,7 @@ _SHORT = 30.0  # seconds; what takes less was finished before, and tells nothing
 
 def main() -> None:
     """Run what is missing, then write the tables."""
-    if _ONLY.value == ["list"]:
+    if ONLY.value == ["list"]:
         for part in PARTS:
             say(f"{part.name:24} {part.minutes:4} min  {part.summary}")
         return
@@ -119,20 +118,20 @@ def _chosen(sources: Sources) -> list[Part]:
       ConfigError: an unknown part, or one whose data set is not given or not there.
     """
     names = [part.name for part in PARTS]
-    if unknown := [name for name in _ONLY.value if name not in names]:
+    if unknown := [name for name in ONLY.value if name not in names]:
         raise ConfigError(f"--only: {', '.join(unknown)} unknown; choose from {', '.join(names)}.")
     chosen = []
     for part in PARTS:
         given = getattr(sources, part.needs)
-        if part.name in _ONLY.value and not given:
+        if part.name in ONLY.value and not given:
             raise ConfigError(f"--only={part.name} needs --{part.needs}=FOLDER.")
-        if part.name in _ONLY.value or (given and not _ONLY.value and not part.optional):
+        if part.name in ONLY.value or (given and not ONLY.value and not part.optional):
             if not Path(given).is_dir():
                 raise ConfigError(f"--{part.needs}={given}: no such folder; give the data set as published.")
             if part.needs == "coco":
                 chosen_examples(Path(given))
             chosen.append(part)
-        elif not given and not _ONLY.value:
+        elif not given and not ONLY.value:
             say(f"{part.name} is skipped: no --{part.needs}=FOLDER")
     return chosen
 

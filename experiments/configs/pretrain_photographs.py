@@ -80,7 +80,7 @@ def get_config(setting: str = "cpu") -> RunConfig:
             transformer=AdamWConfig(learning_rate=2.5e-4),
             schedule=ScheduleConfig(kind="linear", warmup_steps=100, warmup_start=0.01),
         ),
-        train=TrainConfig(steps=2000),
+        train=TrainConfig(steps=3000),
         evaluation=EvaluationConfig(every=100, images=200, words=tuple(WORDS.split())),
         checkpoint=CheckpointConfig(every=100),
     )
