@@ -143,7 +143,7 @@ def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
             )
         return vocabulary
     if config.init.checkpoint and config.init.checkpoint_parts != "backbone":
-        return tuple(find_description(config.init.checkpoint)[1]["vocabulary"])
+        return tuple(find_description(config.init.checkpoint, config.init.checkpoint_choice)[1]["vocabulary"])
     say("training a vocabulary on the texts of the training data")
     texts = (text for _, records in sources for record in records.texts() for text in record.texts)
     return train_vocabulary(texts, data.vocabulary_size, data.lowercase)

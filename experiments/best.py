@@ -8,11 +8,10 @@ from etils import epath
 
 from experiments.metric_writer import read_metrics
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.loading import BEST
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.step import Trainer, TrainState
-
-FOLDER = "best"
 
 
 def held_out_figures(task: Task, trainer: Trainer, canvas: tuple[int, int], streams: Collection[str]) -> list[str]:
@@ -51,7 +50,7 @@ class BestCheckpoint:
         records = read_metrics(workdir / "metrics.jsonl")
         seen = [self._sign * r[figure] for r in records if r["step"] <= resume_step and r.get(figure) is not None]
         self._best = max(seen, default=float("-inf"))
-        self._checkpoints = Checkpoints(workdir / FOLDER, keep_last=1)
+        self._checkpoints = Checkpoints(workdir / BEST, keep_last=1)
 
     def offer(self, step: int, figures: dict[str, float], state: TrainState, description: dict[str, Any]) -> None:
         """Save the state if it is better than all before.

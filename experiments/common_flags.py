@@ -9,6 +9,9 @@ from pixelbert_jax.errors import ConfigError
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run: checkpoints, metrics.jsonl, config, vocabulary.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets were prepared; empty: the run's data.data_dir.")
 SPLIT = flags.DEFINE_string("split", None, "Split of the data set.")
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "last"], "Which checkpoint of a run; the last where it kept no best one."
+)
 OUTPUT = flags.DEFINE_string("output", None, "What to write; see the program's description.")
 
 

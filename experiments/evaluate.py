@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from etils import epath
 
 from data_pipelines.records import open_records
 from data_pipelines.whole_files import write_atomically
 from experiments import predictions, pretraining_evaluation, retrieval_evaluation
-from experiments.best import FOLDER
-from experiments.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
+from experiments.common_flags import CHECKPOINT, DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
 from experiments.config import RunConfig
 from experiments.config_flags import run_main
 from experiments.distributed import are_many, is_first
@@ -34,11 +32,9 @@ from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.serialization import build
 from pixelbert_jax.tasks.vqa import VqaConfig
-from pixelbert_jax.training.checkpoint import newest_checkpoint
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the first of the run's data.eval.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which of a run; best where it was kept.")
 _SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another picture: a control that must lose.")
 _WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of right answers.")
 _MEASURE = flags.DEFINE_enum(
@@ -57,12 +53,6 @@ _RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each pictu
 _TASKS_WITH_LABELS = {"vqa": ".json", "nlvr2": ".csv"}
 _PRETRAINING = ("pretraining", "regions_pretraining")
 _SUFFIXES = _TASKS_WITH_LABELS | dict.fromkeys(("retrieval", *_PRETRAINING), ".npz")
-
-
-def checkpoint_of(workdir: epath.Path, which: str) -> epath.Path:
-    """The checkpoint to evaluate: the best where a run kept it and that is asked for, else the last."""
-    best = workdir / FOLDER
-    return best if which == "best" and newest_checkpoint(best) is not None else workdir
 
 
 def run_config(loaded: LoadedModel, data_dir: str) -> RunConfig:
@@ -154,9 +144,9 @@ def evaluate(
 def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR, SPLIT, OUTPUT)
-    workdir, output = epath.Path(WORKDIR.value).expanduser(), Path(OUTPUT.value).expanduser()
-    loaded = load(checkpoint_of(workdir, _CHECKPOINT.value), mesh=make_mesh(MeshConfig()))
-    say(f"{loaded.path}, step {loaded.description['step']}")
+    output = Path(OUTPUT.value).expanduser()
+    loaded = load(WORKDIR.value, checkpoint=CHECKPOINT.value, mesh=make_mesh(MeshConfig()))
+    say(loaded.origin())
     with contextlib.ExitStack() as scratch:
         own = output
         if are_many():

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common_flags import OUTPUT, WORKDIR, required
+from experiments.common_flags import CHECKPOINT, OUTPUT, WORKDIR, required
 from experiments.config_flags import run_main
 from experiments.metric_writer import read_metrics
 from experiments.progress import say
@@ -77,8 +77,9 @@ def main() -> None:
     required(WORKDIR, OUTPUT)
     if Path(OUTPUT.value).exists():
         raise ConfigError(f"--output={OUTPUT.value} exists; remove it or name another folder.")
-    loaded = load(WORKDIR.value)
-    # A checkpoint lies in RUN/checkpoints/STEP, the figures in RUN.
+    loaded = load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+    say(loaded.origin())
+    # A checkpoint lies in RUN/checkpoints/STEP or RUN/best/STEP, the metrics in RUN.
     metrics = read_metrics(Path(loaded.path).parents[1] / "metrics.jsonl")
     name = _PUSH_TO_HUB.value or Path(OUTPUT.value).name
     export(loaded, OUTPUT.value, model_card(loaded, metrics, name))

@@ -58,7 +58,12 @@ def start(state: TrainState, sources: dict[str, Loaded]) -> tuple[TrainState, di
 
 def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Sequence[str]) -> Loaded:
     """Parameters and statistics of another run; a head of another shape or of other answers stays fresh."""
-    loaded = load(config.checkpoint, mesh=make_mesh(MeshConfig(), jax.local_devices()[:1]))
+    loaded = load(
+        config.checkpoint,
+        checkpoint=config.checkpoint_choice,
+        mesh=make_mesh(MeshConfig(), jax.local_devices()[:1]),
+    )
+    say(f"init.checkpoint: {loaded.origin()}")
     parts = config.checkpoint_parts
     if parts != "backbone":
         path = epath.Path(config.checkpoint)

@@ -16,7 +16,7 @@ from flax import nnx
 
 from data_pipelines.datasets.shapes_scene import COLOURS, SHAPES, Object, scene_from_image_id
 from data_pipelines.records import Record, Records, open_records
-from experiments.common_flags import DATA_DIR, SPLIT, WORKDIR, required
+from experiments.common_flags import CHECKPOINT, DATA_DIR, SPLIT, WORKDIR, required
 from experiments.config_flags import run_main
 from experiments.progress import say
 from pixelbert_jax.loading import LoadedModel, load
@@ -86,7 +86,8 @@ def scenes(records: Records, count: int) -> list[Record]:
 def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR)
-    loaded = load(WORKDIR.value)
+    loaded = load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+    say(loaded.origin())
     chosen = scenes(
         open_records(DATA_DIR.value or loaded.data.data_dir, "shapes", SPLIT.value or _SPLIT), _SCENES.value
     )

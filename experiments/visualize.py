@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.whole_files import write_atomically
-from experiments.common_flags import OUTPUT, WORKDIR, new_file, required
+from experiments.common_flags import CHECKPOINT, OUTPUT, WORKDIR, new_file, required
 from experiments.config_flags import run_main
 from experiments.progress import say
 from pixelbert_jax.predictor import AttentionMap, Predictor
@@ -58,7 +58,8 @@ def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR, _IMAGE, _TEXT, OUTPUT)
     output = new_file(OUTPUT.value, ".png")
-    predictor = Predictor.load(WORKDIR.value)
+    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+    say(predictor.loaded.origin())
     encoded = predictor.encode(_IMAGE.value)
     words = _WORDS.value or list(dict.fromkeys(word for word in _TEXT.value.split() if any(map(str.isalnum, word))))
     maps = [predictor.attention_map(encoded, _TEXT.value, word, layer=_LAYER.value, head=_HEAD.value) for word in words]

@@ -34,6 +34,7 @@ from pixelbert_jax.training.checkpoint import (
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh, state_shardings
 from pixelbert_jax.weights.files import find, read_tensors
 
+BEST = "best"  # a run's folder of its best checkpoint by an evaluation metric, beside checkpoints/
 WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE = "model.safetensors", "config.json", "vocab.txt"
 
 
@@ -57,13 +58,25 @@ class LoadedModel:
     description: dict[str, Any]
     path: str
 
+    def origin(self) -> str:
+        """Where the model was read from, for a program to print: path, step and how the checkpoint was chosen."""
+        step = self.description.get("step")
+        at_step = "" if step is None else f", step {step:,}"
+        if Path(self.path).parent.name != BEST:
+            return self.path + at_step
+        metric = self.description["config"].get("checkpoint", {}).get("best", "")
+        return f"{self.path}{at_step}, the best by {metric} (checkpoint=last takes the last)"
 
-def load(path: epath.PathLike, *, dtype: str | None = None, mesh: Mesh | None = None) -> LoadedModel:
+
+def load(
+    path: epath.PathLike, *, checkpoint: str = "best", dtype: str | None = None, mesh: Mesh | None = None
+) -> LoadedModel:
     """Open a trained model. Only its parameters are read, not the optimizer's arrays.
 
     Args:
       path: a run's workdir, its checkpoints folder, one checkpoint in it, a folder that `experiments.export` wrote, or
         a Hugging Face name of such a folder.
+      checkpoint: "best" or "last" of a run's workdir; "best" is the last where the run kept no best one.
       dtype: "bfloat16" holds and computes in bfloat16, "float32" in float32; None holds float32 parameters and
         computes as in training.
       mesh: devices to put it on, split along the axis fsdp; None: the first device. The layout of the devices that
@@ -75,7 +88,7 @@ def load(path: epath.PathLike, *, dtype: str | None = None, mesh: Mesh | None = 
     """
     if dtype not in (None, "bfloat16", "float32"):
         raise ConfigError(f"load(dtype={dtype!r}): use 'bfloat16', 'float32' or None.")
-    folder, description = find_description(path)
+    folder, description = find_description(path, checkpoint)
     try:
         task = task_of(description)
         data = build(description["config"]["data"], DataConfig, "config.data")
@@ -103,11 +116,13 @@ def load(path: epath.PathLike, *, dtype: str | None = None, mesh: Mesh | None = 
     return LoadedModel(model, tokenizer, task, data, description, str(folder))
 
 
-def find_description(path: epath.PathLike) -> tuple[epath.Path, dict[str, Any]]:
-    """Folder of the checkpoint or exported model at `path`, and what it says of itself; errors as in `load`."""
-    checkpoint = _checkpoint_folder(epath.Path(path).expanduser())
-    if checkpoint is not None:
-        folder, description = checkpoint, read_description(checkpoint)
+def find_description(path: epath.PathLike, checkpoint: str = "best") -> tuple[epath.Path, dict[str, Any]]:
+    """Folder of the checkpoint or exported model at `path`, and its description; arguments and errors as in `load`."""
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"load(checkpoint={checkpoint!r}): use 'best' or 'last'.")
+    found = _checkpoint_folder(epath.Path(path).expanduser(), checkpoint)
+    if found is not None:
+        folder, description = found, read_description(found)
     else:
         folder = epath.Path(find(str(path)))
         description = _read_export_config(folder)
@@ -169,9 +184,9 @@ def named_arrays(tree: Any) -> dict[str, jax.Array]:
     }
 
 
-def _checkpoint_folder(path: epath.Path) -> epath.Path | None:
+def _checkpoint_folder(path: epath.Path, which: str) -> epath.Path | None:
     """The folder of the checkpoint that a workdir, a folder of checkpoints or a checkpoint is or has."""
-    for folder in (path / "checkpoints", path):
+    for folder in (*([path / BEST] if which == "best" else []), path / "checkpoints", path):
         newest = newest_checkpoint(folder)
         if newest is not None:
             return newest

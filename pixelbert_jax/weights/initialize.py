@@ -27,6 +27,7 @@ class InitConfig:
     text_first_position: Literal["own", "mean"] = "own"  # mean: of the other positions
     backbone: str = ""  # ResNet or ResNeXt
     checkpoint: str = ""  # another run's folder
+    checkpoint_choice: Literal["best", "last"] = "best"  # of that run; the last where it kept no best one
     checkpoint_parts: Literal["all", "backbone", "transformer"] = "all"
     resize: bool = False  # a vocabulary or position table of another size: copy the leading rows that fit
 

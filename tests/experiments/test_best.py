@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.config import SourceConfig
-from experiments import evaluate as program
 from experiments.assembly import assemble
 from experiments.best import BestCheckpoint
 from experiments.config import RunConfig
 from experiments.metric_writer import read_metrics
 from experiments.pretrain import pretrain
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.loading import find_description, load
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.checkpoint import Checkpoints
@@ -30,13 +31,23 @@ def test_the_best_is_kept_beside_the_last(vqa_run):
     assert sorted(losses) == [2, 4, 6]
     assert steps(vqa_run / "best") == [min(losses, key=losses.get)]
     assert steps(vqa_run / "checkpoints") == [6]
-    assert program.checkpoint_of(vqa_run, "best") == vqa_run / "best"
-    assert program.checkpoint_of(vqa_run, "last") == vqa_run
 
 
-def test_a_folder_without_a_whole_best_is_not_taken(tmp_path):
-    (tmp_path / "best" / "4.orbax-checkpoint-tmp-17").mkdir(parents=True)
-    assert program.checkpoint_of(tmp_path, "best") == tmp_path
+def test_every_program_takes_the_best_unless_the_last_is_wanted(vqa_run):
+    (best,) = steps(vqa_run / "best")
+    assert find_description(vqa_run)[1]["step"] == find_description(vqa_run / "best")[1]["step"] == best
+    assert find_description(vqa_run, "last")[1]["step"] == find_description(vqa_run / "checkpoints")[1]["step"] == 6
+    assert f"step {best}, the best by eval/vqa_loss (checkpoint=last takes the last)" in load(vqa_run).origin()
+    assert load(vqa_run, checkpoint="last").origin().endswith("checkpoints/6, step 6")
+    with pytest.raises(ConfigError, match="use 'best' or 'last'"):
+        load(vqa_run, checkpoint="first")
+
+
+def test_a_folder_without_a_whole_best_is_not_taken(vqa_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(vqa_run, run, ignore=shutil.ignore_patterns("best"))
+    (run / "best" / "4.orbax-checkpoint-tmp-17").mkdir(parents=True)
+    assert find_description(run)[0].parent.name == "checkpoints"
 
 
 def state_of(workdir: Path, folder: str) -> list[np.ndarray]:
