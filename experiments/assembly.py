@@ -44,6 +44,7 @@ from pixelbert_jax.training.checkpoint import Checkpoints, describe
 from pixelbert_jax.training.optimizer import Schedule, make_optimizer
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
 from pixelbert_jax.training.step import Trainer, make_trainer
+from pixelbert_jax.weights.initialize import InitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +133,15 @@ def trainer_of(config: RunConfig, task: Task, schedule: Schedule, mesh: Mesh) ->
 
 
 def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
-    """The vocabulary that the config names, that of init.checkpoint, or one trained on the training data's texts."""
-    data = config.data
+    """The vocabulary of init.checkpoint, the one that the config names, or one trained on the training data's texts."""
+    data, init = config.data, config.init
+    if takes_vocabulary(init) and not (init.resize and data.vocabulary):
+        if data.vocabulary:
+            say(
+                f"data.vocabulary={data.vocabulary} is not read: the tokens are those of init.checkpoint; with "
+                "init.resize=true it is, and tokens of both keep their vectors"
+            )
+        return tuple(find_description(init.checkpoint, init.checkpoint_choice)[1]["vocabulary"])
     if data.vocabulary:
         vocabulary = read_vocabulary(data.vocabulary, data.lowercase)
         if data.lowercase and (count := cased_pieces(vocabulary)):
@@ -142,21 +150,24 @@ def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
                 "letters, which no text has after data.lowercase=true; set it to false if the vocabulary is cased"
             )
         return vocabulary
-    if config.init.checkpoint and config.init.checkpoint_parts != "backbone":
-        return tuple(find_description(config.init.checkpoint, config.init.checkpoint_choice)[1]["vocabulary"])
     say("training a vocabulary on the texts of the training data")
     texts = (text for _, records in sources for record in records.texts() for text in record.texts)
     return train_vocabulary(texts, data.vocabulary_size, data.lowercase)
+
+
+def takes_vocabulary(init: InitConfig) -> bool:
+    """Whether the run begins with the text embedding of another run, and so with its tokens."""
+    return bool(init.checkpoint) and init.checkpoint_parts != "backbone"
 
 
 def with_vocabulary_size(config: RunConfig, size: int) -> RunConfig:
     """The config with model.text.vocabulary_size set to the vocabulary's.
 
     Raises:
-      ConfigError: it was given, and is another.
+      ConfigError: it was given, and is another, which init.checkpoint does not decide.
     """
     given = config.model.text.vocabulary_size
-    if given not in (0, size):
+    if given not in (0, size) and not takes_vocabulary(config.init):
         raise ConfigError(
             f"model.text.vocabulary_size={given}, but the vocabulary has {size} word pieces; set it to 0 (taken from "
             "the vocabulary) or change data.vocabulary."

@@ -19,6 +19,7 @@ from pixelbert_jax.training.step import TrainState
 from pixelbert_jax.weights.conversion import Loaded
 from pixelbert_jax.weights.files import beside, find
 from pixelbert_jax.weights.initialize import InitConfig, apply, load_initial, summary_lines
+from pixelbert_jax.weights.resizing import POSITION_TABLES, TOKEN_TABLES, resized
 
 
 def load_sources(
@@ -36,7 +37,7 @@ def load_sources(
       ConfigError: weights that are not there, are broken, do not fit the model, or belong to other words.
       DataError: weights whose tokenizer treats upper case or accents otherwise than the run.
     """
-    sources = {}
+    sources, vocabularies = {}, None
     if config.checkpoint:
         sources[f"init.checkpoint={config.checkpoint}"] = _from_run(config, task, tokenizer, answers)
     if config.text:
@@ -44,8 +45,12 @@ def load_sources(
         if folder is not None:
             check_case(folder, tokenizer.lowercase)
         if folder is not None and (folder / "vocab.txt").is_file():
-            _same_words(read_vocabulary(str(folder)), tokenizer, f"init.text={config.text}", folder, config.resize)
-    return sources | load_initial(config, task.model)
+            theirs = read_vocabulary(str(folder))
+            if config.resize:
+                vocabularies = theirs, tokenizer.vocabulary
+            else:
+                _same_vocabulary(theirs, tokenizer, f"init.text={config.text}", folder)
+    return sources | load_initial(config, task.model, vocabularies)
 
 
 def start(state: TrainState, sources: dict[str, Loaded]) -> tuple[TrainState, dict[str, Any]]:
@@ -58,16 +63,14 @@ def start(state: TrainState, sources: dict[str, Loaded]) -> tuple[TrainState, di
 
 def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Sequence[str]) -> Loaded:
     """Parameters and statistics of another run; a head of another shape or of other answers stays fresh."""
-    loaded = load(
-        config.checkpoint,
-        checkpoint=config.checkpoint_choice,
-        mesh=make_mesh(MeshConfig(), jax.local_devices()[:1]),
-    )
+    first_device = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    loaded = load(config.checkpoint, checkpoint=config.checkpoint_choice, mesh=first_device)
     say(f"init.checkpoint: {loaded.origin()}")
     parts = config.checkpoint_parts
     if parts != "backbone":
         path = epath.Path(config.checkpoint)
-        _same_words(loaded.tokenizer.vocabulary, tokenizer, f"init.checkpoint={config.checkpoint}", path, False)
+        if not config.resize:
+            _same_vocabulary(loaded.tokenizer.vocabulary, tokenizer, f"init.checkpoint={config.checkpoint}", path)
         if loaded.tokenizer.lowercase != tokenizer.lowercase:
             raise ConfigError(
                 f"init.checkpoint={config.checkpoint} was trained with data.lowercase={loaded.tokenizer.lowercase}, "
@@ -85,21 +88,23 @@ def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Seq
         in_model, in_backbone = name.startswith("model."), name.startswith("model.backbone.")
         wanted = parts == "all" or (in_backbone if parts == "backbone" else not in_backbone)
         fits = in_model or (shapes.get(name) == array.shape and not (other_answers and name.startswith("answer_head.")))
+        fits = fits or (config.resize and name in TOKEN_TABLES and name in shapes)
         if wanted and fits:
             arrays[name] = np.asarray(jax.device_get(array))
-    return Loaded(arrays)
+    if not config.resize:
+        return Loaded(arrays)
+    sizes = {name: shapes[name][0] for name in (*TOKEN_TABLES, *POSITION_TABLES) if name in shapes}
+    return resized(arrays, sizes, (loaded.tokenizer.vocabulary, tokenizer.vocabulary))
 
 
-def _same_words(
-    vocabulary: tuple[str, ...], tokenizer: Tokenizer, source: str, folder: epath.PathLike, may_be_longer: bool
-) -> None:
-    """Refuse weights whose word pieces have other ids than the run's: every word would be another."""
+def _same_vocabulary(vocabulary: tuple[str, ...], tokenizer: Tokenizer, source: str, folder: epath.PathLike) -> None:
+    """Refuse weights whose tokens have other ids than the run's: every word would be another."""
     ours = tokenizer.vocabulary
-    common = min(len(vocabulary), len(ours)) if may_be_longer else max(len(vocabulary), len(ours))
-    if tuple(vocabulary[:common]) != ours[:common]:
+    if tuple(vocabulary) != ours:
         shorter = min(len(vocabulary), len(ours))
         where = next((i for i in range(shorter) if vocabulary[i] != ours[i]), shorter)
         raise ConfigError(
-            f"{source} was trained on another vocabulary ({len(vocabulary)} word pieces, this run {len(ours)}; they "
-            f"differ from line {where + 1} on); set data.vocabulary={epath.Path(folder) / 'vocab.txt'}."
+            f"{source} was trained on another vocabulary ({len(vocabulary)} tokens, this run {len(ours)}; they "
+            f"differ from line {where + 1} on); set data.vocabulary={epath.Path(folder) / 'vocab.txt'}, or "
+            "init.resize=true: then tokens keep their vectors by their string."
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from pixelbert_jax.weights.conversion import (
     split_off,
 )
 from pixelbert_jax.weights.files import check_config, find, read_config, read_published
+from pixelbert_jax.weights.resizing import TOKEN_TABLES, resized
 
 
 def _linear(target: str, *sources: str) -> tuple[Row, ...]:
@@ -70,6 +72,7 @@ def bert_parameters(
     layers: tuple[int, ...] = (),
     first_position: Literal["own", "mean"] = "own",
     resize: bool = False,
+    vocabularies: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Loaded:
     """Text embedding, encoder and, where the source has it, the head for masked tokens.
 
@@ -85,8 +88,9 @@ def bert_parameters(
       layers: numbers of the source's layers, counted from 0 as in its names, one for each layer of the model, in
         ascending order; empty: the leading ones.
       first_position: the embedding of position 0, which [CLS] has: the file's own, or the mean of the other positions.
-      resize: where the vocabulary or the positions have another size, copy the leading rows that fit. This makes sense
-        if one vocabulary begins with the other.
+      resize: where the vocabulary or the positions have another size, copy the rows that fit.
+      vocabularies: tokens of the file and of the model, by id: each token keeps its vector. None: one vocabulary begins
+        with the other.
 
     Returns:
       Arrays by their names in ModelForPretraining: `model.text_embedding.word` (VxD), ...; and the names of the tensors
@@ -126,7 +130,10 @@ def bert_parameters(
     if first_position == "mean":
         position_PxD = arrays["model.text_embedding.position"]
         position_PxD[0] = position_PxD[1:].mean(0)
-    return dataclasses.replace(_fitted(arrays, config), unused=unused)
+    sizes = dict.fromkeys(TOKEN_TABLES, config.text.vocabulary_size) | {
+        "model.text_embedding.position": config.text.max_positions
+    }
+    return dataclasses.replace(resized(arrays, sizes, vocabularies), unused=unused)
 
 
 def _chosen_layers(
@@ -184,19 +191,3 @@ def _check_config(found: dict[str, Any], config: ModelConfig, source: str) -> No
         "is_decoder": (False, ""),
     }
     check_config(_DEFAULTS | found if found else {}, expected, source)
-
-
-def _fitted(arrays: dict[str, np.ndarray], config: ModelConfig) -> Loaded:
-    """Tables cut to the config's sizes, with a note where they are shorter."""
-    text, partial = config.text, {}
-    sizes = {
-        "model.text_embedding.word": text.vocabulary_size,
-        "mlm_head.bias": text.vocabulary_size,
-        "model.text_embedding.position": text.max_positions,
-    }
-    for name, size in sizes.items():
-        if name in arrays:
-            arrays[name] = arrays[name][:size]
-            if len(arrays[name]) < size:
-                partial[name] = len(arrays[name])
-    return Loaded(arrays, partial)

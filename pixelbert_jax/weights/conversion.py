@@ -12,11 +12,19 @@ from pixelbert_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """Arrays for a model, by dotted name."""
+    """Arrays for a model, by dotted name.
+
+    Attributes:
+      arrays: whole tensors, or some rows of a table.
+      partial: name -> indices of the model's rows that its array has, where not all are there.
+      unused: the source's tensors of layers or stages that the model has not.
+      cut: name -> number of the source's rows that the model has not.
+    """
 
     arrays: dict[str, np.ndarray]
-    partial: dict[str, int] = dataclasses.field(default_factory=dict)  # name -> leading rows, where not all are there
-    unused: tuple[str, ...] = ()  # the source's tensors of layers or stages that the model has not
+    partial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    cut: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def joined(*arrays: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -29,14 +30,22 @@ class InitConfig:
     checkpoint: str = ""  # another run's folder
     checkpoint_choice: Literal["best", "last"] = "best"  # of that run; the last where it kept no best one
     checkpoint_parts: Literal["all", "backbone", "transformer"] = "all"
-    resize: bool = False  # a vocabulary or position table of another size: copy the leading rows that fit
+    # Other vocabularies and position tables: tokens keep their vectors by their string, positions by their index.
+    resize: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, "init")
 
 
-def load_initial(config: InitConfig, model: ModelConfig) -> dict[str, Loaded]:
+def load_initial(
+    config: InitConfig, model: ModelConfig, vocabularies: tuple[Sequence[str], Sequence[str]] | None = None
+) -> dict[str, Loaded]:
     """What `init.text` and `init.backbone` name, by a label of the source.
+
+    Args:
+      config: names them.
+      model: that takes the weights.
+      vocabularies: tokens of init.text and tokens of the run, by id, if init.resize has to match them.
 
     Raises:
       ConfigError: weights that are not there, are broken, or do not fit the model.
@@ -51,6 +60,7 @@ def load_initial(config: InitConfig, model: ModelConfig) -> dict[str, Loaded]:
             layers=config.text_layers,
             first_position=config.text_first_position,
             resize=config.resize,
+            vocabularies=vocabularies,
         )
     return loaded
 
@@ -64,10 +74,10 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
         are left out.
 
     Returns:
-      The new state, and a report that JSON can hold: "loaded" (name -> source), "partial" (name -> leading rows, where
-      only some were there), "fresh" (names that keep their first values), "left_out" (names that this state has not),
-      "unused" (source -> its tensors of layers or stages that the model has not), "parameters" (source or "fresh" ->
-      count).
+      The new state, and a report that JSON can hold: "loaded" (name -> source), "partial" (name -> how many rows,
+      where only some were there), "fresh" (names that keep their first values), "left_out" (names that this state has
+      not), "unused" (source -> its tensors of layers or stages that the model has not), "cut" (name -> how many rows of
+      the source the model has not), "parameters" (source or "fresh" -> count).
 
     Raises:
       ConfigError: names or shapes that do not fit, all of them in one message.
@@ -78,6 +88,7 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
     leaves = {jax.tree_util.keystr(path[1:], simple=True, separator="."): leaf for path, leaf in leaves_with_paths}
     parts = {name.split(".")[0] for name in leaves}
     new, sources, partial, left_out, misfits = dict(leaves), {}, {}, [], []
+    cut: dict[str, int] = {}
     for source, content in loaded.items():
         for name, array in content.arrays.items():
             if name.split(".")[0] not in parts:
@@ -86,16 +97,19 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
             rows = content.partial.get(name)
             if (leaf := leaves.get(name)) is None:
                 misfits.append(f"{name} of {source} is not in the model")
-            elif array.shape != (leaf.shape if rows is None else (rows, *leaf.shape[1:])):
+            elif array.shape != (leaf.shape if rows is None else (len(rows), *leaf.shape[1:])):
                 misfits.append(f"{name} of {source} has the shape {array.shape}, the model {leaf.shape}")
             else:
                 new[name], sources[name] = _placed(array, leaf, rows), source
                 partial.pop(name, None)
-                partial |= {} if rows is None else {name: rows}
+                partial |= {} if rows is None else {name: len(rows)}
+                cut.pop(name, None)
+                cut |= {name: content.cut[name]} if name in content.cut else {}
     if misfits:
         raise ConfigError(
             f"{len(misfits)} loaded arrays do not fit the model: {'; '.join(misfits[:4])}"
-            f"{' and others' if len(misfits) > 4 else ''}; take weights of this architecture, or change the config's."
+            f"{' and others' if len(misfits) > 4 else ''}; take weights of this architecture, change the config's, or, "
+            "where only the vocabulary or the numbers of positions differ, set init.resize=true."
         )
     params, rest = jax.tree.unflatten(structure, new.values())
     ema = jax.tree.map(jnp.copy, params) if state.ema else state.ema
@@ -108,6 +122,7 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
         "fresh": [name for name in leaves if name not in sources],
         "left_out": left_out,
         "unused": {source: list(content.unused) for source, content in loaded.items() if content.unused},
+        "cut": cut,
         "parameters": dict(counts),
     }
     return state._replace(params=params, rest=rest, ema=ema), report
@@ -119,7 +134,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{source}: {count} tensors, {report['parameters'][source]:,} numbers" for source, count in tensors.items()
     ]
-    lines += [f"{name}: only its first {rows} rows; the others are fresh" for name, rows in report["partial"].items()]
+    lines += [f"{name}: only {rows:,} of its rows; the others are fresh" for name, rows in report["partial"].items()]
+    lines += [f"{name}: {rows:,} rows of the source have no place in the model" for name, rows in report["cut"].items()]
     lines += [
         f"{source}: {len(names)} tensors of layers that the model has not stay unused ({names[0]} and others)"
         for source, names in report["unused"].items()
@@ -138,10 +154,10 @@ def _by_part(names: list[str]) -> str:
     return f" ({', '.join(f'{part} {count}' for part, count in collections.Counter(parts).items())})"
 
 
-def _placed(array: np.ndarray, leaf: jax.Array, rows: int | None) -> jax.Array:
-    """The array where the leaf lies, or its leading rows above the leaf's others."""
+def _placed(array: np.ndarray, leaf: jax.Array, rows: np.ndarray | None) -> jax.Array:
+    """The array where the leaf lies, or some rows in place of the leaf's."""
     array = array.astype(leaf.dtype)
     if rows is None:
         # Each device a copy: a donated buffer must be nobody else's.
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda place: np.array(array[place]))
-    return jax.jit(lambda leaf, array: leaf.at[:rows].set(array), out_shardings=leaf.sharding)(leaf, array)
+    return jax.jit(lambda leaf, array: leaf.at[rows].set(array), out_shardings=leaf.sharding)(leaf, array)

@@ -12,6 +12,7 @@ import pixelbert_jax
 from data_pipelines.errors import DataError
 from data_pipelines.text import Tokenizer
 from experiments import pretrain as program
+from experiments.assembly import find_vocabulary, with_vocabulary_size
 from experiments.initialization import load_sources
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import named_arrays
@@ -78,6 +79,44 @@ def test_other_words_are_refused(saved_run, loaded, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
     with pytest.raises(ConfigError, match=r"init.text=.* was trained on another vocabulary"):
         load_sources(InitConfig(text=str(tmp_path)), loaded.task, loaded.tokenizer)
+
+
+def test_tokens_keep_their_vectors_by_their_string(saved_run, loaded, saved):
+    """Another order, new tokens, fewer tokens; more positions."""
+    theirs = loaded.tokenizer.vocabulary
+    moved = [*theirs[:5], *reversed(theirs[5:-3])]  # the special tokens stay in front
+    ours = Tokenizer((*moved[:20], "zebra", *moved[20:], "okapi"))
+    text = dataclasses.replace(loaded.task.model.text, vocabulary_size=len(ours.vocabulary), max_positions=40)
+    task = dataclasses.replace(loaded.task, model=dataclasses.replace(loaded.task.model, text=text))
+    (source,) = load_sources(InitConfig(checkpoint=str(saved_run), resize=True), task, ours).values()
+    fresh = {ours.ids[token] for token in ("zebra", "okapi")}
+    for name in ("model.text_embedding.word", "mlm_head.bias"):
+        assert set(source.partial[name]) == set(range(len(ours.vocabulary))) - fresh and source.cut[name] == 3
+        for row, place in zip(source.arrays[name], source.partial[name], strict=True):
+            np.testing.assert_array_equal(row, saved[name][loaded.tokenizer.ids[ours.vocabulary[place]]])
+    positions = saved["model.text_embedding.position"]
+    np.testing.assert_array_equal(source.partial["model.text_embedding.position"], np.arange(len(positions)))
+    np.testing.assert_array_equal(source.arrays["model.text_embedding.position"], positions)
+    rest = saved.keys() - source.partial.keys()
+    assert rest == source.arrays.keys() - source.partial.keys()
+    assert all(np.array_equal(source.arrays[name], saved[name]) for name in rest)
+
+
+def test_the_checkpoint_decides_the_vocabulary(saved_run, loaded, monkeypatch, capsys):
+    """A config names BERT's vocabulary and its size: neither is asked for."""
+    monkeypatch.setattr("data_pipelines.text.snapshot", lambda *_: pytest.fail("asked the hub"))
+    config = get_config()
+    init = InitConfig(checkpoint=str(saved_run))
+    config = dataclasses.replace(
+        config, init=init, data=dataclasses.replace(config.data, vocabulary="bert-base-uncased")
+    )
+    assert find_vocabulary(config, []) == loaded.tokenizer.vocabulary
+    assert "data.vocabulary=bert-base-uncased is not read: the tokens are those of init.ch" in capsys.readouterr().out
+    text = dataclasses.replace(config.model.text, vocabulary_size=30522)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+    assert with_vocabulary_size(config, 77).model.text.vocabulary_size == 77
+    with pytest.raises(ConfigError, match="vocabulary_size=30522, but the vocabulary has 77"):
+        with_vocabulary_size(dataclasses.replace(config, init=InitConfig()), 77)
 
 
 def test_another_case_is_refused(saved_run, loaded, tmp_path):

@@ -79,13 +79,13 @@ def test_training_goes_on_and_leaves_the_source_alone(trainer):
 def test_leading_rows(trainer):
     state = trainer.init()
     rows = drawn(30, 32)
-    new, report = apply(state, {"text": Loaded({WORD: rows}, {WORD: 30})})
+    new, report = apply(state, {"text": Loaded({WORD: rows}, {WORD: np.arange(30)})})
     np.testing.assert_array_equal(leaf(new.params, WORD)[:30], rows)
     np.testing.assert_array_equal(leaf(new.params, WORD)[30:], leaf(state.params, WORD)[30:])
     assert leaf(new.params, WORD).sharding == leaf(state.params, WORD).sharding
     assert report["partial"] == {WORD: 30} and report["loaded"] == {WORD: "text"}
     new, report = apply(
-        state, {"text": Loaded({WORD: rows}, {WORD: 30}), "later": Loaded({WORD: drawn(VOCABULARY, 32)})}
+        state, {"text": Loaded({WORD: rows}, {WORD: np.arange(30)}), "later": Loaded({WORD: drawn(VOCABULARY, 32)})}
     )
     assert report["partial"] == {} and report["loaded"] == {WORD: "later"}
 
@@ -111,7 +111,7 @@ def test_report_and_summary(trainer):
     state = trainer.init()
     content = some() | {"answer_head.bias": drawn(3), "answer_head.kernel": drawn(3, 3)}
     loaded = {
-        "init.text=bert": Loaded(content | {WORD: drawn(30, 32)}, {WORD: 30}),
+        "init.text=bert": Loaded(content | {WORD: drawn(30, 32)}, {WORD: np.arange(30)}, cut={WORD: 1200}),
         "init.backbone=net": Loaded({MEAN: drawn(8)}),
     }
     _, report = apply(state, loaded)
@@ -124,12 +124,13 @@ def test_report_and_summary(trainer):
     lines = summary_lines(report)
     assert lines[0] == "init.text=bert: 3 tensors, 5,416 numbers"
     assert lines[1] == "init.backbone=net: 1 tensors, 8 numbers"
-    assert lines[2] == f"{WORD}: only its first 30 rows; the others are fresh"
-    assert lines[3].startswith(f"fresh: {len(report['fresh'])} tensors, {counts['fresh']:,} numbers (")
+    assert lines[2] == f"{WORD}: only 30 of its rows; the others are fresh"
+    assert lines[3] == f"{WORD}: 1,200 rows of the source have no place in the model"
+    assert lines[4].startswith(f"fresh: {len(report['fresh'])} tensors, {counts['fresh']:,} numbers (")
     for part in ("itm_head 2", "mlm_head 4", "model.pixel_embedding 3", "model.text_embedding 3"):
-        assert part in lines[3]
-    assert lines[4] == "not used by this task: 2 tensors (answer_head 2)"
-    assert len(lines) == 5
+        assert part in lines[4]
+    assert lines[5] == "not used by this task: 2 tensors (answer_head 2)"
+    assert len(lines) == 6
 
 
 def test_unused_layers_are_reported(trainer):
@@ -164,7 +165,7 @@ def test_all_misfits_in_one_message(trainer):
     ):
         assert part in str(error.value)
     with pytest.raises(ConfigError, match="1 loaded arrays"):
-        apply(trainer.init(), {"here": Loaded({WORD: drawn(30, 31)}, {WORD: 30})})
+        apply(trainer.init(), {"here": Loaded({WORD: drawn(30, 31)}, {WORD: np.arange(30)})})
 
 
 def test_init_config():
