@@ -133,10 +133,7 @@ def train(
         )
         if figures["skipped_in_a_row"] >= config.train.max_skipped_in_a_row:
             checkpoints.wait()
-            raise ConfigError(
-                f"Step {step}: the gradient was not finite in the last {figures['skipped_in_a_row']} steps; the last "
-                f"checkpoint is step {checkpoints.latest}. Lower optimizer learning rates or optimizer.clip_norm."
-            )
+            raise ConfigError(_not_finite_message(step, figures["skipped_in_a_row"], checkpoints.latest))
         if rows := figures.pop("rows_left_out"):
             writer.write(step, {"rows_left_out": rows})
         rates = clock.rates(step, config.data.batch_images * config.data.texts_per_image)
@@ -228,3 +225,18 @@ class _Span:
     def __exit__(self, *_: object) -> None:
         spent = time.monotonic() - self._begun
         setattr(self._clock, self._name, getattr(self._clock, self._name) + spent)
+
+
+def _not_finite_message(step: int, skipped: int, saved: int | None) -> str:
+    """What ends a run whose gradients are not finite; one that never had a finite one has another cause."""
+    if skipped >= step:
+        return (
+            f"Step {step}: the gradient was not finite in any step since the run began, so nothing was learned. What it "
+            "begins with is not finite or far too large: look at the init.* weights, the data (regions' features) and "
+            "model.dtype; learning rates have no part in it."
+        )
+    last = "there is no checkpoint" if saved is None else f"the last checkpoint is step {saved}"
+    return (
+        f"Step {step}: the gradient was not finite in the last {skipped} steps; {last}. Lower optimizer learning rates "
+        "or optimizer.clip_norm."
+    )

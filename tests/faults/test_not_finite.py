@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.preparing import prepare
+from experiments.loop import _not_finite_message
 from tests.faults.losses import lost_rows, steps_begun
 from tests.multi_process.outcomes import assert_same_checkpoint, figures, newest_step, saved_arrays
 
@@ -76,3 +77,11 @@ def test_a_streak_ends_the_run_and_names_the_step(one_process, start, tmp_path, 
     outcome = "ends with one line that names the step; goes on from the last checkpoint"
     skipped = int(end["skipped"])  # before that checkpoint
     table.add("a streak of them", outcome, lost_steps=[again + skipped], lost_rows=ROWS * skipped)
+
+
+def test_the_message_tells_a_bad_start_from_a_run_that_diverges():
+    never = _not_finite_message(20, 20, None)
+    assert "in any step since the run began" in never and "None" not in never and "Lower" not in never
+    diverged = _not_finite_message(20, 3, None)
+    assert "the last 3 steps; there is no checkpoint. Lower optimizer learning rates" in diverged
+    assert "the last checkpoint is step 1600." in _not_finite_message(1700, 20, 1600)
