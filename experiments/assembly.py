@@ -29,6 +29,7 @@ from experiments.inputs import (
     make_batches,
     make_task,
     saved_answers,
+    unmeasurable,
     with_answers,
 )
 from experiments.loop import Stream
@@ -101,6 +102,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
 
     sources = [records for _, records in train_records]
     train = Stream(plan, maker(sources, config.data, config.seed, config.data.batch_images, False), plan.boundaries)
+    train = dataclasses.replace(train, unmeasurable=unmeasurable(config, sources))
     evaluation = {}
     if eval_records:
         rows, sources = evaluation_rows(config), [records for _, records in eval_records]
@@ -112,7 +114,8 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
         )
         # Masks and mismatches of the held-out pairs are the same in every run, whatever its seed.
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
-        evaluation["eval"] = Stream(eval_plan, maker(sources, data, 0, rows, True))
+        eval_maker = maker(sources, data, 0, rows, True)
+        evaluation["eval"] = Stream(eval_plan, eval_maker, unmeasurable=unmeasurable(config, sources))
     if config.checkpoint.best:
         check_figure(config.checkpoint.best, held_out_figures(task, trainer, config.data.all_canvases[0], evaluation))
     return Run(config, task, trainer, train, evaluation, words, description)

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.answers import AnswerVocabulary, build_vocabulary, read_vocabulary_list
 from data_pipelines.batches.nlvr2 import Nlvr2Batches
-from data_pipelines.batches.pretraining import PretrainingBatches
+from data_pipelines.batches.pretraining import PretrainingBatches, can_mismatch
 from data_pipelines.batches.regions_pretraining import RegionsPretrainingBatches
 from data_pipelines.batches.retrieval import RetrievalBatches
 from data_pipelines.batches.visuals import visuals_of
@@ -92,6 +92,19 @@ def check_labels(config: RunConfig, records: Records, *, known: bool, scored: bo
             f"The questions of {records!r} have too few answers for the accuracy of VQA, which compares people; "
             "train with data.answers_are=right."
         )
+
+
+def unmeasurable(config: RunConfig, sources: Sequence[Records]) -> tuple[str, ...]:
+    """Names of metrics that mean nothing on this data; a warning says why."""
+    pretrains = isinstance(config.task, PretrainingConfig | RegionsPretrainingConfig)
+    if not pretrains or not sources or can_mismatch(sources):
+        return ()
+    names = ", ".join(map(repr, sources))
+    say(
+        f"warning: all images of {names} have the same texts, so that there is no mismatched pair and image-text "
+        "matching cannot be learned; itm_accuracy has no value. Give images texts of their own."
+    )
+    return ("itm_accuracy",)
 
 
 def check_regions(config: RunConfig, records: Records) -> None:

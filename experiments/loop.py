@@ -6,6 +6,7 @@ to a checkpoint are on the disk before it is written, so a resumed run continues
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -39,13 +40,15 @@ MakeBatch = Callable[[BatchPlan], dict[str, np.ndarray]]
 class Stream:
     """A plan, what makes arrays of it, and the steps at which the optimizer starts anew: the stages' first ones.
 
-    Damaged records are left out, and counted over all passes of this process.
+    Damaged records are left out, and counted over all passes of this process. Metrics in `unmeasurable` mean nothing on
+    this data: NaN stands for them, null in metrics.jsonl.
     """
 
     plan: Sequence[BatchPlan]
     make_batch: MakeBatch
     restarts: tuple[int, ...] = ()
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    unmeasurable: tuple[str, ...] = ()
 
 
 def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0) -> Iterator[dict[str, jax.Array]]:
@@ -76,7 +79,8 @@ def evaluate(
         totals = total_sums(trainer.eval_step(state, batch) for batch in waited)
     finally:
         loaded.close()
-    return {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+    averages = {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+    return averages | dict.fromkeys(stream.unmeasurable, math.nan)
 
 
 def total_sums(of_batches: Iterable[Sums]) -> dict[str, np.ndarray]:
@@ -134,6 +138,7 @@ def train(
         if figures["skipped_in_a_row"] >= config.train.max_skipped_in_a_row:
             checkpoints.wait()
             raise ConfigError(_not_finite_message(step, figures["skipped_in_a_row"], checkpoints.latest))
+        figures |= dict.fromkeys(stream.unmeasurable, math.nan)
         if rows := figures.pop("rows_left_out"):
             writer.write(step, {"rows_left_out": rows})
         rates = clock.rates(step, config.data.batch_images * config.data.texts_per_image)
@@ -231,8 +236,8 @@ def _not_finite_message(step: int, skipped: int, saved: int | None) -> str:
     """What ends a run whose gradients are not finite; one that never had a finite one has another cause."""
     if skipped >= step:
         return (
-            f"Step {step}: the gradient was not finite in any step since the run began, so nothing was learned. What it "
-            "begins with is not finite or far too large: look at the init.* weights, the data (regions' features) and "
+            f"Step {step}: the gradient was not finite in any step since the run began, so nothing was learned. What "
+            "it begins with is not finite or far too large: look at the init.* weights, regions' features and "
             "model.dtype; learning rates have no part in it."
         )
     last = "there is no checkpoint" if saved is None else f"the last checkpoint is step {saved}"

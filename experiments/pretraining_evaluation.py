@@ -15,7 +15,7 @@ from data_pipelines.records import Records
 from data_pipelines.whole_files import write_atomically
 from experiments.canvases import canvas_of
 from experiments.config import RunConfig, evaluation_rows
-from experiments.inputs import Vocabularies, make_batches, make_task
+from experiments.inputs import Vocabularies, make_batches, make_task, unmeasurable
 from experiments.loop import total_sums
 from experiments.progress import Progress
 from pixelbert_jax.loading import LoadedModel
@@ -77,6 +77,8 @@ def evaluate(
         stream.close()
         progress.close()
     found = {}
+    for name in unmeasurable(config, [records]):
+        del totals[name]
     for name, (total, count) in totals.items():
         found |= {name: float(total / max(count, 1)), f"{name}_examples": int(count)}
     write_atomically(output, json.dumps(found, indent=1) + "\n")

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,11 @@ _LABELS = {
 def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, float]]:
     """Print the table, write it to workdir/report.json, draw workdir/report.png, return the figures by column."""
     stream = run.evaluation["eval"]
-    shuffled = Stream(stream.plan, dataclasses.replace(stream.make_batch, shuffle_images=True))
+    shuffled = Stream(
+        stream.plan,
+        dataclasses.replace(stream.make_batch, shuffle_images=True),
+        unmeasurable=stream.unmeasurable,
+    )
     columns = {
         "true pictures": evaluate(run.trainer, state, stream, run.config),
         "shuffled pictures": evaluate(run.trainer, state, shuffled, run.config),
@@ -65,7 +70,8 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
     say("(text alone: matching cannot be guessed; words are guessed from their two neighbours in the training texts)")
     if reads_regions:
         say("(usual region: the class that is most frequent, and the mean feature, in the training data)")
-    write_atomically(workdir / "report.json", json.dumps(columns, indent=1))
+    safe = {column: {name: v if math.isfinite(v) else None for name, v in of.items()} for column, of in columns.items()}
+    write_atomically(workdir / "report.json", json.dumps(safe, indent=1))
     draw(run, state, workdir, columns, [key for key in rows.values() if key != "mrfr_loss"])
     say(f"\n{workdir / 'report.png'} shows the curves and what the model says of held-out pictures")
     return columns
@@ -176,7 +182,7 @@ def _draw_curves(
     held_out = [r for r in records if "eval/itm_accuracy" in r]
     for name in accuracies:
         label = _LABELS[name]
-        points = [(r["step"], r[f"eval/{name}"]) for r in held_out]
+        points = [(r["step"], np.array(r[f"eval/{name}"], float)) for r in held_out]  # None where it has no value
         line = accuracy_axes.plot(*zip(*points, strict=True), marker="o", label=label)[0]
         control = columns["shuffled pictures"][name]
         accuracy_axes.axhline(control, ls="--", color=line.get_color(), lw=1, label=f"{label}, shuffled pictures")

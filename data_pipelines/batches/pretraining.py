@@ -5,7 +5,8 @@ Every choice depends on (seed, step, row) alone, so hosts that load different ro
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -150,6 +151,17 @@ class PretrainingBatches:
         for number, other in reader.readable(rows):
             if other.image_id != reader[row].image_id:
                 yield number, other
+
+
+def can_mismatch(sources: Iterable[Records]) -> bool:
+    """Whether some image can get another's text as a mismatched one: not if all images have the same texts."""
+    first = None
+    for record in itertools.chain.from_iterable(records.texts() for records in sources):
+        texts = frozenset(map(comparable, record.texts))
+        if first not in (None, texts):
+            return True
+        first = texts
+    return False
 
 
 def comparable(text: str) -> str:

@@ -9,13 +9,13 @@ import pytest
 
 from data_pipelines import images
 from data_pipelines.batches import shared
-from data_pipelines.batches.pretraining import PretrainingBatches, comparable
+from data_pipelines.batches.pretraining import PretrainingBatches, can_mismatch, comparable
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.images import ResizeRule
 from data_pipelines.loader import load_batches
 from data_pipelines.plan import BatchPlan, Plan, PlannedSource
-from data_pipelines.records import Index, Record, open_records
+from data_pipelines.records import Index, Record, RecordTexts, open_records
 from data_pipelines.text import Tokenizer, train_vocabulary
 from tests.data_pipelines.contract import assert_fits
 
@@ -254,3 +254,21 @@ def test_a_pair_stays_matched_where_no_other_text_exists(maker):
 
 def test_comparable():
     assert comparable(" A red  Square. ") == comparable("a red square") != comparable("a red circle")
+
+
+class OfTexts:
+    """Records of which only the texts are asked for."""
+
+    def __init__(self, *texts: tuple[str, ...]) -> None:
+        self._texts = texts
+
+    def texts(self) -> Iterator[RecordTexts]:
+        return (RecordTexts(str(i), texts) for i, texts in enumerate(self._texts))
+
+
+def test_a_mismatched_pair_needs_another_text():
+    same = OfTexts(("A dog.", "a cat"), ("a cat", "a  dog"))
+    assert not can_mismatch([same]) and not can_mismatch([same, same]) and not can_mismatch([])
+    assert can_mismatch([OfTexts(("a dog", "a cat"), ("a dog",))])
+    assert can_mismatch([same, OfTexts(("a bird",))])
+    assert not can_mismatch([OfTexts(("a product",)) for _ in range(2)])

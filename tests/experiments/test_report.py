@@ -1,6 +1,7 @@
 """The table and the drawing at the end of a pre-training run."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from experiments import report as module
 from experiments.assembly import assemble
+from experiments.inputs import unmeasurable
 from experiments.metric_writer import MetricWriter
 from pixelbert_jax.training.checkpoint import Checkpoints
 from tests.experiments.tiny_config import get_config
@@ -69,3 +71,20 @@ def test_text_alone_is_guessed_from_the_neighbours(finished):
     known = module.neighbour_guess(run.train.make_batch, dataclasses.replace(stream, make_batch=alike), ())
     unseen = module.neighbour_guess(run.train.make_batch, stream, run.task.word_ids)
     assert known > unseen
+
+
+def test_without_mismatched_pairs_matching_has_no_value(finished, tmp_path, monkeypatch, capsys):
+    run, state, _ = finished
+    monkeypatch.setattr("experiments.inputs.can_mismatch", lambda sources: False)
+    assert unmeasurable(run.config, [run.train.make_batch.sources[0]]) == ("itm_accuracy",)
+    assert "have the same texts, so that there is no mismatched pair" in capsys.readouterr().out
+    stream = dataclasses.replace(run.evaluation["eval"], unmeasurable=("itm_accuracy",))
+    writer = MetricWriter(tmp_path / "metrics.jsonl")
+    writer.write(6, {"eval/itm_accuracy": np.nan, "eval/mlm_accuracy_words": 0.3})
+    writer.close()
+    columns = module.report(dataclasses.replace(run, evaluation={"eval": stream}), state, tmp_path)
+    saved = json.loads((tmp_path / "report.json").read_text())
+    for column in ("true pictures", "shuffled pictures"):
+        assert np.isnan(columns[column]["itm_accuracy"]) and saved[column]["itm_accuracy"] is None
+        assert saved[column]["mlm_accuracy_words"] is not None
+    assert (tmp_path / "report.png").exists()
