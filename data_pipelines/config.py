@@ -42,7 +42,8 @@ class DataConfig:
     lowercase: bool = True  # words lower-cased and without accents; what lies beside the vocabulary must agree
     answers: str = ""  # list of answers to choose from (JSON or one a line); "": those of the training data
     answer_minimum: int = 9  # questions that an answer of the training data must be the answer of
-    answers_are: Literal["votes", "right"] = "votes"  # of several people, scored by their number; or each is right
+    # votes: of several people, scored by their number (VQA); right: each alone is right; set: all together (DAQUAR).
+    answers_are: Literal["votes", "right", "set"] = "votes"
     resize: ResizeRule = ResizeRule()
     canvases: tuple[Canvas, ...] = ()  # (height, width) each; empty: chosen for the resize rule
     batch_images: int = 1024  # rows of a global batch

@@ -6,7 +6,7 @@ The output is, by task: visual question answering, the server's JSON list of que
 script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printed where the split has labels. A
 pre-trained model is scored as one of retrieval (zero-shot), or with `--measure=tasks` on its own tasks, as a .json of
 metrics: masked tokens and image-text matching. With `--wordnet=FOLDER`, the dict/ of WordNet 3.0, the scores of
-questions whose answers are right, as DAQUAR's, include WUPS.
+questions whose answers are sets, as DAQUAR's, include WUPS.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the first of the run's data.eval.")
 _SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another picture: a control that must lose.")
-_WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of right answers.")
+_WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of sets of answers.")
 _MEASURE = flags.DEFINE_enum(
     "measure", "retrieval", ["retrieval", "tasks"], "Of a pre-trained model: zero-shot retrieval, or its own tasks."
 )
@@ -70,9 +70,9 @@ def read_wordnet(config: RunConfig, folder: str) -> WordNet | None:
     """
     if not folder:
         return None
-    if not isinstance(config.task, VqaConfig) or config.data.answers_are != "right":
+    if not isinstance(config.task, VqaConfig) or config.data.answers_are != "set":
         raise ConfigError(
-            f"--wordnet={folder} asks for WUPS, which only questions with data.answers_are=right have, and this run is "
+            f"--wordnet={folder} asks for WUPS, which only questions with data.answers_are=set have, and this run is "
             "of another kind; leave the flag out."
         )
     return WordNet(Path(folder).expanduser())
@@ -138,7 +138,7 @@ def evaluate(
     check_labels(config, records, known=nouns is not None, scored=True)
     words = Vocabularies(loaded.tokenizer, saved_answers(loaded.description))
     answered = predictions.predict(loaded, config, words, records, shuffle_images=shuffle_images)
-    return predictions.hand_in(config, answered, split, output, nouns)
+    return predictions.hand_in(config, answered, split, output, answers=words.answers, wordnet=nouns)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def check_labels(config: RunConfig, records: Records, *, known: bool, scored: bo
     if target == "answers" and scored and config.data.answers_are == "votes" and 0 < len(label.get(target, ())) < 4:
         raise DataError(
             f"The questions of {records!r} have too few answers for the accuracy of VQA, which compares people; "
-            "train with data.answers_are=right."
+            "train with data.answers_are=right (each answer is right) or set (all together are)."
         )
 
 

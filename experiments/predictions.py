@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from data_pipelines.answers import AnswerVocabulary
 from data_pipelines.batches.pairs import PairBatches
 from data_pipelines.evaluation_plan import EvaluationPlan
 from data_pipelines.loader import load_batches
@@ -16,6 +17,7 @@ from experiments.canvases import canvas_of
 from experiments.config import RunConfig, evaluation_rows
 from experiments.inputs import Vocabularies, held_out_visits, make_batches
 from experiments.metrics import nlvr2, vqa
+from experiments.metrics.any_answer import any_answer_scores
 from experiments.metrics.daquar import daquar_scores
 from experiments.metrics.wordnet import WordNet
 from experiments.progress import Progress, say
@@ -80,15 +82,36 @@ def predict(
 
 
 def hand_in(
-    config: RunConfig, answered: list[Prediction], split: str, output: Path, wordnet: WordNet | None = None
+    config: RunConfig,
+    answered: list[Prediction],
+    split: str,
+    output: Path,
+    *,
+    answers: AnswerVocabulary | None = None,
+    wordnet: WordNet | None = None,
 ) -> dict[str, Any]:
-    """Write the official file and return the scores, WUPS with a WordNet; without labels only their number."""
+    """Write the official file and return the scores; without labels only their number.
+
+    Args:
+      config: of the run.
+      answered: predictions for all texts of the split.
+      split: its name.
+      output: the file.
+      answers: that the model chooses from, in visual question answering.
+      wordnet: for WUPS of sets of answers.
+    """
     if isinstance(config.task, VqaConfig):
-        return _questions(config, answered, output, wordnet)
+        return _questions(config, answered, output, answers, wordnet)
     return _sentences(answered, split, output)
 
 
-def _questions(config: RunConfig, answered: list[Prediction], output: Path, wordnet: WordNet | None) -> dict[str, Any]:
+def _questions(
+    config: RunConfig,
+    answered: list[Prediction],
+    output: Path,
+    answers: AnswerVocabulary | None,
+    wordnet: WordNet | None,
+) -> dict[str, Any]:
     said = {p.label["question_id"]: p.answer for p in answered}
     vqa.write_predictions(output, said)
     if not any("answers" in p.label for p in answered):
@@ -96,6 +119,8 @@ def _questions(config: RunConfig, answered: list[Prediction], output: Path, word
     if config.data.answers_are == "votes":
         return flat(vqa.vqa_scores(said, [p.label for p in answered]))
     right = {p.label["question_id"]: p.label["answers"] for p in answered}
+    if config.data.answers_are == "right":
+        return any_answer_scores(said, right, answers)
     return daquar_scores({question: [answer] for question, answer in said.items()}, right, wordnet)
 
 

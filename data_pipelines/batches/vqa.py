@@ -24,7 +24,11 @@ class VqaBatches(PairBatches):
 
     def blank_labels(self, rows: int) -> dict[str, np.ndarray]:
         shape = (rows, self.config.texts_per_image, self.answer_slots)
-        return {"answer": np.zeros(shape, np.int32), "answer_score": np.zeros(shape, np.float32)}
+        return {
+            "answer": np.zeros(shape, np.int32),
+            "answer_score": np.zeros(shape, np.float32),
+            "one_is_enough": np.ones(shape[:2], bool),
+        }
 
     def label(self, batch: dict[str, np.ndarray], place: int, k: int, stated: dict[str, Any]) -> None:
         if self.answers is None:
@@ -35,6 +39,7 @@ class VqaBatches(PairBatches):
         # An answer that nobody else was asked for is right, as those of Visual Genome in a mixture.
         votes = self.config.answers_are == "votes" and len(given) > 1
         index_S, score_S = self.answers.soft_targets(given, votes=votes)
+        batch["one_is_enough"][place, k] = self.config.answers_are != "set" or len(set(given)) < 2
         best = np.argsort(-score_S, kind="stable")[: self.answer_slots]
         batch["answer"][place, k, : len(best)] = index_S[best]
         batch["answer_score"][place, k, : len(best)] = score_S[best]

@@ -38,7 +38,7 @@ def get_config(setting: str = "cpu") -> RunConfig:
             texts_per_image=8,
             max_text_length=24,
             answer_minimum=1,
-            answers_are="right",
+            answers_are="set",
         ),
         task=VqaConfig(),
         optimizer=dataclasses.replace(

@@ -29,7 +29,7 @@ def get_config(dataset: str = "daquar") -> RunConfig:
             texts_per_image=4,
             max_text_length=20,
             answer_minimum=1,
-            answers_are="right",
+            answers_are="set" if dataset == "daquar" else "right",
         ),
         task=VqaConfig(),
         train=TrainConfig(steps=150),

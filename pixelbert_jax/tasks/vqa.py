@@ -50,6 +50,7 @@ class VqaTask:
             **pair_fields(self.model),
             "answer": Field(slots, "int32", 0, self.config.answers - 1, "answers that are right, 0 if unused"),
             "answer_score": Field(slots, "float32", 0, 1, "how right each is, 0 if unused"),
+            "one_is_enough": Field(("B", "K"), "bool", 0, 1, "False: a set of several answers, which no single one is"),
         }
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBertForVqa:
@@ -74,6 +75,7 @@ class VqaTask:
         loss = jnp.where(mask_N, loss_N, 0).sum()
         best_N = logits_NxA.argmax(-1)
         right_N = jnp.take_along_axis(target_NxA, best_N[:, None], axis=1)[:, 0]
+        right_N = jnp.where(batch["one_is_enough"].reshape(questions), right_N, 0)
         sums = {
             "vqa_loss": (loss, mask_N.sum()),
             "vqa_score": (jnp.where(mask_N, right_N, 0).sum(), mask_N.sum()),

@@ -211,6 +211,10 @@ def test_answers_that_are_right():
     votes = vqa_maker(given, held_out=True)
     right = dataclasses.replace(votes, config=dataclasses.replace(CONFIG, answers_are="right"))
     assert slots(right(one_batch([0]))) == [{0: 1.0, 1: 1.0}, {3: 1.0}, {}]
+    sets = dataclasses.replace(votes, config=dataclasses.replace(CONFIG, answers_are="set"))
+    assert slots(sets(one_batch([0]))) == slots(right(one_batch([0])))
+    assert sets(one_batch([0]))["one_is_enough"].tolist() == [[False, True, True]]
+    assert right(one_batch([0]))["one_is_enough"].all() and votes(one_batch([0]))["one_is_enough"].all()
     # Where people vote, the answer of a single one, as Visual Genome has them, is right.
     assert slots(votes(one_batch([0]))) == [{0: 0.3, 1: 0.3}, {3: 1.0}, {}]
 

@@ -97,7 +97,7 @@ def config_of(task: TaskConfig, data_dir: Path, pretrained_run: Path, name: str,
         eval=(SourceConfig(name, "val"),),
         texts_per_image=2,
         resize=ResizeRule(36, 48),
-        answers_are="right",
+        answers_are="set",
         answer_minimum=1,
         **changes,
     )

@@ -12,6 +12,7 @@ from flax import nnx
 
 import pixelbert_jax
 from data_pipelines import images
+from data_pipelines.answers import AnswerVocabulary
 from data_pipelines.errors import DataError
 from data_pipelines.records import open_records
 from experiments import evaluate as program
@@ -104,6 +105,26 @@ def test_votes_are_scored_by_the_official_accuracy(vqa_config, tmp_path):
     expected = [vqa_accuracy(p.answer, p.label["answers"]) for p in answered]
     assert scores["accuracy"] == pytest.approx(np.mean(expected)) and 0 < scores["accuracy"] < 1
     assert scores["per_answer_type/t0"] == pytest.approx((expected[0] + expected[2]) / 2)
+
+
+def test_each_of_several_right_answers_is_right(vqa_config, tmp_path):
+    """By the comparison that training's targets make: "The Dog" is known by its normal form, "a cow" is not known."""
+    right = dataclasses.replace(vqa_config, data=dataclasses.replace(vqa_config.data, answers_are="right"))
+    known = AnswerVocabulary(("dog", "cat", "black dog"))
+    given = [["The Dog", "black dog"], ["a cow"], ["cat"], ["black dog", "dog"]]
+    answered = [
+        Prediction({"question_id": k, "answers": a}, "?", said)
+        for k, (a, said) in enumerate(zip(given, ("dog", "dog", "dog", "black dog"), strict=True))
+    ]
+    scores = predictions.hand_in(right, answered, "val", tmp_path / "a.json", answers=known)
+    assert scores == {"accuracy": 2 / 4, "questions": 4, "unanswered": 0}
+    for prediction in answered:  # what training's metric says of the same answers
+        index_S, score_S = known.soft_targets(prediction.label["answers"], votes=False)
+        expected = dict(zip(index_S.tolist(), score_S.tolist(), strict=True)).get(known.index(prediction.answer), 0)
+        one = predictions.hand_in(right, [prediction], "val", tmp_path / "a.json", answers=known)
+        assert one["accuracy"] == expected
+    sets = dataclasses.replace(right, data=dataclasses.replace(right.data, answers_are="set"))
+    assert predictions.hand_in(sets, answered, "val", tmp_path / "a.json", answers=known)["accuracy"] == 0
 
 
 def test_wups_of_right_answers(vqa_run, own_data, tmp_path, capsys):

@@ -42,7 +42,8 @@ def batch(rows=ROWS, texts=TEXTS):
     score = rng.choice([0.3, 0.6, 0.9, 1.0], (*shape, SLOTS)).astype(np.float32)
     unused = np.arange(SLOTS) >= rng.integers(1, SLOTS + 1, shape)[..., None]
     answer[unused], score[unused] = 0, 0
-    return make_pairs(rows, texts) | {"answer": answer, "answer_score": score}
+    whole = np.ones(shape, bool)
+    return make_pairs(rows, texts) | {"answer": answer, "answer_score": score, "one_is_enough": whole}
 
 
 def run(arrays, given=None, totals_of=None):
@@ -93,6 +94,17 @@ def test_a_question_without_a_known_answer_counts():
     arrays["answer_score"][:, 0] = 0
     total, count = run(arrays)[1]["vqa_score"]
     assert count == before[1] == ROWS * TEXTS and total < before[0]
+
+
+def test_no_single_answer_is_a_set_of_several():
+    """The loss teaches each of them; DAQUAR's accuracy asks for all."""
+    arrays = batch()
+    loss, plain = run(arrays)
+    scores = expected(arrays)[1]
+    arrays["one_is_enough"][0] = False
+    assert scores[:TEXTS].sum() > 0
+    assert run(arrays)[0] == loss
+    assert run(arrays)[1]["vqa_score"] == (pytest.approx(plain["vqa_score"][0] - scores[:TEXTS].sum()), ROWS * TEXTS)
 
 
 def test_filling_questions_do_not_count():
