@@ -79,7 +79,16 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
     answers = find_answers(config, [r for _, r in train_records]) if saved is None else saved_answers(saved)
     words = Vocabularies(Tokenizer(vocabulary, config.data.lowercase), answers)
     config = with_answers(with_vocabulary_size(config, len(vocabulary)), answers)
-    contents = [{"source": repr(r), "fingerprint": r.index.fingerprint} for _, r in train_records]
+    contents = [
+        {
+            "source": repr(r),
+            "fingerprint": r.index.fingerprint,
+            "name": source.name,
+            "split": source.split,
+            "images": len(r),
+        }
+        for source, r in train_records
+    ]
     description = describe(
         task_name(config.task),
         to_dict(config),

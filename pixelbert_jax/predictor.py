@@ -2,25 +2,19 @@
 
 import dataclasses
 import functools
-import os
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
 import jax
 import numpy as np
 from flax import nnx
-from PIL import Image
 
 from data_pipelines import images as pictures
-from data_pipelines.image_files import BadImageError, read_header
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
-
-AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image
+from pixelbert_jax.predictor_inputs import AnImage, listed_images, listed_texts, only_text, pixels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +50,19 @@ class AttentionMap:
     image: np.ndarray
 
 
+# Method -> the head that it needs.
+_HEADS = {
+    "match": "itm_head",
+    "rank": "itm_head",
+    "fill_mask": "mlm_head",
+    "answer": "answer_head",
+    "judge": "truth_head",
+}
+
+
 class Predictor:
-    """A trained model ready to be asked.
+    """A trained model ready to be asked: `match`, `rank` and `fill_mask` of a pre-trained model, `match` and `rank` of
+    one of retrieval, `answer` of one of visual question answering, `judge` of one of NLVR2; `attention_map` of each.
 
     Pictures are paths, encoded bytes, PIL images or uint8 arrays (HxWx3 or HxW; NumPy's, JAX's, torch's), one or a list
     of any sizes, or a batch (NxHxWx3). Texts are strings, one or many: a list, a generator, an array or a column of a
@@ -69,7 +74,7 @@ class Predictor:
         """Take a model from `pixelbert_jax.load`.
 
         Args:
-          loaded: of the task "pretraining".
+          loaded: a Pixel-BERT of any task.
           batch_images: pictures that go through the backbone at once; 0: 1 on a CPU, which gains nothing from more,
             else 16.
           batch_pairs: pairs that go through the encoder at once; 0: 8 on a CPU, else 64.
@@ -101,7 +106,7 @@ class Predictor:
           DataError: a file that is no readable picture, or is too large.
           ConfigError: an array that is no picture.
         """
-        originals = [_pixels(image) for image in _listed(images)]
+        originals = [pixels_of(image) for image in listed_images(images)]
         by_canvas: dict[int, list[int]] = {}
         sizes = [pictures.resized_size(*pixels.shape[:2], self.data.resize) for pixels in originals]
         for place, size in enumerate(sizes):
@@ -125,22 +130,76 @@ class Predictor:
         Raises:
           ConfigError: what is no picture or no text, or a text that is too long.
         """
-        texts = _texts(texts)
-        encoded = self._encoded(images)
-        ids_MxT, mask_MxT = self._words(texts)
-        scores = np.zeros((len(encoded), len(texts)), np.float32)
-        for places, pixels_BxPxD, mask_BxP in encoded.chunks:
-            pairs = [(row, text) for row in range(len(places)) for text in range(len(texts))]
-            size = self.batch_pairs if len(pairs) > 1 else 1
-            for chunk in _chunks(pairs, size):
-                filled = chunk + chunk[:1] * (size - len(chunk))
-                rows_N, texts_N = np.array(filled, np.int32).T
-                probability_N = np.asarray(
-                    self._match(self._state, ids_MxT[texts_N], mask_MxT[texts_N], pixels_BxPxD, mask_BxP, rows_N)
-                )
-                for (row, text), probability in zip(chunk, probability_N, strict=False):
-                    scores[places[row], text] = probability
-        return scores
+        self._requires("match")
+        texts, encoded = listed_texts(texts), self._encoded(images)
+        pairs = [(image, text) for image in range(len(encoded)) for text in range(len(texts))]
+        scores_N = self._of_pairs(self._match, encoded, texts, pairs)
+        return np.array(scores_N, np.float32).reshape(len(encoded), len(texts))
+
+    def answer(
+        self, images: AnImage | Sequence[AnImage] | EncodedImages, questions: str | Iterable[str], *, top: int = 5
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """The likeliest answers to a question about an image, with their probabilities.
+
+        Args:
+          images: one image, or a list.
+          questions: one question, or a list: of as many as there are images, or about the one image. One question may
+            be asked about many images.
+          top: how many answers.
+
+        Returns:
+          (answer, probability) pairs, the likeliest first; for lists one such list each. Each probability is of that
+          answer alone (a sigmoid, as it was trained), so they need not add up to 1.
+
+        Raises:
+          ConfigError: the model was not fine-tuned to answer questions; what is no image or no text; lists of different
+            lengths.
+        """
+        self._requires("answer")
+        encoded, texts = self._encoded(images), listed_texts(questions)
+        pairs = _paired(images=len(encoded), questions=len(texts))
+        answers = self.loaded.description["answers"]
+        found = []
+        for probability_A in self._of_pairs(self._answer, encoded, texts, pairs):
+            best = np.argsort(-probability_A, kind="stable")[:top]
+            found.append([(answers[i], float(probability_A[i])) for i in best])
+        return found[0] if len(found) == 1 and isinstance(questions, str) else found
+
+    def judge(self, *images_and_sentence: Any) -> float | np.ndarray:
+        """Probability that a sentence is true of two images (NLVR2) or of one (NLVR).
+
+        Args:
+          images_and_sentence: `judge(left, right, sentence)`, or `judge(image, sentence)` for a model of one image; one
+            of each, or lists of equal length.
+
+        Returns:
+          A probability; for lists float32 N.
+
+        Raises:
+          ConfigError: the model was not fine-tuned to judge sentences, or judges another number of images; what is no
+            image or no text; lists of different lengths.
+        """
+        self._requires("judge")
+        needed = self.loaded.task.config.pictures
+        if len(images_and_sentence) != needed + 1:
+            form = "judge(left, right, sentence)" if needed == 2 else "judge(image, sentence)"
+            raise ConfigError(
+                f"judge: {len(images_and_sentence)} arguments were given, but {self.loaded.path} takes {form}."
+            )
+        *sides, sentences = images_and_sentence
+        texts = listed_texts(sentences)
+        encoded = [self._encoded(side) for side in sides]
+        names = ("left", "right") if needed == 2 else ("images",)
+        *of_sides, of_text = _broadcast(**dict(zip(names, map(len, encoded), strict=True)), sentences=len(texts))
+        cls_IxNxD = [
+            self._of_pairs(self._cls, side, texts, list(zip(of_side, of_text, strict=True)))
+            for side, of_side in zip(encoded, of_sides, strict=True)
+        ]
+        if not len(of_text):
+            return np.zeros(0, np.float32)
+        joined_NxI = np.concatenate([np.stack(cls_NxD) for cls_NxD in cls_IxNxD], axis=-1)
+        probability_N = np.asarray(self._judge(self._state, joined_NxI), np.float32)
+        return float(probability_N[0]) if len(probability_N) == 1 and isinstance(sentences, str) else probability_N
 
     def rank(self, images: Sequence[AnImage] | EncodedImages, text: str) -> list[tuple[int, float]]:
         """Places of the pictures in the list and their probabilities, best match first.
@@ -148,7 +207,8 @@ class Predictor:
         Raises:
           ConfigError: as `match`, or there is not exactly one text.
         """
-        scores = self.match(images, _only_text(text))[:, 0]
+        self._requires("rank")
+        scores = self.match(images, only_text(text))[:, 0]
         return [(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")]
 
     def fill_mask(self, image: AnImage | EncodedImages, text: str, *, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -157,8 +217,9 @@ class Predictor:
         Raises:
           ConfigError: the text has no [MASK], or there is not exactly one picture and one text.
         """
-        text = _only_text(text)
-        ids_1xT, mask_1xT = self._words([text])
+        self._requires("fill_mask")
+        text = only_text(text)
+        ids_1xT, mask_1xT = self._tokens([text])
         position = np.flatnonzero(ids_1xT[0] == self.tokenizer.mask)
         if not len(position):
             raise ConfigError(f"fill_mask: {text!r} has no [MASK]; write [MASK] for each word to be guessed.")
@@ -186,14 +247,14 @@ class Predictor:
         Raises:
           ConfigError: no such word, layer or head, or not exactly one picture.
         """
-        text, word = _only_text(text), _only_text(word)
+        text, word = only_text(text), only_text(word)
         encoder = self.loaded.task.model.encoder
         if not 0 <= layer < encoder.layers or (head is not None and not 0 <= head < encoder.heads):
             raise ConfigError(
                 f"attention_map: layer={layer}, head={head}: the model has layers 0 to {encoder.layers - 1} "
                 f"and heads 0 to {encoder.heads - 1}."
             )
-        ids_1xT, mask_1xT = self._words([text])
+        ids_1xT, mask_1xT = self._tokens([text])
         places = self._places(ids_1xT[0], word)
         if not places:
             raise ConfigError(f"attention_map: the word {word!r} is not in {text!r}; choose one of the text.")
@@ -211,6 +272,40 @@ class Predictor:
         grid = row_P.reshape(self.loaded.task.model.grid(*canvas))[:rows, :columns]
         return AttentionMap(word, grid, _drawn_out(grid, self.loaded.task.model.stride, size, original), original)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that this model's heads make possible."""
+        return tuple(name for name, head in _HEADS.items() if hasattr(self.loaded.model, head))
+
+    def _requires(self, method: str) -> None:
+        if method not in self.methods:
+            able = ", ".join((*self.methods, "attention_map"))
+            raise ConfigError(
+                f"{self.loaded.path} is a model of the task {self.loaded.description['task']}, which has no head for "
+                f"{method}; use {able}, or a model that was trained for it."
+            )
+
+    def _of_pairs(
+        self, program: Any, encoded: EncodedImages, texts: Sequence[str], pairs: Sequence[tuple[int, int]]
+    ) -> list[np.ndarray]:
+        """What a program of `_on_cls` says of (image, text) pairs, in their order."""
+        ids_MxT, mask_MxT = self._tokens(texts)
+        found: list[Any] = [None] * len(pairs)
+        for indices, pixels_BxPxD, mask_BxP in encoded.chunks:
+            row_of = {image: row for row, image in enumerate(indices)}
+            mine = [number for number, (image, _) in enumerate(pairs) if image in row_of]
+            size = self.batch_pairs if len(mine) > 1 else 1
+            for chunk in _chunks(mine, size):
+                padded = [pairs[number] for number in chunk + chunk[:1] * (size - len(chunk))]
+                rows_N = np.array([row_of[image] for image, _ in padded], np.int32)
+                texts_N = np.array([text for _, text in padded], np.int32)
+                values_N = np.asarray(
+                    program(self._state, ids_MxT[texts_N], mask_MxT[texts_N], pixels_BxPxD, mask_BxP, rows_N)
+                )
+                for number, value in zip(chunk, values_N, strict=False):
+                    found[number] = value
+        return found
+
     def _encoded(self, images: AnImage | Sequence[AnImage] | EncodedImages) -> EncodedImages:
         return images if isinstance(images, EncodedImages) else self.encode(images)
 
@@ -222,7 +317,7 @@ class Predictor:
         _, pixels_BxPxD, mask_BxP = encoded.chunks[0]
         return pixels_BxPxD[:1], mask_BxP[:1]
 
-    def _words(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask, MxT; T is the length of training, or the greatest one where a text needs more."""
         longest = self.loaded.task.model.text.max_positions
         encoded = [self.tokenizer.encode(text, longest + 1) for text in texts]
@@ -249,12 +344,28 @@ class Predictor:
 
     @functools.cached_property
     def _match(self) -> Any:
-        def match(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any, rows: Any) -> jax.Array:
-            module = self._merged(state)
-            hidden = module.model.fuse_at(ids, mask, pixels[rows], pixel_mask[rows])
-            return jax.nn.sigmoid(module.matching_logit(hidden))
+        return self._on_cls(lambda module, cls_Nx1xD: jax.nn.sigmoid(module.matching_logit(cls_Nx1xD)))
 
-        return jax.jit(match)
+    @functools.cached_property
+    def _answer(self) -> Any:
+        return self._on_cls(lambda module, cls_Nx1xD: jax.nn.sigmoid(module.answer_head(cls_Nx1xD[:, 0])))
+
+    @functools.cached_property
+    def _cls(self) -> Any:
+        return self._on_cls(lambda module, cls_Nx1xD: cls_Nx1xD[:, 0])
+
+    @functools.cached_property
+    def _judge(self) -> Any:
+        return jax.jit(lambda state, x: jax.nn.softmax(self._merged(state).truth_head(x))[:, 1])
+
+    def _on_cls(self, read: Callable[[nnx.Module, jax.Array], jax.Array]) -> Any:
+        """A compiled program that reads something off [CLS] of pairs; `rows` are the pairs' images in the batch."""
+
+        def program(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any, rows: Any) -> jax.Array:
+            module = self._merged(state)
+            return read(module, module.model.fuse_at(ids, mask, pixels[rows], pixel_mask[rows]))
+
+        return jax.jit(program)
 
     @functools.cached_property
     def _fill(self) -> Any:
@@ -277,118 +388,29 @@ class Predictor:
         return nnx.merge(self._graphdef, state)
 
 
-def _pixels(image: AnImage) -> np.ndarray:
-    """A picture as uint8 HxWx3; sizes are checked before anything is decoded."""
-    if isinstance(image, str | os.PathLike):
-        path = Path(image).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such picture; give the path of a file.")
-        return _decoded(path.read_bytes(), str(path))
-    if isinstance(image, bytes | bytearray | memoryview):
-        return _decoded(bytes(image), "image")
-    if isinstance(image, Image.Image):
-        try:
-            return pictures.from_pillow(image)
-        except BadImageError as error:
-            raise pictures.DataError(f"A PIL image cannot be used: {error}.") from None
-    array = _array(image)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise ConfigError(
-            f"An array of type {array.dtype} and shape {array.shape} is no picture; give uint8, HxWx3 (RGB) or HxW."
-        )
-    if not array.size:
-        raise ConfigError(f"An array of shape {array.shape} has no pixels; give an image of at least one.")
-    return np.ascontiguousarray(array) if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
-
-
-def _array(image: Any) -> np.ndarray:
-    """An array of any library as NumPy's; for a list too, whose type is then refused."""
-    if not (hasattr(image, "__array__") or isinstance(image, list | tuple)):
-        raise ConfigError(
-            f"{type(image).__name__} {_shown(image)} is no image; give a path, bytes, a PIL image or a uint8 array."
-        )
-    try:
-        return np.asarray(image)
-    except Exception as error:  # of the array's library: it lies on a GPU, or is ragged
-        reason = " ".join(str(error).split())[:100]
-        raise ConfigError(
-            f"{type(image).__name__} is no image that NumPy can read ({reason}); give a NumPy array, uint8 HxWx3."
-        ) from None
-
-
-def _decoded(encoded: bytes, name: str) -> np.ndarray:
-    try:
-        read_header(encoded)
-    except pictures.DataError as error:
-        raise pictures.DataError(f"{name}: {error}") from None
-    return pictures.decode(encoded, name)
-
-
 def _drawn_out(grid: np.ndarray, stride: int, size: tuple[int, int], original: np.ndarray) -> np.ndarray:
     """A grid over a picture that was resized to `size`, at the original's size, linear between cells."""
     fine = cv2.resize(grid, (grid.shape[1] * stride, grid.shape[0] * stride), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(fine[: size[0], : size[1]], original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _listed(images: Any) -> list:
-    """One image or many as a list."""
-    if isinstance(images, list | tuple):
-        return list(images)
-    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
-        return [images]
-    if hasattr(images, "ndim") and hasattr(images, "__array__"):
-        array = _array(images)
-        of_objects = array.ndim == 1 and array.dtype.kind in "OU"  # paths or images, such as a column of a table
-        return list(array) if array.ndim == 4 or of_objects else [array]
-    if (
-        isinstance(images, Iterable)
-        and not isinstance(images, Mapping | set | frozenset)
-        and not hasattr(images, "read")
-    ):
-        return list(images)
-    return [images]
+def _paired(**counts: int) -> list[tuple[int, int]]:
+    first, second = _broadcast(**counts)
+    return list(zip(first, second, strict=True))
 
 
-def _texts(texts: Any) -> list[str]:
-    """One text or many as a list of strings.
+def _broadcast(**counts: int) -> tuple[list[int], ...]:
+    """Indices into lists that go together; a list of one goes with each of the others.
 
     Raises:
-      ConfigError: something else, which is named with its place.
+      ConfigError: two lists have different lengths.
     """
-    if isinstance(texts, str):
-        found = [texts]
-    elif isinstance(texts, np.ndarray) and texts.ndim < 2:
-        found = texts.reshape(-1).tolist()
-    elif (
-        isinstance(texts, Iterable)
-        and getattr(texts, "ndim", 1) == 1
-        and not isinstance(texts, bytes | bytearray | Mapping | set | frozenset)
-    ):
-        found = list(texts)
-    else:
-        raise ConfigError(f"{type(texts).__name__} {_shown(texts)} is no text; give a string or a list of strings.")
-    for place, text in enumerate(found):
-        if not isinstance(text, str):
-            raise ConfigError(
-                f"Text {place} of {len(found)} is {type(text).__name__} {_shown(text)}, no string; leave it out, or "
-                'give "" for none.'
-            )
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ConfigError(f"Text {place} of {len(found)} is no valid Unicode: {_shown(text)}; decode it as UTF-8.")
-    return [str(text) for text in found]
-
-
-def _only_text(text: Any) -> str:
-    """A text, or the one of a list of one."""
-    texts = _texts(text)
-    if len(texts) != 1:
-        raise ConfigError(f"One text is needed here, {len(texts)} were given; call this once for each.")
-    return texts[0]
-
-
-def _shown(value: Any) -> str:
-    """A value in an error: short, on one line."""
-    return " ".join(reprlib.repr(value).split())[:60]
+    sizes = {count for count in counts.values() if count != 1}
+    if len(sizes) > 1:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise ConfigError(f"{found}: give as many of each, or one.")
+    size = sizes.pop() if sizes else 1
+    return tuple([0] * size if count == 1 else list(range(size)) for count in counts.values())
 
 
 def _chunks(items: list, size: int) -> list[list]:

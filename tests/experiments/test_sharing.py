@@ -13,6 +13,7 @@ from data_pipelines.datasets.shapes_scene import render, scene_from_image_id
 from data_pipelines.records import open_records
 from experiments import export, pointing_game, visualize
 from experiments.common_flags import OUTPUT, WORKDIR
+from experiments.model_card import without_folders
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import AttentionMap, Predictor
 
@@ -27,12 +28,21 @@ def test_export_writes_a_card_with_data_command_and_scores(saved_run, tmp_path, 
     with flagsaver.flagsaver((WORKDIR, str(saved_run)), (OUTPUT, str(tmp_path / "shared"))):
         export.main()
         card = (tmp_path / "shared" / "README.md").read_text()
-        assert "| itm_accuracy | 0.6250 |" in card and "0.9" not in card.split("## Use")[0].split("At step")[1]
+        assert "| itm_accuracy | 0.6250 | share of image-text pairs, half of them mismatched" in card
+        assert "0.9" not in card.split("At step")[1].split("## Limits")[0]
         assert "python -m experiments.pretrain --config=tiny.py" in card
-        assert "48 images in" in card and card.startswith("---\nlicense: apache-2.0\n")
+        assert "- shapes, split train: 48 images" in card and "Records(" not in card and "license:" not in card
+        assert str(saved_run.parent) not in card
+        assert 'predictor.match("scene.png", ["a red circle"' in card and "[MASK] circle" in card
         assert pixelbert_jax.load(tmp_path / "shared").task.model.encoder.width == 32
         with pytest.raises(ConfigError, match="shared exists; remove it"):
             export.main()
+
+
+def test_a_command_without_folders():
+    command = "python -m a --config=/home/me/c.py --workdir=runs/x --config.data.train=(('/d/y', 1),) --z=~/q/w.txt"
+    short = "python -m a --config=c.py --workdir=runs/x --config.data.train=(('y', 1),) --z=w.txt"
+    assert without_folders(command) == short
 
 
 def test_upload(tmp_path, monkeypatch):

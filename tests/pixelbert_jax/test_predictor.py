@@ -170,8 +170,8 @@ def test_a_map_is_drawn_where_its_cell_lies():
 
 def test_long_texts_take_the_models_whole_length(predictor):
     long = " ".join(["red"] * 28)
-    assert predictor._words(["a red cross"])[0].shape == (1, 22)
-    assert predictor._words([long])[0].shape == (1, 32)
+    assert predictor._tokens(["a red cross"])[0].shape == (1, 22)
+    assert predictor._tokens([long])[0].shape == (1, 32)
     with pytest.raises(ConfigError, match="more than the model's 32 word pieces: 'red red"):
         predictor.match(PICTURES[0], long + " red red red")
 
