@@ -22,6 +22,7 @@ from PIL import (
 )
 
 from data_pipelines.errors import DataError
+from data_pipelines.orientation import AS_STORED, orientation_of, upright_size
 from data_pipelines.transparency import opacity
 
 MAX_MEGAPIXELS = 64.0
@@ -57,13 +58,15 @@ class BadImageError(DataError):
 class Header:
     """What the first bytes of a picture say: format ("JPEG", "PNG", ...) and size in pixels.
 
-    `transparent` tells whether something behind it shows through, and only `verify` finds out.
+    `transparent` tells whether something behind it shows through, and `orientation` how to turn it; only `verify` finds
+    out.
     """
 
     format: str
     height: int
     width: int
     transparent: bool = False
+    orientation: int = AS_STORED
 
 
 def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
@@ -75,10 +78,13 @@ def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_s
     return open_image(encoded, max_megapixels, max_side)[0]
 
 
-def verify(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
+def verify(
+    encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE, turn: bool = False
+) -> Header:
     """Decode a picture completely, as training will, and return its header.
 
-    The orientation tag is ignored, so the size is the one in the header.
+    With `turn` the size is that of the picture that the orientation tag turns upright. Otherwise the tag is ignored, and
+    the size is the one in the header.
 
     Raises:
       BadImageError: as `read_header`, or the file is cut short, or it does not decode to that size.
@@ -99,7 +105,9 @@ def verify(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: 
         raise BadImageError("not decodable by OpenCV")
     if pixels_HxWx3.shape != (header.height, header.width, 3):
         raise BadImageError("decoded size differs from the header")
-    return dataclasses.replace(header, transparent=transparent)
+    orientation = orientation_of(picture) if turn else AS_STORED
+    height, width = upright_size(header.height, header.width, orientation)
+    return Header(header.format, height, width, transparent, orientation)
 
 
 def open_image(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.image_files import DAMAGE, BadImageError, check_size, open_image
+from data_pipelines.orientation import AS_STORED, orientation_of, upright
 from data_pipelines.transparency import opacity, over_white
 
 Canvas = tuple[int, int]  # (height, width) in pixels
@@ -67,11 +68,15 @@ def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
     return min(fitting)[1]
 
 
-def decode(encoded: bytes, name: str = "image") -> np.ndarray:
+def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) -> np.ndarray:
     """Decode JPEG, PNG, WebP, BMP or GIF into uint8 RGB, HxWx3; the header is looked at first.
 
-    White lies behind transparent images. The orientation tag is ignored, so that the size equals the one in the file's
-    header.
+    White lies behind transparent images.
+
+    Args:
+      encoded: the file.
+      name: for messages.
+      orientation: turn the image so; the file's own tag is not looked at.
 
     Raises:
       BadRecordError: the bytes are not a picture that OpenCV can read, or it would be too large.
@@ -92,11 +97,11 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
         raise BadRecordError(
             f"{name}: {len(encoded)} bytes that are not a readable picture; prepare the data set again."
         )
-    return image if opacity_HxW is None else over_white(image, opacity_HxW)
+    return upright(image if opacity_HxW is None else over_white(image, opacity_HxW), orientation)
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """A Pillow image as uint8 RGB, HxWx3: the pixels that `decode` gives of its file.
+    """A Pillow image as uint8 RGB, HxWx3, turned upright: the pixels that `decode` gives of its file.
 
     Raises:
       BadImageError: no pixels, over a limit, a damaged file, or a mode that does not say what is black and white.
@@ -117,7 +122,8 @@ def from_pillow(image: Image.Image) -> np.ndarray:
         raise BadImageError(
             f"mode {image.mode} that Pillow cannot read; convert it to RGB, or save it again"
         ) from error
-    return pixels_HxWx3 if opacity_HxW is None else over_white(pixels_HxWx3, opacity_HxW)
+    pixels_HxWx3 = pixels_HxWx3 if opacity_HxW is None else over_white(pixels_HxWx3, opacity_HxW)
+    return upright(pixels_HxWx3, orientation_of(image))
 
 
 def _from_cmyk(cmyk_HxWx4: np.ndarray) -> np.ndarray:

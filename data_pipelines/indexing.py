@@ -19,6 +19,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.errors import DataError
+from data_pipelines.orientation import AS_STORED
 from data_pipelines.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse, texts_file
 from data_pipelines.regions import RegionStatistics
 from data_pipelines.whole_files import open_atomically, remove_leftovers, write_atomically
@@ -128,6 +129,9 @@ def _fields(record: Record) -> list[Any]:
         fields.append({"labels": record.labels})
     if record.second is not None:
         fields.append({"second": [record.second.height, record.second.width, _hash(record.second.image)]})
+    turned = [record.orientation, *([record.second.orientation] if record.second else [])]
+    if any(orientation != AS_STORED for orientation in turned):
+        fields.append({"orientation": turned})
     if record.regions is not None:
         fields.append({"regions": record.regions.digest()})
     return fields

@@ -22,6 +22,7 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.orientation import AS_STORED
 from data_pipelines.regions import Regions, from_feature
 from data_pipelines.showing import shown
 from data_pipelines.whole_files import local_copy
@@ -39,11 +40,15 @@ _REGION_NUMBERS = ("region_size", "global_size", "region_classes")  # left out o
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image: encoded bytes as the publisher made them, and its size in pixels before any resize."""
+    """An image: encoded bytes as the publisher made them, and its size in pixels before any resize.
+
+    `orientation` is how to turn it, as in `data_pipelines.orientation`; the size is that after turning.
+    """
 
     image: bytes
     height: int
     width: int
+    orientation: int = AS_STORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +57,14 @@ class Record:
 
     Attributes:
       image: encoded bytes (JPEG, PNG, WebP, BMP or GIF), as the publisher made them.
-      height, width: in pixels, before any resize; the orientation tag is ignored.
+      height, width: in pixels, before any resize, after turning.
       image_id: `coco/139` say: COCO photographs in any data
         set have ids like that, the others `<data set>/<id>`.
       texts: at least one, whitespace collapsed, in the publisher's order.
       labels: a JSON object for each text, such as the answers of a question; empty in data sets without labels.
       second: the right-hand image of a pair; None in data sets of single images.
       regions: what a detector found in the image; None in data sets that were prepared without --regions.
+      orientation: how to turn the image, as in `Picture`; in published sets as stored, whatever its tag says.
     """
 
     image: bytes
@@ -69,6 +75,7 @@ class Record:
     labels: tuple[str, ...] = ()
     second: Picture | None = None
     regions: Regions | None = None
+    orientation: int = AS_STORED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,6 +213,7 @@ def parse(serialized: bytes) -> Record:
             labels=labels,
             second=_picture(feature, "second_") if "second_image" in feature else None,
             regions=from_feature(feature),
+            orientation=first.orientation,
         )
     except Exception as error:  # protobuf's own exception class depends on its implementation
         raise ValueError("not a record of an image with texts") from error
@@ -223,10 +231,12 @@ def parse_label(label: str) -> dict[str, Any]:
 
 
 def _picture(feature: Mapping[str, Any], prefix: str) -> Picture:
+    name = f"{prefix}orientation"
     return Picture(
         image=feature[f"{prefix}image"].bytes_list.value[0],
         height=feature[f"{prefix}height"].int64_list.value[0],
         width=feature[f"{prefix}width"].int64_list.value[0],
+        orientation=next(iter(feature[name].int64_list.value), AS_STORED) if name in feature else AS_STORED,
     )
 
 

@@ -114,6 +114,8 @@ def _text_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:
         lines.append(f"images of {split} that have the same bytes as an earlier one: {identical:,} (first: {place})")
     if transparent := skipped.get("transparent"):
         lines.append(f"images of {split} that are partly transparent, white behind them: {transparent:,}")
+    if turned := skipped.get("turned"):
+        lines.append(f"images of {split} that lay on their side, turned upright by their orientation tag: {turned:,}")
     if unused := skipped.get("unused"):
         lines.append(f"not used in {split}: {', '.join(f'{n:,} {what}' for what, n in unused.items())}")
     return lines

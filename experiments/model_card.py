@@ -133,7 +133,7 @@ def _sizes(loaded: LoadedModel) -> list[str]:
     model = loaded.task.model
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(loaded.model, nnx.Param))))
     lines = [
-        f"- {count / 1e6:,.1f} million parameters; encoder of {model.encoder.layers} layers, {model.encoder.width} wide",
+        f"- {count / 1e6:,.1f} million parameters; encoder: {model.encoder.layers} layers of {model.encoder.width}",
         f"- texts of up to {model.text.max_positions} tokens ({loaded.data.max_text_length} in training), vocabulary "
         f"of {len(loaded.tokenizer.vocabulary):,}",
     ]

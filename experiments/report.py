@@ -241,7 +241,7 @@ def _picture(stream: Stream, plan: BatchPlan, batch: dict[str, np.ndarray], row:
         height, width = batch["image_size"][row]
         return batch["images"][row, :height, :width]
     record = stream.make_batch.sources[plan.source_B[row]][int(plan.record_B[row])]
-    picture = images.decode(record.image, record.image_id).copy()
+    picture = images.decode(record.image, record.image_id, record.orientation).copy()
     height, width = picture.shape[:2]
     for box_4 in batch["boxes"][row][batch["region_mask"][row]]:
         left, top, right, bottom = (round(x) for x in box_4 * [width - 1, height - 1, width - 1, height - 1])

@@ -11,14 +11,15 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import images as pictures
-from data_pipelines.image_files import BadImageError, read_header
+from data_pipelines.image_files import BadImageError, open_image
+from data_pipelines.orientation import orientation_of
 from pixelbert_jax.errors import ConfigError
 
 AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image
 
 
 def pixels_of(image: AnImage) -> np.ndarray:
-    """A picture as uint8 HxWx3; sizes are checked before anything is decoded."""
+    """An image as uint8 HxWx3, turned upright; sizes are checked before anything is decoded."""
     if isinstance(image, str | os.PathLike):
         path = Path(image).expanduser()
         if not path.is_file():
@@ -58,10 +59,10 @@ def _array(image: Any) -> np.ndarray:
 
 def _decoded(encoded: bytes, name: str) -> np.ndarray:
     try:
-        read_header(encoded)
+        _, image = open_image(encoded)
     except pictures.DataError as error:
         raise pictures.DataError(f"{name}: {error}") from None
-    return pictures.decode(encoded, name)
+    return pictures.decode(encoded, name, orientation_of(image))
 
 
 def listed_images(images: Any) -> list:

@@ -81,7 +81,7 @@ class PairBatches:
         for number, picture in enumerate(shared.pictures_of(shown, max(1, self.pictures))):
             at = (place, number) if self.pictures else (place,)
             row_arrays = batch["images"][at], batch["image_size"][at]
-            shared.show(*row_arrays, picture.image, shown.image_id, self.config.resize)
+            shared.show(*row_arrays, picture, shown.image_id, self.config.resize)
 
     def _blank(self, canvas: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of fillers."""

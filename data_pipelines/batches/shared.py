@@ -135,9 +135,9 @@ def shown_row(plan: BatchPlan, row: int) -> int | None:
     return None
 
 
-def show(images_HxWx3: np.ndarray, size_2: np.ndarray, encoded: bytes, name: str, rule: ResizeRule) -> None:
+def show(images_HxWx3: np.ndarray, size_2: np.ndarray, picture: Picture | Record, name: str, rule: ResizeRule) -> None:
     """Put a picture, decoded and resized, into the top-left corner of a row's canvas and note its size."""
-    pixels = images.decode(encoded, name)
+    pixels = images.decode(picture.image, name, picture.orientation)
     height, width = size = images.resized_size(*pixels.shape[:2], rule)
     images.resize(pixels, size, images_HxWx3[:height, :width])
     images_HxWx3[height:] = 0
@@ -157,7 +157,10 @@ def pictures_of(record: Record, count: int) -> list[Picture]:
     Raises:
       DataError: it has another number of them.
     """
-    found = [Picture(record.image, record.height, record.width), *([record.second] if record.second else [])]
+    found = [
+        Picture(record.image, record.height, record.width, record.orientation),
+        *([record.second] if record.second else []),
+    ]
     if len(found) != count:
         raise DataError(
             f"{record.image_id} has {len(found)} picture(s), the task needs {count}; change task.pictures or the data."

@@ -24,7 +24,7 @@ class PixelVisuals:
     def write(self, batch: dict[str, np.ndarray], place: int, record: Record) -> None:
         """Show a record in row `place`."""
         row = batch["images"][place], batch["image_size"][place]
-        shared.show(*row, record.image, record.image_id, self.config.resize)
+        shared.show(*row, record, record.image_id, self.config.resize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       NEEDS_SOURCE: whether it reads from source_dir.
       LABELLED: whether each text has a label. Splits may then share images, with other texts.
       PAIRED: whether a record is a pair of images.
+      TURNED: whether images are turned upright by their orientation tag, as users' own are; publishers' boxes and
+        results are of images as they are stored.
       DESCRIPTION: one line.
     """
 
@@ -76,6 +78,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     NEEDS_SOURCE: ClassVar[bool] = True
     LABELLED: ClassVar[bool] = False
     PAIRED: ClassVar[bool] = False
+    TURNED: ClassVar[bool] = False
     DESCRIPTION: ClassVar[str] = ""
     url_infos: ClassVar[Mapping[str, Any]] = {}  # no downloads; spares TFDS the search for a list
 
@@ -169,6 +172,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features["labels"] = tfds.features.Sequence(tfds.features.Text())
         if self.PAIRED:
             features |= {f"second_{name}": features[name] for name in ("image", "height", "width")}
+        if self.TURNED:
+            features |= {name: np.int32 for name in ("orientation", "second_orientation")[: 1 + self.PAIRED]}
         if self.has_regions:
             features |= {
                 "region_features": tfds.features.Tensor(shape=(), dtype=np.object_),

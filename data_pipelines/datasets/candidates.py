@@ -18,10 +18,12 @@ class Source:
     Attributes:
       read: gives the encoded bytes; may raise BadImageError or OSError. None: not found.
       place: where the image is, for messages.
+      turn: turn it upright by its orientation tag.
     """
 
     read: Callable[[], bytes] | None
     place: str
+    turn: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Candidate:
       second: the right-hand image of a pair.
       regions: gives what a detector found, from the image's height and width in pixels; may raise
         BadRegionsError. None: the data set has no regions.
+      turn: as in `Source`.
     """
 
     image_id: str
@@ -73,6 +76,7 @@ class Candidate:
     labels: Sequence[str] = ()
     second: Source | None = None
     regions: Callable[[int, int], FoundRegions] | None = None
+    turn: bool = False
 
     def __post_init__(self) -> None:
         if not self.image_id.isascii():
@@ -90,12 +94,12 @@ class Candidate:
         second: Source | None = None,
     ) -> "Candidate":
         """A candidate whose image comes from a `Source`."""
-        return cls(image_id, texts, source.read, source.place, labels, second)
+        return cls(image_id, texts, source.read, source.place, labels, second, turn=source.turn)
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The image, or both of a pair."""
-        first = Source(self.read, self.place)
+        first = Source(self.read, self.place, self.turn)
         return (first,) if self.second is None else (first, self.second)
 
     def cleaned(self) -> tuple[list[str], list[str]]:

@@ -19,7 +19,8 @@ class ImagePairs(ImageTextBuilder):
     """Pairs of images with sentences that a user brings."""
 
     name = "image_pairs"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    TURNED = True
     LABELLED = True
     PAIRED = True
 

@@ -26,7 +26,8 @@ class ImageText(ImageTextBuilder):
     """Images with texts that a user brings."""
 
     name = "image_text"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    TURNED = True
     OPTIONS = {identical.OPTION: identical.DEFAULT}
 
     def candidates(self) -> dict[str, Candidates]:

@@ -56,9 +56,9 @@ def find_image(paths: Mapping[str, Path], name: str, otherwise: str) -> Source:
 
 
 def source_below(folder: Path, relative: str) -> Source:
-    """The image at a path relative to `folder`, which may not be there."""
+    """A user's own image at a path relative to `folder`, which may not be there; it is turned upright."""
     path = folder / relative
-    return Source(reader(path if path.is_file() else None), str(path))
+    return Source(reader(path if path.is_file() else None), str(path), turn=True)
 
 
 def folders_below(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -16,6 +16,7 @@ from data_pipelines.datasets.candidates import (
 from data_pipelines.datasets.identical import Identical, digest_of
 from data_pipelines.errors import DataError
 from data_pipelines.image_files import BadImageError, verify
+from data_pipelines.orientation import AS_STORED
 from data_pipelines.records import Picture
 from data_pipelines.regions import to_fields
 
@@ -47,6 +48,7 @@ class Skipped:
       identical: number of images that an earlier one has the same bytes as, kept or not.
       identical_place: the first of them.
       transparent: number of images with something transparent, which white then lies behind.
+      turned: number of images that their orientation tag turned upright.
       boxes: reason -> number of boxes that were left out of the regions of images that are used.
     """
 
@@ -61,6 +63,7 @@ class Skipped:
     identical: int = 0
     identical_place: str = ""
     transparent: int = 0
+    turned: int = 0
 
     def __post_init__(self) -> None:
         self._first: dict[str, str] = {}  # reason -> place of the first image
@@ -142,6 +145,7 @@ class Outcome:
       faults: reason -> number of texts that a fault of the source took away.
       digest: of the bytes of the image, as `identical.digest_of`.
       transparent: number of its images with something transparent.
+      turned: number of its images that their orientation tag turned upright.
     """
 
     image_id: str
@@ -153,6 +157,7 @@ class Outcome:
     faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
     digest: int = 0
     transparent: int = 0
+    turned: int = 0
 
 
 class Selection:
@@ -207,6 +212,7 @@ class Selection:
                 return False
         skipped.boxes.update(outcome.boxes)
         skipped.transparent += outcome.transparent
+        skipped.turned += outcome.turned
         return True
 
     def finish(self) -> None:
@@ -278,8 +284,9 @@ def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
     left, faults = len(example["texts"]), candidate.faults()
     empty = len(candidate.texts) - left - faults.total()
     digest = digest_of(pictures[0].image)
+    turned = sum(picture.orientation != AS_STORED for picture in pictures)
     outcome = Outcome(
-        candidate.image_id, left > 0, empty, boxes, "", candidate.place, dict(faults), digest, transparent
+        candidate.image_id, left > 0, empty, boxes, "", candidate.place, dict(faults), digest, transparent, turned
     )
     return outcome, example
 
@@ -294,6 +301,8 @@ def fields_of(candidate: Candidate, pictures: Sequence[Picture]) -> tuple[dict[s
     example: dict[str, Any] = {"image_id": candidate.image_id, "texts": texts}
     for prefix, picture in zip(("", "second_"), pictures, strict=False):
         example |= {f"{prefix}{name}": value for name, value in vars(picture).items()}
+    if not candidate.turn:  # data sets whose images are as stored have no such field
+        example = {name: value for name, value in example.items() if not name.endswith("orientation")}
     boxes: Mapping[str, int] = {}
     if candidate.regions is not None:
         found = candidate.regions(pictures[0].height, pictures[0].width)
@@ -311,5 +320,5 @@ def _picture(source: Source) -> tuple[Picture, bool]:
     if source.read is None:
         raise FileNotFoundError
     image = source.read()
-    header = verify(image)
-    return Picture(image, header.height, header.width), header.transparent
+    header = verify(image, turn=source.turn)
+    return Picture(image, header.height, header.width, header.orientation), header.transparent

@@ -17,7 +17,8 @@ class Vqa(ImageTextBuilder):
     """Images with questions and answers that a user brings."""
 
     name = "vqa"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    TURNED = True
     LABELLED = True
 
     def candidates(self) -> dict[str, Candidates]:

@@ -72,7 +72,7 @@ def read_shards(
             digests = (clean_text(sample.about.get(name)) for name in _HASHES)
             digest = next((digest for digest in digests if digest), None)
             image_id = f"image_text/{digest or f'{split}/{sample.path.stem}/{sample.key}'}"
-            yield Candidate(image_id, sample.texts, sample.image, sample.place)
+            yield Candidate(image_id, sample.texts, sample.image, sample.place, turn=True)
 
 
 def read_samples(paths: Sequence[Path], unused: collections.Counter[str] | None = None) -> Iterator[Sample]:

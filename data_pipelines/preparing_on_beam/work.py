@@ -13,7 +13,8 @@ from data_pipelines.datasets.reading import examine_all, fields_of, map_in_order
 from data_pipelines.datasets.region_sources.rows import RegionSource
 from data_pipelines.datasets.shards import Serializer, write_shard
 from data_pipelines.errors import DataError
-from data_pipelines.image_files import BadImageError
+from data_pipelines.image_files import BadImageError, open_image
+from data_pipelines.orientation import AS_STORED, orientation_of
 from data_pipelines.preparing_on_beam.exchange import Exchange, Verdict
 from data_pipelines.records import Picture
 
@@ -105,10 +106,11 @@ def _read_again(chosen: tuple[Candidate, Verdict]) -> tuple[Candidate, Verdict, 
     """With the images, not decoded again; with none if one cannot be read."""
     candidate, verdict = chosen
     try:
-        pictures = [
-            Picture(source.read(), height, width)
-            for source, (height, width) in zip(candidate.sources, verdict.sizes, strict=True)
-        ]
+        pictures = []
+        for source, (height, width) in zip(candidate.sources, verdict.sizes, strict=True):
+            image = source.read()
+            orientation = orientation_of(open_image(image)[1]) if source.turn else AS_STORED
+            pictures.append(Picture(image, height, width, orientation))
     except (OSError, BadImageError):
         pictures = []
     return candidate, verdict, pictures

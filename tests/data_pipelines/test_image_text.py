@@ -203,7 +203,7 @@ def test_bad_member_is_counted(tmp_path: Path) -> None:
 
 
 def skipped_of(tmp_path: Path, split: str = "train") -> dict:
-    return read_summary(tmp_path / "data" / "image_text" / "1.0.0")["skipped"][split]
+    return read_summary(tmp_path / "data" / "image_text" / "1.1.0")["skipped"][split]
 
 
 def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
@@ -230,7 +230,7 @@ def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
         f"{path}:3.jpg: NaN instead of a text",
         f"{path}:4.jpg: text is not UTF-8",
     ]
-    folder = tmp_path / "data" / "image_text" / "1.0.0"
+    folder = tmp_path / "data" / "image_text" / "1.1.0"
     said = describe(folder, read_summary(folder), ResizeRule(64, 128)).splitlines()
     assert "texts left out in train: 3 NaN instead of a text, 2 text is not UTF-8, 1 damaged .json" in said
     assert said[-1] == "  ... and 1 more"

@@ -321,7 +321,7 @@ def test_command_with_worker_processes(tmp_path: Path) -> None:
     done = run("image_text", *flags, f"--data_dir={tmp_path / 'beam'}", "--beam_runner=DirectRunner", *workers)
     assert done.returncode == 0, done.stderr
     folder = prepare("image_text", tmp_path / "plain", source, max_bad_share=0.3, num_shards=2)
-    assert files(folder) == files(tmp_path / "beam" / "image_text" / "1.0.0")
+    assert files(folder) == files(tmp_path / "beam" / "image_text" / "1.1.0")
     again = run("image_text", *flags, f"--data_dir={tmp_path / 'plain'}")
     assert done.stdout.replace(str(tmp_path / "beam"), str(tmp_path / "plain")) == again.stdout
     for stage in ("list train: 20 of 20", "list validation: 4 of 4", "verify: 24 of 24", "write: 18 of 18"):

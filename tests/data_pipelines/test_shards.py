@@ -91,7 +91,7 @@ def test_a_split_larger_than_the_memory_it_may_use(tmp_path: Path) -> None:
     assert float(done.stdout) < 400, done  # MiB
     records = open_records(tmp_path / "data", "image_text", "train")
     assert [records[i].image_id for i in (0, 80, 159)] == [f"image_text/{i}.jpg" for i in (0, 80, 159)]
-    assert len(list((tmp_path / "data" / "image_text" / "1.0.0").glob("*.array_record-*"))) == 3
+    assert len(list((tmp_path / "data" / "image_text" / "1.1.0").glob("*.array_record-*"))) == 3
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
