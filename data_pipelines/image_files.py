@@ -83,8 +83,8 @@ def verify(
 ) -> Header:
     """Decode a picture completely, as training will, and return its header.
 
-    With `turn` the size is that of the picture that the orientation tag turns upright. Otherwise the tag is ignored, and
-    the size is the one in the header.
+    With `turn` the size is that after turning it upright by its orientation tag. Otherwise the tag is ignored, and the
+    size is the one in the header.
 
     Raises:
       BadImageError: as `read_header`, or the file is cut short, or it does not decode to that size.

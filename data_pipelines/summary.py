@@ -88,6 +88,8 @@ def _region_lines(summary: Mapping[str, Any]) -> list[str]:
         counts += [f"{source[name]:,} {what}" for name, what in _ROW_FAULTS.items() if source[name]]
         lines.append(f"regions from {source['source']}: {', '.join(counts)}")
         lines += [f"  {place}" for place in source["listed"][:_LISTED]]
+        if source.get("transposed"):
+            lines.append("  their features are transposed, a column for each region, and read so")
     for split, entry in summary["splits"].items():
         if numbers := entry.get("regions"):
             classes = f"classes 0 to {entry['region_classes'] - 1:,}" if entry["region_classes"] else "classes unknown"

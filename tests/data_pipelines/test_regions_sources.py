@@ -1,5 +1,7 @@
 """The forms of region files: the same arrays in any of them give the same regions, one row in memory at a time."""
 
+import base64
+import json
 import os
 import sys
 import tracemalloc
@@ -10,7 +12,7 @@ import pytest
 
 from data_pipelines.datasets.region_sources import open_source
 from data_pipelines.datasets.region_sources.joining import Joiner
-from data_pipelines.datasets.region_sources.rows import Row
+from data_pipelines.datasets.region_sources.rows import BadRowError, Row
 from data_pipelines.datasets.region_sources.usable import usable
 from data_pipelines.errors import DataError
 from data_pipelines.regions import Regions
@@ -293,7 +295,7 @@ def test_what_is_no_source(tmp_path: Path, make, message: str) -> None:
 
 
 def test_a_tsv_of_other_columns(tmp_path: Path) -> None:
-    (tmp_path / "x.tsv").write_bytes(b"1\t2\t3\n4\t5\t6\n")
+    (tmp_path / "x.tsv").write_bytes(b"1\t2\t3\t4\n5\t6\t7\t8\n")
     with pytest.raises(
         DataError, match=r"No row of .*x\.tsv has the 10 columns of LXMERT \(img_id img_h .* give a file"
     ):
@@ -308,3 +310,75 @@ def test_ids_in_hdf5_may_be_numbers(tmp_path: Path) -> None:
         del file["image_ids"]
         file["ids"] = np.array([139, 2, 4])
     assert list(open_source(path).ids()) == ["139", "2", "4"]
+
+
+def test_transposed_features_are_read_as_such_and_told(tmp_path: Path) -> None:
+    """A column for each region, as MCAN's files are; as many regions as numbers is no sign of it."""
+    region_npz(tmp_path / "plain", FOUND)
+    (tmp_path / "turned").mkdir()
+    for file in (tmp_path / "plain").glob("*.npz"):
+        arrays = dict(np.load(file))
+        np.savez(tmp_path / "turned" / file.name, **{**arrays, "features": arrays["features"].T})
+    plain, turned = rows(tmp_path / "plain"), rows(tmp_path / "turned")
+    for name, row in turned.items():
+        assert row.transposed and not plain[name].transposed
+        np.testing.assert_array_equal(regions(row).features, regions(plain[name]).features)
+        np.testing.assert_array_equal(regions(row).boxes, regions(plain[name]).boxes)
+    for folder, expected in (("plain", None), ("turned", True)):
+        joiner = Joiner(open_source(tmp_path / folder), 100, lambda: None)
+        assert joiner.to_json().get("transposed") is expected
+    square = {"features": np.arange(9.0).reshape(3, 3), "boxes": np.array([[0, 0, 4, 4.0]] * 3)}
+    (tmp_path / "square").mkdir()
+    np.savez(tmp_path / "square" / "1.npz", **square)
+    (row,) = rows(tmp_path / "square").values()
+    assert not row.transposed
+    np.testing.assert_array_equal(row.features, square["features"])
+
+
+def vinvl_features(found: dict) -> dict[str, np.ndarray]:
+    """Features that end in the position of their region, float32."""
+    values = {}
+    for image_id, of_image in found.items():
+        boxes = (of_image["boxes"] / np.array([of_image["img_w"], of_image["img_h"]] * 2)).astype(np.float32)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        values[image_id] = np.concatenate([of_image["features"], boxes, sides], axis=1).astype(np.float32)
+    return values
+
+
+@pytest.mark.parametrize("form", ["columns", "json"])
+def test_vinvl(tmp_path: Path, form: str) -> None:
+    lines = []
+    for image_id, values in vinvl_features(FOUND).items():
+        text = base64.b64encode(values.tobytes()).decode()
+        cells = [str(len(values)), text] if form == "columns" else [json.dumps({"num_boxes": 3, "features": text})]
+        lines.append("\t".join([image_id, *cells]) + "\n")
+    (tmp_path / "train.feature.tsv").write_text("".join(lines))
+    read = rows(tmp_path / "train.feature.tsv")
+    assert read.keys() == FOUND.keys()
+    for image_id, values in FOUND.items():
+        these = regions(read[image_id])
+        sides = np.array([values["img_w"], values["img_h"]] * 2)
+        np.testing.assert_array_equal(these.features, values["features"].astype(np.float32).astype(np.float16))
+        np.testing.assert_allclose(these.boxes, values["boxes"] / sides, atol=1e-6)
+        assert set(these.classes) == {-1} and set(these.scores) == {1}
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        (["2", base64.b64encode(np.ones((2, 10), np.float32).tobytes()).decode()], "without the region's position"),
+        (["2", base64.b64encode(np.ones((2, 6), np.float32).tobytes()).decode()], "without the region's position"),
+        (["3", base64.b64encode(np.ones((2, 10), np.float32).tobytes()).decode()], "wrong length"),
+        (["x", "AAAA"], "num_boxes is not a number"),
+        (['{"num_boxes": 1}'], "JSON without num_boxes and features"),
+        (['{"num_boxes": "1", "features": "AAAA"}'], "JSON without num_boxes and features"),
+        (["[" * 10_000], "JSON without num_boxes and features"),
+        (["a caption"], "JSON without num_boxes and features"),
+    ],
+)
+def test_rows_of_vinvl_that_cannot_be_used(tmp_path: Path, cells: list[str], reason: str) -> None:
+    (tmp_path / "a.tsv").write_text("\t".join(["1", *cells]) + "\n")
+    source = open_source(tmp_path / "a.tsv")
+    assert list(source.ids()) == ["1"]
+    with pytest.raises(BadRowError, match=reason):
+        source.read(0)

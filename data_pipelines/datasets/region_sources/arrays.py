@@ -45,6 +45,9 @@ def row_of(find: Callable[[str], Stored | None]) -> Row:
         raise BadRowError(f"no array called {' or '.join(FEATURES if features is None else BOXES + FRACTIONS)}")
     if len(features.shape) != 2 or features.shape[1] < 1:
         raise BadRowError("features that are not a matrix")
+    transposed = len(boxes.shape) == 2 and boxes.shape[0] == features.shape[1] != features.shape[0]
+    if transposed:  # as MCAN's files are
+        features = Stored(features.shape[::-1], features.dtype, lambda load=features.load: load().T)
     given = _number(_first(find, NUMBER), "num_boxes", lowest=0)
     number = features.shape[0] if given is None else int(given)
     if number < 1:
@@ -64,6 +67,7 @@ def row_of(find: Callable[[str], Stored | None]) -> Row:
         classes=_whole(_per_box(_first(find, CLASSES), features, number, "classes", 1)),
         scores=_per_box(_first(find, SCORES), features, number, "confidences", 1),
         global_feature=np.zeros(0) if global_feature is None else _load(global_feature, "global feature").reshape(-1),
+        transposed=transposed,
     )
 
 

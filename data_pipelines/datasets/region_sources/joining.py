@@ -37,6 +37,7 @@ class Joiner:
         self._first_id = ""
         self._without: Candidate | None = None  # the first image without regions
         self._table = RowTable(self._keys(progress))
+        self._transposed = False  # of the rows that tell the layout
         self._layout = self._find_layout()
 
     def join(self, splits: Mapping[str, Candidates]) -> dict[str, Candidates]:
@@ -64,6 +65,7 @@ class Joiner:
             "repeated": len(table.repeated),
             "without_id": len(table.without_key),
             "listed": places[:_LISTED],
+            **({"transposed": True} if self._transposed else {}),
         }
 
     def _keys(self, progress: Callable[[], None]) -> Iterator[str | None]:
@@ -78,7 +80,9 @@ class Joiner:
         first = ""
         for number in range(min(self._table.num_rows, _TRIED)):
             try:
-                layouts[self._source.read(number).layout] += 1
+                row = self._source.read(number)
+                layouts[row.layout] += 1
+                self._transposed |= row.transposed
             except (BadRowError, OSError) as fault:
                 first = first or f"{self._source.place(number)}: {fault}"
             if layouts.total() == _ASKED:

@@ -27,6 +27,7 @@ class Row:
       classes: N, None where the source has none.
       scores: N, None where the source has none.
       global_feature: G; G = 0 where the source has none.
+      transposed: whether the file has the features as FxN.
     """
 
     features: np.ndarray
@@ -37,6 +38,7 @@ class Row:
     classes: np.ndarray | None
     scores: np.ndarray | None
     global_feature: np.ndarray
+    transposed: bool = False
 
     @property
     def layout(self) -> "Layout":

@@ -1,7 +1,6 @@
-"""Tab-separated files of bottom-up-attention and LXMERT: one row an image, arrays in base64."""
+"""Tab-separated files of bottom-up-attention, LXMERT and VinVL: one row an image, arrays in base64."""
 
 import array
-import binascii
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data_pipelines.datasets.region_sources import vinvl
 from data_pipelines.datasets.region_sources.rows import (
-    MAX_BOXES,
     MAX_ROW_BYTES,
     BadRowError,
     RegionSource,
     Row,
     positive,
 )
+from data_pipelines.datasets.region_sources.tsv_cells import decode_array, number_of_boxes
 from data_pipelines.errors import DataError
 
 LXMERT = (
@@ -24,7 +24,7 @@ LXMERT = (
     *("attrs_id", "attrs_conf", "num_boxes", "boxes", "features"),
 )
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
-_FORMS = {len(columns): columns for columns in (LXMERT, BOTTOM_UP)}
+_FORMS = {len(columns): columns for columns in (LXMERT, BOTTOM_UP, vinvl.COLUMNS, vinvl.JSON_COLUMNS)}
 _MAX_ID_BYTES = 1000
 
 
@@ -67,8 +67,9 @@ class TsvFiles(RegionSource):
                 yield _text(cells[0]) if len(cells) == 2 else None
         if not self._columns:
             raise DataError(
-                f"No row of --regions={self.path} has the {len(LXMERT)} columns of LXMERT ({' '.join(LXMERT)}) or the "
-                f"{len(BOTTOM_UP)} of bottom-up-attention ({' '.join(BOTTOM_UP)}); give a file of that form."
+                f"No row of --regions={self.path} has the {len(LXMERT)} columns of LXMERT ({' '.join(LXMERT)}), the "
+                f"{len(BOTTOM_UP)} of bottom-up-attention ({' '.join(BOTTOM_UP)}) or those of VinVL "
+                f"({' '.join(vinvl.COLUMNS)}, or {' '.join(vinvl.JSON_COLUMNS)}); give a file of such a form."
             )
 
     def read(self, number: int) -> Row:
@@ -116,39 +117,21 @@ def _text(cell: bytes) -> str | None:
 def _parse(cells: Sequence[bytes], columns: Sequence[str]) -> Row:
     if len(cells) != len(columns):
         raise BadRowError("wrong number of columns")
+    if columns in (vinvl.COLUMNS, vinvl.JSON_COLUMNS):
+        return vinvl.parse(cells)
     row = dict(zip(columns, cells, strict=True))
-    try:
-        number = int(row["num_boxes"])
-    except ValueError as error:
-        raise BadRowError("num_boxes is not a number") from error
-    if number < 1:
-        raise BadRowError("no boxes")
-    if number > MAX_BOXES:
-        raise BadRowError(f"over {MAX_BOXES:,} boxes")
+    number = number_of_boxes(row["num_boxes"])
     has_classes = "objects_id" in row
-    features = _decode(row["features"], np.dtype("<f4"))
+    features = decode_array(row["features"], np.dtype("<f4"))
     if not len(features) or len(features) % number:
         raise BadRowError("base64 of a wrong length")
     return Row(
         features=features.reshape(number, -1),
-        boxes=_decode(row["boxes"], np.dtype("<f4"), number * 4).reshape(number, 4).astype(np.float64),
+        boxes=decode_array(row["boxes"], np.dtype("<f4"), number * 4).reshape(number, 4).astype(np.float64),
         in_pixels=True,
         height=positive(row["img_h" if has_classes else "image_h"], "height"),
         width=positive(row["img_w" if has_classes else "image_w"], "width"),
-        classes=_decode(row["objects_id"], np.dtype("<i8"), number) if has_classes else None,
-        scores=_decode(row["objects_conf"], np.dtype("<f4"), number) if has_classes else None,
+        classes=decode_array(row["objects_id"], np.dtype("<i8"), number) if has_classes else None,
+        scores=decode_array(row["objects_conf"], np.dtype("<f4"), number) if has_classes else None,
         global_feature=np.zeros(0, np.float32),
     )
-
-
-def _decode(cell: bytes, dtype: np.dtype, length: int | None = None) -> np.ndarray:
-    """An array from base64, of `length` numbers if that is given."""
-    if length is not None and abs(len(cell) * 3 // 4 - length * dtype.itemsize) > 4:
-        raise BadRowError("base64 of a wrong length")
-    try:
-        content = binascii.a2b_base64(cell, strict_mode=True)
-    except binascii.Error as error:
-        raise BadRowError("base64 that does not decode") from error
-    if len(content) % dtype.itemsize or length not in (None, len(content) // dtype.itemsize):
-        raise BadRowError("base64 of a wrong length")
-    return np.frombuffer(content, dtype)
