@@ -314,7 +314,7 @@ def test_ids_in_hdf5_may_be_numbers(tmp_path: Path) -> None:
 
 def test_transposed_features_are_read_as_such_and_told(tmp_path: Path) -> None:
     """A column for each region, as MCAN's files are; as many regions as numbers is no sign of it."""
-    region_npz(tmp_path / "plain", FOUND)
+    region_npz(tmp_path / "plain", detections(("1", "4"), size=5, boxes=3))
     (tmp_path / "turned").mkdir()
     for file in (tmp_path / "plain").glob("*.npz"):
         arrays = dict(np.load(file))

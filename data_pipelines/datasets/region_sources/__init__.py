@@ -6,8 +6,8 @@ from data_pipelines.datasets.region_sources.rows import RegionSource
 from data_pipelines.errors import DataError
 
 _FORMS = (
-    "a .tsv file of bottom-up-attention, LXMERT or VinVL, a folder of them, a folder with an .npz file for each image, or an "
-    "HDF5 file"
+    "a .tsv file of bottom-up-attention, LXMERT or VinVL, a folder of them, a folder with an .npz file for each image, "
+    "or an HDF5 file"
 )
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
