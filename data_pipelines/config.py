@@ -16,6 +16,18 @@ class SourceConfig:
     split: str = "train"  # "train+restval" takes both
     weight: float = 1.0  # passes over it an epoch: 0.5 sees each image every second epoch, 2 twice an epoch
 
+    @classmethod
+    def from_text(cls, text: str) -> "SourceConfig":
+        """What NAME, NAME:SPLIT or NAME:SPLIT:WEIGHT stands for on a command line.
+
+        Raises:
+          ValueError: another form.
+        """
+        name, *rest = text.strip().split(":")
+        if not name or len(rest) > 2 or not all(rest):
+            raise ValueError(f"{text!r} is not NAME, NAME:SPLIT or NAME:SPLIT:WEIGHT")
+        return cls(name, *rest[:1], *map(float, rest[1:]))
+
 
 def check_weights(sources: Sequence[SourceConfig]) -> None:
     """Refuse a source that is passed over never or less.

@@ -32,6 +32,7 @@ INDEX_FILE = "index.json"
 _QUOTES = "'\""
 _MAX_LINE_BYTES = 64 << 20  # of the texts of one record
 _ENTRY_BYTES, _HEADERS_BYTES = 64, 1 << 16  # of a record in all arrays of an index, and of their headers, at most
+_SAME_SPLIT = {"val": "validation", "validation": "val"}
 _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError, MemoryError)
 _ARRAYS = ("heights", "widths", "num_texts")
 _PAIR_ARRAYS = ("second_heights", "second_widths")
@@ -326,7 +327,7 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     Args:
       data_dir: the folder that was given to `prepare`.
       name: of the data set, such as "coco_captions".
-      split: such as "train".
+      split: such as "train"; "val" and "validation" stand for each other where only one is there.
 
     Raises:
       DataError: not prepared, unfinished, no such split, or a damaged index.
@@ -338,6 +339,10 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     summary = read_summary(folder)
     if summary is None:
         raise DataError(f"The data set in {folder} is unfinished: run `{command}` again.")
+    # People call the evaluation split by either name.
+    twin = _SAME_SPLIT.get(split)
+    if split not in summary["splits"] and twin in summary["splits"]:
+        split = twin
     if split not in summary["splits"]:
         raise DataError(f"The data set in {folder} has no split {split!r}; it has {', '.join(summary['splits'])}.")
     index = read_index(folder, split, summary)

@@ -24,6 +24,12 @@ from experiments import distributed
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build, to_dict
 
+_CONFIG_HELP = (
+    "FILE[:ARGUMENT], a Python file with get_config(), such as those in experiments/configs. --config.FIELD=VALUE sets "
+    "a field of what it returns, such as --config.train.steps=100 or --config.data.data_dir=data; fields are described "
+    "where they are defined, from experiments/config.py on."
+)
+
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str | None, dict[str, str]]:
     """Take a command line apart: other arguments, the config file, overrides by dotted name."""
@@ -160,6 +166,12 @@ def parse(text: str, hint: Any, name: str) -> Any:
         return text
     if typing.get_origin(hint) is typing.Literal and all(isinstance(c, str) for c in typing.get_args(hint)):
         return build(text, hint, name)
+    entry = (typing.get_args(hint) or (None,))[0]
+    if typing.get_origin(hint) is tuple and hasattr(entry, "from_text") and text[:1] not in ("(", "["):
+        try:
+            return tuple(entry.from_text(part) for part in text.split(",")) if text else ()
+        except ValueError as error:
+            raise ConfigError(f"{name}={text}: {error}; join several with commas.") from None
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -181,6 +193,11 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
       many_processes: it can be one of several processes (`experiments.distributed`), and joins them.
     """
     arguments_of_main: list[Any] = []
+    if (
+        takes_config and "config" not in flags.FLAGS
+    ):  # so that --help tells of it; `split_arguments` takes it off the command line
+        flags.DEFINE_string("config", None, _CONFIG_HELP)
+    _list_shared_flags(main, many_processes=many_processes, takes_config=takes_config)
 
     def parse_flags(arguments: Sequence[str]) -> list[str]:
         try:
@@ -213,6 +230,17 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
             raise SystemExit("stopped; the same command goes on from the last checkpoint") from None
 
     app.run(guarded, flags_parser=parse_flags)
+
+
+def _list_shared_flags(main: Callable[..., None], *, many_processes: bool, takes_config: bool) -> None:
+    """Make --help list the flags that a program has from other modules, beside its own."""
+    names = {"config"} if takes_config else set()
+    for module in ("__main__", main.__module__):
+        names |= {value.name for value in vars(sys.modules[module]).values() if isinstance(value, flags.FlagHolder)}
+    if many_processes:
+        names |= {value.name for value in vars(distributed).values() if isinstance(value, flags.FlagHolder)}
+    for name in sorted(names):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def _is_no_trace_of_orbax(record: standard_logging.LogRecord) -> bool:

@@ -42,7 +42,9 @@ def evaluate(
     block_images: int = 8,
     block_texts: int = 64,
 ) -> dict[str, Any]:
-    """Score all pairs of a split, write `scores` (pictures x texts) and `image_of_text` to `output`, return recalls.
+    """Score all pairs of a split, write them to `output`, return recalls.
+
+    The file holds `scores` (images x texts), `image_of_text` (index of each text's image), `image_ids` and `texts`.
 
     With re-ranking `exact` (pictures x texts) is written too: pairs that were scored with all pixels.
 
@@ -68,7 +70,12 @@ def evaluate(
         )
     record_I = evenly_spaced(len(records), images)
     wanted = set(record_I.tolist())
-    texts = [text for i, record in enumerate(records.texts()) if i in wanted for text in record.texts]
+    chosen = [record for i, record in enumerate(records.texts()) if i in wanted]
+    texts = [text for record in chosen for text in record.texts]
+    names = {
+        "image_ids": np.array([record.image_id for record in chosen]),
+        "texts": np.array(texts),
+    }
     image_of_text = np.repeat(np.arange(len(record_I)), records.index.num_texts[record_I])
     if shuffle_images:
         image_of_text = (image_of_text + 1) % len(record_I)
@@ -99,7 +106,7 @@ def evaluate(
         )
     elif rerank_top:
         say(f"--rerank_top={rerank_top} takes in every pair, so all are scored with all pixels: the result is exact.")
-    write_atomically(output, _bytes(np.savez, scores=scores_IxT, image_of_text=image_of_text, **arrays))
+    write_atomically(output, _bytes(np.savez, scores=scores_IxT, image_of_text=image_of_text, **names, **arrays))
     for folder in folders:
         shutil.rmtree(folder)
     if scorer.cut:

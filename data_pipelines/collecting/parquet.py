@@ -9,7 +9,8 @@ from data_pipelines.collecting.samples import Found, Place
 from data_pipelines.datasets.json_lines import relative_path
 from data_pipelines.errors import DataError
 
-_IMAGE, _PATH = "image", "image_path"
+_IMAGES = ("image", "jpg", "jpeg", "png", "webp")  # the others as img2dataset calls them
+_PATH = "image_path"
 _NOWHERE = "."  # an image file that is never there
 
 
@@ -58,8 +59,9 @@ def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Fou
 
 def read_images(path: Path, row_group: int) -> Sequence[bytes | None]:
     """Encoded images of a row group; raises DataError if the file is damaged."""
-    rows = _read(path, _open(path), row_group, [_IMAGE])
-    images = (row[_IMAGE] for row in rows)
+    file = _open(path)
+    column = _column_of_images(path, file)
+    images = (row[column] for row in _read(path, file, row_group, [column]))
     return [image.get("bytes") if isinstance(image, dict) else image for image in images]
 
 
@@ -76,23 +78,23 @@ def _open(path: Path) -> Any:
 
 
 def _column_of_images(path: Path, file: Any) -> str:
-    """`image` (bytes, or a structure with bytes) or `image_path`."""
+    """The first of `image`, `jpg`, ... that has bytes, or a structure with bytes; else `image_path`."""
     import pyarrow.types as types
 
     schema = file.schema_arrow
-    if _IMAGE in schema.names:
-        kind = schema.field(_IMAGE).type
+    for name in (name for name in _IMAGES if name in schema.names):
+        kind = schema.field(name).type
         if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
         if types.is_binary(kind) or types.is_large_binary(kind):
-            return _IMAGE
+            return name
     if _PATH in schema.names:
         kind = schema.field(_PATH).type
         if types.is_string(kind) or types.is_large_string(kind):
             return _PATH
     raise DataError(
-        f"{path} has no column of images among {', '.join(schema.names)}; name it {_IMAGE} (encoded bytes) or {_PATH} "
-        "(a path relative to --image_folder)."
+        f"{path} has no column of images among {', '.join(schema.names)}; name it {_IMAGES[0]} (encoded "
+        f"bytes; or {', '.join(_IMAGES[1:])}) or {_PATH} (a path relative to --image_folder)."
     )
 
 

@@ -4,8 +4,9 @@
     python -m experiments.pretrain --config=experiments/configs/pretrain_coco_tiny.py --workdir=runs/coco \\
         --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt
 
-Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.py:coco_captions,flickr8k,shapes. It is
-far too small to reach the paper's numbers; docs/results.md has a run.
+Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.py:coco_captions,flickr8k,shapes. With
+--config.data.vocabulary= (nothing after it) the tokens are found in the data's own texts. It is far too small to reach
+the paper's numbers; docs/results.md has a run.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import dataclasses
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.images import ResizeRule
 from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
-from pixelbert_jax.config import pixelbert_tiny
+from pixelbert_jax.config import TextConfig, pixelbert_tiny
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
 
@@ -25,7 +26,7 @@ def get_config(datasets: str = "coco_captions") -> RunConfig:
     """8.7 M parameters, pictures of 160 x at most 256 pixels, 16 images with 2 texts each a step."""
     sources = [(name, _SPLITS.get(name, ("train", "val"))) for name in map(str.strip, datasets.split(","))]
     return RunConfig(
-        model=pixelbert_tiny(),
+        model=dataclasses.replace(pixelbert_tiny(), text=TextConfig(vocabulary_size=0)),
         data=DataConfig(
             train=tuple(SourceConfig(name, splits[0], _WEIGHTS.get(name, 1.0)) for name, splits in sources),
             eval=tuple(SourceConfig(name, splits[1]) for name, splits in sources),

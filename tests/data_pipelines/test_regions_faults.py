@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.region_sources import rows, tsv
+from data_pipelines.datasets.region_sources import rows, tsv, tsv_cells
 from data_pipelines.errors import DataError
 from data_pipelines.images import ResizeRule
 from data_pipelines.preparing import prepare
@@ -176,7 +176,7 @@ def test_an_absurd_number_of_boxes_is_refused_before_anything_is_decoded(monkeyp
     def decode(*_: Any, **__: Any) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(tsv.binascii, "a2b_base64", decode)
+    monkeypatch.setattr(tsv_cells.binascii, "a2b_base64", decode)
     cells = lxmert_row("1", **{**FOUND["1"], "num_boxes": 10_001}).rstrip().split(b"\t")
     with pytest.raises(rows.BadRowError, match="over 10,000 boxes"):
         tsv._parse(cells, tsv.LXMERT)

@@ -1,6 +1,8 @@
 """Configs from files and command lines: typed, checked, and with errors that help."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,32 @@ def test_a_config_of_one_dataclass_or_the_other_keeps_its_kind():
     changed = override(config, {"optimizer.backbone.beta2": "0.5"})
     assert changed.optimizer.backbone == dataclasses.replace(config.optimizer.backbone, beta2=0.5)
     assert build(to_dict(config), RunConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("program", "listed", "not_listed"),
+    [
+        ("experiments.finetune", ("config", "workdir", "num_processes", "heartbeat_timeout"), ("split", "output")),
+        ("experiments.visualize", ("workdir", "output", "checkpoint", "image", "text"), ("config", "split")),
+    ],
+)
+def test_help_lists_all_flags_of_a_program(program, listed, not_listed):
+    """Those from other modules too, and none that it does not take."""
+    command = [sys.executable, "-m", program, "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    for name in listed:
+        assert f"  --{name}: " in printed
+    for name in not_listed:
+        assert f"  --{name}: " not in printed
+
+
+def test_data_sets_by_name_and_split(config):
+    given = {"data.train": "coco_captions:train+restval,vqa:train:0.5", "data.eval": "vqa:val"}
+    data = override(config, given).data
+    assert data.train == (SourceConfig("coco_captions", "train+restval"), SourceConfig("vqa", "train", 0.5))
+    assert data.eval == (SourceConfig("vqa", "val"),)
+    assert override(config, {"data.eval": ""}).data.eval == ()
+    assert override(config, {"data.eval": "[{'name': 'vqa', 'split': 'val'}]"}).data.eval == data.eval
+    for bad in ("vqa:", "vqa:val:0.5:3", ":val", "vqa:val:much", "a,,b"):
+        with pytest.raises(ConfigError, match=r"config.data.eval=.*; join several with commas"):
+            override(config, {"data.eval": bad})

@@ -103,7 +103,9 @@ def test_the_best_pairs_of_the_first_pass_are_scored_exactly(reranked, exact, pr
     assert scores[~is_exact].max() < scores[is_exact].min()
     assert np.ptp((first - scores)[~is_exact]) < 2 * CLOSE < np.ptp(first) / 100
     np.testing.assert_array_equal(file["image_of_text"], exact[1]["image_of_text"])
-    assert exact[1].keys() == {"scores", "image_of_text"} and exact[1]["scores"].dtype == np.float32
+    assert (
+        exact[1].keys() == {"scores", "image_of_text", "image_ids", "texts"} and exact[1]["scores"].dtype == np.float32
+    )
 
 
 def test_a_top_of_all_is_the_exact_result(exact, pretrained, scenes, tmp_path, capsys):

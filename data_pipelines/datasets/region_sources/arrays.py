@@ -45,7 +45,8 @@ def row_of(find: Callable[[str], Stored | None]) -> Row:
         raise BadRowError(f"no array called {' or '.join(FEATURES if features is None else BOXES + FRACTIONS)}")
     if len(features.shape) != 2 or features.shape[1] < 1:
         raise BadRowError("features that are not a matrix")
-    transposed = len(boxes.shape) == 2 and boxes.shape[0] == features.shape[1] != features.shape[0]
+    numbers, regions = features.shape
+    transposed = len(boxes.shape) == 2 and boxes.shape[0] == regions != numbers and 0 < numbers <= MAX_BOXES
     if transposed:  # as MCAN's files are
         features = Stored(features.shape[::-1], features.dtype, lambda load=features.load: load().T)
     given = _number(_first(find, NUMBER), "num_boxes", lowest=0)

@@ -40,6 +40,29 @@ def test_bytes_in_row_groups(tmp_path: Path, wrapped: bool) -> None:
         assert reader.read(found[i].place) == images[i]
 
 
+def test_columns_of_img2dataset(tmp_path: Path) -> None:
+    """Rows whose download failed have no image, and are told as such."""
+    rows = [
+        {
+            "url": "http://p",
+            "key": "000",
+            "status": "success",
+            "error_message": None,
+            "caption": "a",
+            "jpg": picture(1),
+        },
+        {"url": "http://q", "key": "001", "status": "failed_to_download", "caption": "b", "jpg": None},
+    ]
+    write(tmp_path / "00000.parquet", rows)
+    folder, (part,) = find_parts(tmp_path)
+    first, second = read_part(folder, part)
+    assert (list(first.texts), first.page) == (["a"], "http://p")
+    reader = ImageReader(folder, folder)
+    assert reader.read(first.place) == picture(1)
+    with pytest.raises(BadImageError, match="no image"):
+        reader.read(second.place)
+
+
 def test_paths(tmp_path: Path) -> None:
     (tmp_path / "images" / "sub").mkdir(parents=True)
     (tmp_path / "outside.png").write_bytes(picture(1))
@@ -73,7 +96,10 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"alt": "x"}], r"has no column of images among alt; name it image \(encoded bytes\) or image_path"),
+        (
+            [{"alt": "x"}],
+            r"no column of images among alt; name it image \(encoded bytes; or jpg, jpeg, png, webp\) or image_path",
+        ),
         ([{"image": "path.jpg", "alt": "x"}], "has no column of images among image, alt"),
         ([{"image_path": b"a", "alt": "x"}], "has no column of images"),
         ([{"image": b"a", "words": "x"}], "has no column of texts among image, words; name it alt or title or"),
