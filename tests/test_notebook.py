@@ -7,6 +7,15 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "pixelbert_colab.ipynb"
 
 
+def test_another_image_needs_one_cell_only():
+    """All that is said of an image is said where its path is."""
+    nbformat = pytest.importorskip("nbformat")
+    cells = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    (named,) = [number for number, source in enumerate(cells) if 'IMAGE = ""' in source]
+    for source in cells[named + 1 :]:
+        assert "scene" not in source and "caption" not in source
+
+
 def test_the_notebook_runs(saved_run, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
@@ -22,8 +31,10 @@ def test_the_notebook_runs(saved_run, monkeypatch):
     printed = ["".join(o.get("text", "") for o in cell.outputs) for cell in cells]
     drawn = sum("image/png" in o.get("data", {}) for cell in cells for o in cell.outputs)
     assert drawn == 2
-    assert "step 0, trained on" in printed[1] and "2 layers of width 32" in printed[1]
+    assert "step 0\ntask pretraining: it can match, rank, fill_mask" in printed[1]
+    assert "2 layers of width 32" in printed[1]
     assert printed[3].count("\n") == 3 and "[MASK]" in printed[4] and "right:" in printed[4]
-    assert "pixels      float32   (1, 36, 32)" in printed[6]
+    assert printed[5] == ""
+    assert "pixels      float32   (1, 36, 32)" in printed[7]
     # The probability from the arrays is the predictor's.
-    assert float(printed[6].split()[-1]) == pytest.approx(float(printed[3].split()[0]), abs=6e-4)
+    assert float(printed[7].split()[-1]) == pytest.approx(float(printed[3].split()[0]), abs=6e-4)

@@ -75,6 +75,7 @@ def test_every_command_fits_the_programs(monkeypatch):
 def test_the_commands_one_after_the_other(tmp_path):
     write_files(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)  # one device, as a user has
     for words in commands():
         words = [word.replace("=experiments/", f"={ROOT}/experiments/") for word in words[1:]]
         few = FEW if any(name in words for name in ("experiments.pretrain", "experiments.finetune")) else ()
