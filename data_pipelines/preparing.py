@@ -60,7 +60,11 @@ def prepare(
       DataError: anything wrong with the arguments, the source files or the disk.
     """
     builder_type = builder_class(name)
+    data_dir = Path(data_dir).expanduser()
+    source_dir = None if source_dir is None else Path(source_dir).expanduser()
     options = dict(options or {})
+    for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
+        options[option] = _home_filled_in(options[option])
     if unknown := sorted(set(options) - set(builder_type.OPTIONS)):
         takes = ", ".join(f"--{option}" for option in builder_type.OPTIONS) or "no flags of its own"
         raise DataError(f"{name} does not take --{unknown[0]}; it takes {takes}.")
@@ -195,3 +199,8 @@ def _only_one(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise DataError(f"Another run is preparing {folder}; wait for it, or give another --data_dir.") from error
         yield
+
+
+def _home_filled_in(path: str) -> str:
+    """A path with the user's folder in place of a leading ~; as it is without one."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path

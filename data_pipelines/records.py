@@ -245,7 +245,7 @@ def find_folder(data_dir: str | Path, name: str) -> epath.Path | None:
     """Folder of the newest version of a data set, `data_dir/name/1.2.3`; None if there is none."""
     versions = [
         (tuple(map(int, folder.name.split("."))), folder)
-        for folder in (epath.Path(data_dir) / name).glob("*")
+        for folder in (epath.Path(data_dir).expanduser() / name).glob("*")
         if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and folder.is_dir()
     ]
     return max(versions)[1] if versions else None

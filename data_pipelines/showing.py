@@ -13,3 +13,9 @@ _SHORT.maxlevel = 2
 def shown(value: object) -> str:
     """`repr(value)`, cut where it is long or deep; control characters and broken unicode come escaped."""
     return _SHORT.repr(value)
+
+
+def in_short(text: object, limit: int = 200) -> str:
+    """Another library's message on one line, cut between words where it is longer than `limit` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[:limit].rpartition(' ')[0] or line[:limit]} ..."

@@ -10,6 +10,7 @@ from tokenizers.normalizers import BertNormalizer
 
 from data_pipelines.errors import DataError
 from data_pipelines.hub import snapshot
+from data_pipelines.showing import in_short
 from data_pipelines.tokenizer_files import FILES, check_case, split_vocabulary
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -121,7 +122,7 @@ def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]
     Raises:
       DataError: nothing readable is there, or it is of another case.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.exists():
         path = _fetched(name)
     folder = path if path.is_dir() else path.parent
@@ -179,7 +180,7 @@ def _read_tokenizer(folder: Path) -> tuple[str, ...]:
 
 def _reason(error: Exception) -> str:
     """The first line of an error's message, short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return in_short((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 
 from data_pipelines.errors import DataError
 from experiments import distributed
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.serialization import build, to_dict
 
 _CONFIG_HELP = (
@@ -96,7 +96,7 @@ def _own_code(path: str) -> Iterator[None]:
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300].removesuffix('.')}"
+        said = f"{type(error).__name__}: {in_short(error, 300).removesuffix('.')}"
         raise ConfigError(f"--config={path}, line {line}: {said}; correct the file.") from error
 
 

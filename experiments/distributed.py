@@ -19,7 +19,7 @@ from absl import flags
 
 from data_pipelines.errors import DataError
 from experiments.workers import kill_workers
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.errors import ConfigError, in_short
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0 of a run of several; left out where JAX knows the cluster."
@@ -63,7 +63,7 @@ def start() -> None:
     except (ValueError, RuntimeError) as error:
         if found or "coordinator_address should be defined" not in str(error):
             raise ConfigError(
-                f"The processes of the run cannot be joined ({_one_line(error)}); give --coordinator_address, "
+                f"The processes of the run cannot be joined ({in_short(error, 300)}); give --coordinator_address, "
                 "--num_processes and --process_id, or --num_processes=1 to run this one alone."
             ) from error
         # No flag, and JAX knows of no cluster: one process.
@@ -108,8 +108,8 @@ def fail(error: Exception) -> NoReturn:
     else:
         traceback.print_exception(error)
         last = (
-            f"error: process {jax.process_index()} of {jax.process_count()} failed ({_one_line(error)}), by itself or "
-            f"because another one ended or froze; the logs of the others say which; {GO_ON}."
+            f"error: process {jax.process_index()} of {jax.process_count()} failed ({in_short(error, 300)}), by itself "
+            f"or because another one ended or froze; the logs of the others say which; {GO_ON}."
         )
     end(last)
 
@@ -196,7 +196,3 @@ def _in_kubernetes() -> dict[str, Any] | None:
             "'jax[k8s]', or give --num_processes=1 to run alone."
         )
     return {}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

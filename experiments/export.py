@@ -13,7 +13,7 @@ from experiments.config_flags import run_main
 from experiments.metric_writer import read_metrics
 from experiments.model_card import model_card
 from experiments.progress import say
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import export, load
 
 _PUSH_TO_HUB = flags.DEFINE_string("push_to_hub", "", "Also upload it to this Hugging Face repository, USER/NAME.")
@@ -49,7 +49,7 @@ def push(folder: Path, repository: str) -> None:
         api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder))
     except Exception as error:  # of several libraries, by what failed
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error)
         raise ConfigError(
             f"{folder} was written, but uploading it to {repository} failed ({type(error).__name__}: {reason}); log in "
             "with `hf auth login` and check the name, then upload that folder."

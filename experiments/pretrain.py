@@ -29,7 +29,7 @@ def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> N
     with failing_at_once():
         validate(config)
         assembly.start_compilation_cache(config.train.compilation_cache)
-        workdir = epath.Path(workdir)
+        workdir = epath.Path(workdir).expanduser()
         with locked(workdir):
             _pretrain(config, workdir, command)
 

@@ -226,6 +226,11 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
                     truth = tokenizer.vocabulary[batch["mlm_target"][row, true_k, slot]]
                     guess = tokenizer.vocabulary[best]
                     mark = "right" if guess == truth else f"wrong, {truth}"
+                    shown = int(batch["text"][row, true_k, batch["mlm_position"][row, true_k, slot]])
+                    if shown == batch["mlm_target"][row, true_k, slot]:
+                        mark += "; not hidden"
+                    elif shown != tokenizer.mask:
+                        mark += f"; replaced at random by {tokenizer.vocabulary[shown]}"
                     lines.append(f"   {guess} {probability[row, true_k, slot, best]:.2f} ({mark})")
                 lines.append(f"matches {score_BxK[row, true_k]:.2f}: its own caption")
                 for k in places[0][:1]:

@@ -13,7 +13,7 @@ from PIL import Image
 from data_pipelines import images as pictures
 from data_pipelines.image_files import BadImageError, open_image
 from data_pipelines.orientation import orientation_of
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.errors import ConfigError, in_short
 
 AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image
 
@@ -51,7 +51,7 @@ def _array(image: Any) -> np.ndarray:
     try:
         return np.asarray(image)
     except Exception as error:  # of the array's library: it lies on a GPU, or is ragged
-        reason = " ".join(str(error).split())[:100]
+        reason = in_short(error, 100)
         raise ConfigError(
             f"{type(image).__name__} is no image that NumPy can read ({reason}); give a NumPy array, uint8 HxWx3."
         ) from None

@@ -8,6 +8,7 @@ from data_pipelines.collecting.page_fields import LANGUAGES, PAGES, TEXTS, langu
 from data_pipelines.collecting.samples import Found, Place
 from data_pipelines.datasets.json_lines import relative_path
 from data_pipelines.errors import DataError
+from data_pipelines.showing import in_short
 
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp")  # the others as img2dataset calls them
 _PATH = "image_path"
@@ -121,5 +122,5 @@ def _relative(image: object) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    reason = "".join(filter(str.isprintable, str(error).partition("\n")[0]))[:200]  # it may quote a damaged byte
+    reason = in_short("".join(filter(str.isprintable, str(error).partition("\n")[0])))  # it may quote a damaged byte
     return DataError(f"{path} is not a whole Parquet file ({reason}); download it again or remove it.")

@@ -117,7 +117,7 @@ def read_words(path: Path) -> frozenset[str]:
       DataError: no such file, not UTF-8 text, or no word in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.expanduser().read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"--words={path} cannot be read ({error.strerror}); give a file with a word a line.") from None
     except UnicodeDecodeError:

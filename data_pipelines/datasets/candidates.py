@@ -175,11 +175,14 @@ def decode_text(content: bytes) -> str | NoText:
         return NOT_UTF_8
 
 
-def check_share(bad: int, total: int, max_share: float, reasons: str) -> None:
-    """Raise DataError if more than `max_share` of `total` images are bad; `reasons` says how."""
+def check_share(bad: int, total: int, max_share: float, reasons: str, *, all_seen: bool = True) -> None:
+    """Raise DataError if more than `max_share` of `total` images are bad; `reasons` says how.
+
+    Unless `all_seen`, there may be more of them among images that were not looked at.
+    """
     if bad > max_share * total:
         raise DataError(
-            f"{bad:,} of {total:,} images ({bad / total:.1%}) cannot be used, more than "
-            f"--max_bad_share={max_share:g}: {reasons}; repair the source files or raise "
+            f"{'' if all_seen else 'At least '}{bad:,} of {total:,} images ({bad / total:.1%}) cannot be used, more "
+            f"than --max_bad_share={max_share:g}: {reasons}; repair the source files or raise "
             "--max_bad_share."
         )

@@ -190,7 +190,8 @@ class Selection:
         skipped = self._skipped
         if outcome.problem:
             skipped.add_bad(outcome.place, outcome.problem)
-            self._check_share(self._candidates.total or max(self._count, _ENOUGH))
+            total = self._candidates.total or max(self._count, _ENOUGH)
+            self._check_share(total, all_seen=self._count == total)
             return False
         skipped.empty_texts += outcome.empty_texts
         skipped.add_texts(outcome.place, outcome.faults)
@@ -221,9 +222,10 @@ class Selection:
         self._skipped.images.update(self._candidates.left_out)
         self._skipped.unused.update(self._candidates.unused)
 
-    def _check_share(self, total: int) -> None:
+    def _check_share(self, total: int, *, all_seen: bool = True) -> None:
         if self._skipped.bad:  # the reasons take time to put together
-            check_share(self._skipped.bad, total, self._max_bad_share, self._skipped.reasons())
+            reasons = self._skipped.reasons()
+            check_share(self._skipped.bad, total, self._max_bad_share, reasons, all_seen=all_seen)
 
 
 def verified_examples(

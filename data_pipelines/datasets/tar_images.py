@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
 from data_pipelines.errors import DataError
 from data_pipelines.image_files import MAX_BYTES, BadImageError
+from data_pipelines.showing import in_short
 
 UNSAFE = "links or members with unsafe names"
 _MAX_EXTENSION_BYTES = 1 << 20  # of a header that says more about the next member, such as a long name
@@ -40,7 +41,7 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path, "r:", tarinfo=_CheckedInfo) as tar:
             yield tar
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error)
         raise DataError(f"{path} is not a whole tar file ({reason}); download it again or remove it.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error

@@ -21,7 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.training.checksums import checksums
 from pixelbert_jax.training.step import TrainState
 
@@ -299,7 +299,7 @@ def _root_cause(error: BaseException) -> str:
     """What the first error of the chain says, on one line; Orbax wraps it in pages about its handlers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {in_short(error, 300)}"
 
 
 def _items(state: TrainState) -> dict[str, Any]:

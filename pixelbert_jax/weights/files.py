@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.weights.hub import snapshot
 
 HUB_FILES = (
@@ -276,10 +276,10 @@ def _full_precision(array: np.ndarray) -> np.ndarray:
 
 def _plain(name: str) -> str:
     """A tensor's name, short and printable."""
-    return "".join(filter(str.isprintable, name))[:120]
+    return in_short("".join(filter(str.isprintable, name)), 120)
 
 
 def _reason(error: Exception) -> str:
     """The first line of an error's message, short, without torch's colours."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return "".join(filter(str.isprintable, re.sub(r"\x1b\[[\d;]*m", "", line)))[:120]
+    return in_short("".join(filter(str.isprintable, re.sub(r"\x1b\[[\d;]*m", "", line))), 120)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from data_pipelines.errors import DataError
 from experiments.lock import locked
 from pixelbert_jax.errors import ConfigError
 
@@ -40,3 +41,23 @@ def test_the_second_is_refused_until_the_first_is_killed(tmp_path):
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_a_refused_start_leaves_nothing(tmp_path):
+    """Neither the folders that it made nor its lock; what was there before stays."""
+    for refused in (ConfigError("no"), DataError("no")):
+        with pytest.raises(type(refused)), locked(epath.Path(tmp_path / "runs" / "a")):
+            (tmp_path / "runs" / "a" / "checkpoints").mkdir()
+            raise refused
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError), locked(epath.Path(tmp_path / "mine")):
+        raise ConfigError("no")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_a_run_that_had_begun_stays(tmp_path):
+    with pytest.raises(ConfigError), locked(epath.Path(tmp_path / "run")):
+        (tmp_path / "run" / "config.json").write_text("{}")
+        raise ConfigError("step 5 failed")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", ".lock"}

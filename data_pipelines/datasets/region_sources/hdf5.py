@@ -20,6 +20,7 @@ from data_pipelines.datasets.region_sources.arrays import (
 )
 from data_pipelines.datasets.region_sources.rows import BadRowError, RegionSource, Row
 from data_pipelines.errors import DataError
+from data_pipelines.showing import in_short
 
 _IDS = ("image_ids", "image_id", "img_ids", "img_id", "ids")
 _ENDS = "pos_boxes"
@@ -49,7 +50,7 @@ def open_hdf5(path: Path) -> RegionSource:
     except BadRowError as fault:
         raise DataError(f"--regions={path} holds {fault}; make it again, with all of it in one file.") from fault
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error)
         raise DataError(f"--regions={path} is a damaged HDF5 file ({reason}); copy or make it again.") from error
     if ids is not None:
         return _FlatHdf5(path, file, ids)
