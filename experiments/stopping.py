@@ -41,7 +41,9 @@ class StopRequest:
     def _ask(self, number: int, _: FrameType | None) -> None:
         self._asked = True
         if number == signal.SIGINT:
-            signal.signal(number, self._before.pop(number))
+            # A process that a script starts in the background ignores Ctrl-C, until it is asked twice.
+            before = self._before[number]
+            signal.signal(number, signal.default_int_handler if before is signal.SIG_IGN else before)
         if distributed.are_many():
             os.kill(os.getpid(), signal.SIGTERM)
 

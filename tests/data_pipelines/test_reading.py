@@ -72,8 +72,8 @@ def test_share_of_bad_images(total: int | None) -> None:
     with pytest.raises(DataError) as error:
         read(Candidates(iter(items), total), max_bad_share=0.019)
     assert str(error.value) == (
-        f"{'At least ' if total else ''}2 of 100 images (2.0%) cannot be used, more than --max_bad_share=0.019: 2 empty file "
-        "(first: 0.jpg: empty file); repair the source files or raise --max_bad_share."
+        f"{'At least ' if total else ''}2 of 100 images (2.0%) cannot be used, more than --max_bad_share=0.019: "
+        "2 empty file (first: 0.jpg: empty file); repair the source files or raise --max_bad_share."
     )
 
 

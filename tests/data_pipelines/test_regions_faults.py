@@ -235,8 +235,8 @@ def test_too_many_damaged_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare("coco_captions", tmp_path / "data", coco(tmp_path / "coco"), options={"regions": str(path)})
     assert str(error.value) == (
-        "At least 1 of 3 images (33.3%) cannot be used, more than --max_bad_share=0.01: 1 damaged regions (no boxes) (first: "
-        f"{path}, row 2: damaged regions (no boxes)); repair the source files or raise --max_bad_share."
+        "At least 1 of 3 images (33.3%) cannot be used, more than --max_bad_share=0.01: 1 damaged regions (no boxes) "
+        f"(first: {path}, row 2: damaged regions (no boxes)); repair the source files or raise --max_bad_share."
     )
 
 

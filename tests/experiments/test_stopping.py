@@ -15,7 +15,18 @@ from experiments.stopping import StopRequest
 from tests.experiments.fine_tuning import fine_tune, small_config, steps
 
 
-def test_a_signal_is_noticed_and_a_second_ctrl_c_ends_it():
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_signal_is_noticed_and_a_second_ctrl_c_ends_it(handler):
+    """Also in a process that a script has started in the background, where SIGINT is ignored."""
+    whole = signal.signal(signal.SIGINT, handler)
+    try:
+        _ask_twice()
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, whole)
+
+
+def _ask_twice():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert not stop.reached(1)
