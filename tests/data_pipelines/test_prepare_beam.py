@@ -176,8 +176,8 @@ def test_too_many_bad_images(tmp_path: Path) -> None:
     told = refusal(tmp_path, "image_text", source, max_bad_share=0.1)
     assert told == (
         "At least 3 of 20 images (15.0%) cannot be used, more than --max_bad_share=0.1: 1 empty file, 1 not a JPEG, "
-        f"PNG, WebP, BMP or GIF, 1 truncated or damaged file (first: {source}/empty.jpg: empty file); repair the source "
-        "files or raise --max_bad_share."
+        f"PNG, WebP, BMP or GIF, 1 truncated or damaged file (first: {source}/empty.jpg: empty file); repair the "
+        "source files or raise --max_bad_share."
     )
 
 
