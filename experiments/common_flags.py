@@ -12,6 +12,8 @@ SPLIT = flags.DEFINE_string("split", None, "Split of the data set.")
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Which checkpoint of a run; the last where it kept no best one."
 )
+IMAGES = flags.DEFINE_multi_string("image", [], "Image file; given several times for several.")
+TEXTS = flags.DEFINE_multi_string("text", [], "Text that is read with the image; given several times for several.")
 OUTPUT = flags.DEFINE_string("output", None, "What to write; see the program's description.")
 
 
@@ -24,6 +26,17 @@ def required(*needed: flags.FlagHolder) -> None:
     missing = [f"--{flag.name}" for flag in needed if not flag.value]
     if missing:
         raise ConfigError(f"Missing: {', '.join(missing)}; --help says what they mean.")
+
+
+def only(flag: flags.FlagHolder) -> str:
+    """The one value of a flag that may be given several times.
+
+    Raises:
+      ConfigError: it was given more than once.
+    """
+    if len(flag.value) != 1:
+        raise ConfigError(f"--{flag.name} was given {len(flag.value)} times; this program takes one.")
+    return flag.value[0]
 
 
 def new_file(path: str, suffix: str) -> Path:

@@ -4,7 +4,8 @@
         [--words=red,square] [--layer=0] [--head=3]
 
 One picture a word, side by side; without --words all words of the text. The weights of each word are scaled to its own
-greatest; their sum over the picture (the rest goes to words) and the probability that both belong together are printed.
+greatest; their sum over the image (the rest goes to tokens) is printed, and where the model has a head for it the
+probability that both belong together.
 """
 
 import io
@@ -14,13 +15,11 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.whole_files import write_atomically
-from experiments.common_flags import CHECKPOINT, OUTPUT, WORKDIR, new_file, required
+from experiments.common_flags import CHECKPOINT, IMAGES, OUTPUT, TEXTS, WORKDIR, new_file, only, required
 from experiments.config_flags import run_main
 from experiments.progress import say
 from pixelbert_jax.predictor import AttentionMap, Predictor
 
-_IMAGE = flags.DEFINE_string("image", None, "Picture file.")
-_TEXT = flags.DEFINE_string("text", None, "Sentence that is read with the picture.")
 _WORDS = flags.DEFINE_list("words", [], "Words of the text, joined by commas; none: all of them.")
 _LAYER = flags.DEFINE_integer("layer", 0, "Layer of the encoder, counted from 0.")
 _HEAD = flags.DEFINE_integer("head", None, "One head of the layer; none: the mean of all.")
@@ -56,21 +55,22 @@ def contact_sheet(maps: list[AttentionMap], title: str) -> bytes:
 
 def main() -> None:
     """Entry point behind the flags."""
-    required(WORKDIR, _IMAGE, _TEXT, OUTPUT)
+    required(WORKDIR, IMAGES, TEXTS, OUTPUT)
+    image, text = only(IMAGES), only(TEXTS)
     output = new_file(OUTPUT.value, ".png")
     predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
     say(predictor.loaded.origin())
-    encoded = predictor.encode(_IMAGE.value)
-    words = _WORDS.value or list(dict.fromkeys(word for word in _TEXT.value.split() if any(map(str.isalnum, word))))
-    maps = [predictor.attention_map(encoded, _TEXT.value, word, layer=_LAYER.value, head=_HEAD.value) for word in words]
-    probability = float(predictor.match(encoded, _TEXT.value)[0, 0])
+    encoded = predictor.encode(image)
+    words = _WORDS.value or list(dict.fromkeys(word for word in text.split() if any(map(str.isalnum, word))))
+    maps = [predictor.attention_map(encoded, text, word, layer=_LAYER.value, head=_HEAD.value) for word in words]
+    probability = float(predictor.match(encoded, text)[0, 0]) if "match" in predictor.methods else None
+    matches = "" if probability is None else f"  matches {probability:.2f}"
     head = "mean of heads" if _HEAD.value is None else f"head {_HEAD.value}"
-    write_atomically(
-        output, contact_sheet(maps, f"“{_TEXT.value}”  matches {probability:.2f}\nlayer {_LAYER.value}, {head}")
-    )
+    write_atomically(output, contact_sheet(maps, f"“{text}”{matches}\nlayer {_LAYER.value}, {head}"))
     for attention in maps:
         say(f"{attention.word}: {attention.grid.sum():.2f} of its attention lies on the picture")
-    say(f"the picture and the text belong together with probability {probability:.3f}")
+    if probability is not None:
+        say(f"the image and the text belong together with probability {probability:.3f}")
     say(f"{output} shows where {len(maps)} word(s) look")
 
 

@@ -12,7 +12,7 @@ import pixelbert_jax
 from data_pipelines.datasets.shapes_scene import render, scene_from_image_id
 from data_pipelines.records import open_records
 from experiments import export, pointing_game, visualize
-from experiments.common_flags import OUTPUT, WORKDIR
+from experiments.common_flags import IMAGES, OUTPUT, TEXTS, WORKDIR
 from experiments.model_card import without_folders
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import AttentionMap, Predictor
@@ -72,10 +72,10 @@ def test_visualize_draws_each_word(saved_run, tmp_path, capsys):
     picture = np.full((30, 48, 3), 200, np.uint8)
     picture[10:20, 10:20] = (255, 0, 0)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    settings = ((WORKDIR, str(saved_run)), (visualize._IMAGE, str(tmp_path / "a.png")))
+    settings = ((WORKDIR, str(saved_run)), (IMAGES, [str(tmp_path / "a.png")]))
     sizes = []
     for words, output in (([], "all.png"), (["red"], "one.png")):
-        text, out = (visualize._TEXT, "a red square , here"), (OUTPUT, str(tmp_path / output))
+        text, out = (TEXTS, ["a red square , here"]), (OUTPUT, str(tmp_path / output))
         with flagsaver.flagsaver(*settings, text, out, (visualize._WORDS, words)):
             visualize.main()
         sizes.append(Image.open(tmp_path / output).size)
@@ -85,7 +85,7 @@ def test_visualize_draws_each_word(saved_run, tmp_path, capsys):
     assert "belong together with probability 0." in printed
     assert sizes[0][0] == 1200 and sizes[1][0] == 600 and sizes[0][1] > sizes[1][1]
     bad = (OUTPUT, str(tmp_path / "missing" / "x.png"))
-    with flagsaver.flagsaver(*settings, (visualize._TEXT, "a"), bad), pytest.raises(ConfigError, match="png: name a"):
+    with flagsaver.flagsaver(*settings, (TEXTS, ["a"]), bad), pytest.raises(ConfigError, match="png: name a"):
         visualize.main()
     with flagsaver.flagsaver((WORKDIR, None)), pytest.raises(ConfigError, match="Missing: --workdir, --image"):
         visualize.main()

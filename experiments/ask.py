@@ -1,0 +1,140 @@
+"""Ask a trained model about your own images.
+
+    python -m experiments.ask --workdir=RUN --image=a.jpg --text="two dogs" --text="a red car"
+    python -m experiments.ask --workdir=RUN --image=a.jpg --text="a [MASK] on the grass"
+    python -m experiments.ask --workdir=RUN --image=a.jpg --question="what is on the table?"
+    python -m experiments.ask --workdir=RUN --left=a.jpg --right=b.jpg --sentence="both show a dog"
+
+A pre-trained model tells how well texts match, and fills [MASK]; one for retrieval matches; one for visual question
+answering answers; one for NLVR2 judges a sentence about two images, one for NLVR about an --image. --image, --text,
+--question and --sentence may be given several times. --workdir is a run, an exported folder or a Hugging Face name.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from experiments.common_flags import CHECKPOINT, IMAGES, TEXTS, WORKDIR, required
+from experiments.config_flags import run_main
+from experiments.progress import say
+from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.predictor import Predictor
+
+_QUESTIONS = flags.DEFINE_multi_string("question", [], "Question about each image.")
+_LEFT = flags.DEFINE_string("left", None, "Left image of a pair, for --sentence.")
+_RIGHT = flags.DEFINE_string("right", None, "Right image of a pair, for --sentence.")
+_SENTENCES = flags.DEFINE_multi_string("sentence", [], "Sentence to judge.")
+_TOP = flags.DEFINE_integer("top", 5, "How many answers, or tokens for a [MASK].", 1)
+_JSON = flags.DEFINE_bool("json", False, "Print JSON alone.")
+
+_MASK = "[MASK]"
+
+
+def matched(predictor: Predictor, images: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Probability of each text with each image."""
+    scores_IxT = predictor.match(list(images), texts)
+    return [
+        {"image": image, "text": text, "probability": float(scores_IxT[i, t])}
+        for i, image in enumerate(images)
+        for t, text in enumerate(texts)
+    ]
+
+
+def filled(predictor: Predictor, images: Sequence[str], texts: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The likeliest tokens for each [MASK] of each text with each image."""
+    found = []
+    for image in images:
+        encoded = predictor.encode(image)
+        for text in texts:
+            for number, tokens in enumerate(predictor.fill_mask(encoded, text, top=top), 1):
+                found += [
+                    {"image": image, "text": text, "mask": number, "token": token, "probability": probability}
+                    for token, probability in tokens
+                ]
+    return found
+
+
+def answered(predictor: Predictor, images: Sequence[str], questions: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The likeliest answers to each question about each image."""
+    found = []
+    for image in images:
+        for question, answers in zip(questions, predictor.answer(image, list(questions), top=top), strict=True):
+            found += [
+                {"image": image, "question": question, "answer": answer, "probability": probability}
+                for answer, probability in answers
+            ]
+    return found
+
+
+def judged(predictor: Predictor, images: Sequence[str], sentences: Sequence[str]) -> list[dict[str, Any]]:
+    """Probability that each sentence is true of the images, which belong together."""
+    probabilities = predictor.judge(*images, list(sentences))
+    return [
+        {"images": list(images), "sentence": sentence, "probability": float(probability)}
+        for sentence, probability in zip(sentences, probabilities, strict=True)
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as text: probability first, what is the same in all of them left out."""
+    names = [name for name in rows[0] if name != "probability" and len({str(row[name]) for row in rows}) > 1]
+    names = names or [name for name in rows[0] if name != "probability"][-1:]
+    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in names}
+    lines = ["probability  " + "  ".join(f"{name:{widths[name]}}" for name in names).rstrip()]
+    for row in rows:
+        cells = "  ".join(f"{row[name]!s:{widths[name]}}" for name in names).rstrip()
+        lines.append(f"{row['probability']:11.3f}  {cells}")
+    return "\n".join(lines)
+
+
+def check_flags() -> str:
+    """Which of "match", "fill_mask", "answer" and "judge" the flags ask for.
+
+    Raises:
+      ConfigError: none of them, or several, or an image is missing.
+    """
+    pair = [flag.value for flag in (_LEFT, _RIGHT) if flag.value]
+    wanted = [flag.name for flag in (TEXTS, _QUESTIONS, _SENTENCES) if flag.value]
+    if len(wanted) != 1:
+        given = " and ".join(f"--{name}" for name in wanted) or "none of them"
+        raise ConfigError(f"Give one of --text, --question and --sentence; here is {given}.")
+    if pair and (wanted != ["sentence"] or len(pair) != 2 or IMAGES.value):
+        raise ConfigError("--left and --right are a pair for --sentence: give both of them, and no --image.")
+    if not pair and not IMAGES.value:
+        raise ConfigError("Give an --image, or --left and --right for a sentence about two.")
+    if wanted == ["question"]:
+        return "answer"
+    if wanted == ["sentence"]:
+        if not pair and len(IMAGES.value) != 1:
+            raise ConfigError("A sentence about one image takes one --image; about two it takes --left and --right.")
+        return "judge"
+    masked = [_MASK in text for text in TEXTS.value]
+    if any(masked) and not all(masked):
+        raise ConfigError("Some --text have [MASK] and some have not; ask about them one after the other.")
+    return "fill_mask" if all(masked) else "match"
+
+
+def main() -> None:
+    """Entry point behind the flags."""
+    required(WORKDIR)
+    method = check_flags()
+    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+    pair = [_LEFT.value, _RIGHT.value] if _LEFT.value else IMAGES.value
+    rows = {
+        "match": lambda: matched(predictor, IMAGES.value, TEXTS.value),
+        "fill_mask": lambda: filled(predictor, IMAGES.value, TEXTS.value, _TOP.value),
+        "answer": lambda: answered(predictor, IMAGES.value, _QUESTIONS.value, _TOP.value),
+        "judge": lambda: judged(predictor, pair, _SENTENCES.value),
+    }[method]()
+    if _JSON.value:
+        model = {"path": predictor.loaded.path, "step": predictor.loaded.description.get("step")}
+        print(json.dumps({"model": model, "method": method, "rows": rows}, indent=1, ensure_ascii=False))
+    else:
+        say(predictor.loaded.origin())
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    run_main(main, takes_config=False)
