@@ -4,29 +4,37 @@
     python -m experiments.ask --workdir=RUN --image=a.jpg --text="a [MASK] on the grass"
     python -m experiments.ask --workdir=RUN --image=a.jpg --question="what is on the table?"
     python -m experiments.ask --workdir=RUN --left=a.jpg --right=b.jpg --sentence="both show a dog"
+    python -m experiments.ask --workdir=RUN --search="two dogs" --search_in=FOLDER --index=photographs.npz
 
 A pre-trained model tells how well texts match, and fills [MASK]; one for retrieval matches; one for visual question
-answering answers; one for NLVR2 judges a sentence about two images, one for NLVR about an --image. --image, --text,
---question and --sentence may be given several times. --workdir is a run, an exported folder or a Hugging Face name.
+answering answers; one for NLVR2 judges a sentence about two images, one for NLVR about an --image. --search finds
+images of a folder by a text; --index keeps what was computed of them, so that the next search is quick.
+--image, --text, --question and --sentence may be given several times. --workdir is a run, an exported folder or a
+Hugging Face name.
 """
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments.common_flags import CHECKPOINT, IMAGES, TEXTS, WORKDIR, required
+from experiments.common_flags import CHECKPOINT, IMAGES, TEXTS, WORKDIR, new_file, required
 from experiments.config_flags import run_main
-from experiments.progress import say
+from experiments.progress import Progress, say, warn
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.image_index import ImageIndex, images_below
 from pixelbert_jax.predictor import Predictor
 
 _QUESTIONS = flags.DEFINE_multi_string("question", [], "Question about each image.")
 _LEFT = flags.DEFINE_string("left", None, "Left image of a pair, for --sentence.")
 _RIGHT = flags.DEFINE_string("right", None, "Right image of a pair, for --sentence.")
 _SENTENCES = flags.DEFINE_multi_string("sentence", [], "Sentence to judge.")
-_TOP = flags.DEFINE_integer("top", 5, "How many answers, or tokens for a [MASK].", 1)
+_SEARCH = flags.DEFINE_string("search", None, "Text to find images by, in --search_in.")
+_SEARCH_IN = flags.DEFINE_string("search_in", None, "Folder of images; not needed with an --index that is there.")
+_INDEX = flags.DEFINE_string("index", None, "An .npz file: the index of --search_in, made if it is not there.")
+_TOP = flags.DEFINE_integer("top", 5, "How many answers, tokens for a [MASK], or images.", 1)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON alone.")
 
 _MASK = "[MASK]"
@@ -77,6 +85,28 @@ def judged(predictor: Predictor, images: Sequence[str], sentences: Sequence[str]
     ]
 
 
+def index_of(predictor: Predictor, folder: str | None, file: str | None, *, quiet: bool = False) -> ImageIndex:
+    """The index in a file; or that of a folder, which is then kept in the file, if one is named."""
+    if file and Path(file).expanduser().exists():
+        return ImageIndex.load(file, predictor)
+    if quiet:
+        index = predictor.index(folder)
+    else:
+        progress = Progress(len(images_below(Path(folder).expanduser())), 0)
+        index = predictor.index(folder, progress=lambda done, _: progress.update(done, ""))
+        progress.close()
+    for path, reason in index.skipped:
+        warn(f"skipped: {path}: {reason}")
+    if file:
+        index.save(file)
+    return index
+
+
+def searched(index: ImageIndex, text: str, top: int) -> list[dict[str, Any]]:
+    """The images that match a text best."""
+    return [{"image": name, "probability": probability} for name, probability in index.search(text, top)]
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as text: probability first, what is the same in all of them left out."""
     names = [name for name in rows[0] if name != "probability" and len({str(row[name]) for row in rows}) > 1]
@@ -90,16 +120,23 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def check_flags() -> str:
-    """Which of "match", "fill_mask", "answer" and "judge" the flags ask for.
+    """Which of "match", "fill_mask", "answer", "judge" and "search" the flags ask for.
 
     Raises:
       ConfigError: none of them, or several, or an image is missing.
     """
     pair = [flag.value for flag in (_LEFT, _RIGHT) if flag.value]
-    wanted = [flag.name for flag in (TEXTS, _QUESTIONS, _SENTENCES) if flag.value]
+    wanted = [flag.name for flag in (TEXTS, _QUESTIONS, _SENTENCES, _SEARCH) if flag.value]
     if len(wanted) != 1:
         given = " and ".join(f"--{name}" for name in wanted) or "none of them"
-        raise ConfigError(f"Give one of --text, --question and --sentence; here is {given}.")
+        raise ConfigError(f"Give one of --text, --question, --sentence and --search; here is {given}.")
+    if wanted == ["search"]:
+        if _INDEX.value:
+            new_file(_INDEX.value, ".npz", "index")
+        kept = _INDEX.value and Path(_INDEX.value).expanduser().exists()
+        if not (kept or _SEARCH_IN.value) or pair or IMAGES.value:
+            raise ConfigError("--search takes a --search_in=FOLDER, or an --index that is there, and no single images.")
+        return "search"
     if pair and (wanted != ["sentence"] or len(pair) != 2 or IMAGES.value):
         raise ConfigError("--left and --right are a pair for --sentence: give both of them, and no --image.")
     if not pair and not IMAGES.value:
@@ -127,6 +164,9 @@ def main() -> None:
         "fill_mask": lambda: filled(predictor, IMAGES.value, TEXTS.value, _TOP.value),
         "answer": lambda: answered(predictor, IMAGES.value, _QUESTIONS.value, _TOP.value),
         "judge": lambda: judged(predictor, pair, _SENTENCES.value),
+        "search": lambda: searched(
+            index_of(predictor, _SEARCH_IN.value, _INDEX.value, quiet=_JSON.value), _SEARCH.value, _TOP.value
+        ),
     }[method]()
     if _JSON.value:
         model = {"path": predictor.loaded.path, "step": predictor.loaded.description.get("step")}

@@ -39,9 +39,9 @@ def only(flag: flags.FlagHolder) -> str:
     return flag.value[0]
 
 
-def new_file(path: str, suffix: str) -> Path:
+def new_file(path: str, suffix: str, flag: str = "output") -> Path:
     """A path that a file can be written to; raises ConfigError if its folder is missing or it has another suffix."""
     file = Path(path).expanduser()
     if file.suffix.lower() != suffix or not file.absolute().parent.is_dir():
-        raise ConfigError(f"--output={path}: name a {suffix} file in a folder that exists.")
+        raise ConfigError(f"--{flag}={path}: name a {suffix} file in a folder that exists.")
     return file

@@ -23,14 +23,14 @@ class EncodedImages:
 
     Attributes:
       chunks: (places of the pictures in the list, pixels_BxPxD, mask_BxP) of each batch that was run.
-      originals: the pictures, uint8 HxWx3.
+      originals: the images, uint8 HxWx3; none where they were not kept.
     """
 
     chunks: tuple[tuple[tuple[int, ...], jax.Array, jax.Array], ...]
     originals: tuple[np.ndarray, ...]
 
     def __len__(self) -> int:
-        return len(self.originals)
+        return sum(len(indices) for indices, _, _ in self.chunks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +124,19 @@ class Predictor:
                 chunks.append((tuple(chunk), pixels_BxPxD, mask_BxP))
         return EncodedImages(tuple(chunks), tuple(originals))
 
+    def index(self, images: Any, *, progress: Callable[[int, int], None] = lambda done, total: None) -> Any:
+        """A `pixelbert_jax.image_index.ImageIndex` of a folder or a list, to search by texts; see `make_index`."""
+        from pixelbert_jax.image_index import make_index
+
+        return make_index(self, images, progress=progress)
+
     def match(self, images: AnImage | Sequence[AnImage] | EncodedImages, texts: str | Iterable[str]) -> np.ndarray:
         """Probability that each picture and each text belong together: float32, pictures x texts.
 
         Raises:
           ConfigError: what is no picture or no text, or a text that is too long.
         """
-        self._requires("match")
+        self.requires("match")
         texts, encoded = listed_texts(texts), self._encoded(images)
         pairs = [(image, text) for image in range(len(encoded)) for text in range(len(texts))]
         scores_N = self._of_pairs(self._match, encoded, texts, pairs)
@@ -155,7 +161,7 @@ class Predictor:
           ConfigError: the model was not fine-tuned to answer questions; what is no image or no text; lists of different
             lengths.
         """
-        self._requires("answer")
+        self.requires("answer")
         encoded, texts = self._encoded(images), listed_texts(questions)
         pairs = _paired(images=len(encoded), questions=len(texts))
         answers = self.loaded.description["answers"]
@@ -179,7 +185,7 @@ class Predictor:
           ConfigError: the model was not fine-tuned to judge sentences, or judges another number of images; what is no
             image or no text; lists of different lengths.
         """
-        self._requires("judge")
+        self.requires("judge")
         needed = self.loaded.task.config.pictures
         if len(images_and_sentence) != needed + 1:
             form = "judge(left, right, sentence)" if needed == 2 else "judge(image, sentence)"
@@ -207,7 +213,7 @@ class Predictor:
         Raises:
           ConfigError: as `match`, or there is not exactly one text.
         """
-        self._requires("rank")
+        self.requires("rank")
         scores = self.match(images, only_text(text))[:, 0]
         return [(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")]
 
@@ -217,7 +223,7 @@ class Predictor:
         Raises:
           ConfigError: the text has no [MASK], or there is not exactly one picture and one text.
         """
-        self._requires("fill_mask")
+        self.requires("fill_mask")
         text = only_text(text)
         ids_1xT, mask_1xT = self._tokens([text])
         position = np.flatnonzero(ids_1xT[0] == self.tokenizer.mask)
@@ -277,7 +283,8 @@ class Predictor:
         """Names of the methods that this model's heads make possible."""
         return tuple(name for name, head in _HEADS.items() if hasattr(self.loaded.model, head))
 
-    def _requires(self, method: str) -> None:
+    def requires(self, method: str) -> None:
+        """Refuse, with a ConfigError, what the model has no head for."""
         if method not in self.methods:
             able = ", ".join((*self.methods, "attention_map"))
             raise ConfigError(

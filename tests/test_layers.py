@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOR_NOTEBOOKS = {f"pixelbert_jax/{name}.py" for name in ("loading", "predictor", "predictor_inputs")}
+FOR_NOTEBOOKS = {f"pixelbert_jax/{name}.py" for name in ("loading", "predictor", "predictor_inputs", "image_index")}
 SCORES_BY_A_MODEL = "data_pipelines/collecting/scoring.py"
 FORBIDDEN = {
     "pixelbert_jax": {"experiments", "data_pipelines", "torch", "tensorflow"},

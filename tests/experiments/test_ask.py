@@ -1,6 +1,7 @@
 """Asking from the command line: what is asked of the predictor, what is printed, what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,16 +71,28 @@ def test_judging(files):
     assert ask.table(rows) == "probability  sentence\n      0.250  x\n      0.500  y"
 
 
+def test_searching(saved_run, files, tmp_path, capsys):
+    folder, kept = str(Path(files[0]).parent), str(tmp_path / "kept.npz")
+    expected = [(files[i], p) for i, p in Predictor.load(saved_run).rank(files, "a red square")]
+    for given in ((ask._SEARCH_IN, folder), (ask._SEARCH_IN, None)):  # the second time the index is there
+        run(saved_run, (ask._SEARCH, "a red square"), given, (ask._INDEX, kept), (ask._JSON, True))
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert [(row["image"], pytest.approx(row["probability"], abs=1e-5)) for row in rows] == expected
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "Give one of --text, --question and --sentence; here is none of them"),
+        ({}, "Give one of --text, --question, --sentence and --search; here is none of them"),
         ({"text": ["a"], "question": ["b"]}, "here is --text and --question"),
         ({"text": ["a"]}, "Give an --image"),
         ({"text": ["a"], "left": "x", "right": "y"}, "--left and --right are a pair for --sentence"),
         ({"sentence": ["a"], "left": "x"}, "give both of them, and no --image"),
         ({"sentence": ["a"], "left": "x", "right": "y", "image": ["z"]}, "give both of them, and no --image"),
         ({"sentence": ["a"], "image": ["x", "y"]}, "takes one --image; about two it takes --left and --right"),
+        ({"search": "a"}, "--search takes a --search_in=FOLDER, or an --index that is there"),
+        ({"search": "a", "search_in": "x", "image": ["y"]}, "and no single images"),
+        ({"search": "a", "search_in": "x", "index": "a.txt"}, "--index=a.txt: name a .npz file"),
         ({"text": ["a", "a [MASK]"], "image": ["x"]}, r"Some --text have \[MASK\] and some have not"),
     ],
 )

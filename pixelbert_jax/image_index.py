@@ -1,0 +1,182 @@
+"""Search many images by a text: their pixel embeddings, computed once and kept in a file."""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.errors import DataError
+from pixelbert_jax.errors import ConfigError, in_short
+from pixelbert_jax.loading import LoadedModel
+from pixelbert_jax.predictor import EncodedImages, Predictor
+from pixelbert_jax.predictor_inputs import pixels_of
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_FORMAT = 1
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageIndex:
+    """Images that a model has encoded.
+
+    Attributes:
+      predictor: of the model.
+      names: paths of the images, or their numbers in the list.
+      encoded: their pixel embeddings, in the same order.
+      skipped: path and reason of each file that is no readable image.
+    """
+
+    predictor: Predictor
+    names: tuple[str, ...]
+    encoded: EncodedImages
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def search(self, text: str, top: int = 10) -> list[tuple[str, float]]:
+        """Names of the images that match a text best, with their probabilities, best first.
+
+        Raises:
+          ConfigError: the model has no head for matching, or there is not exactly one text.
+        """
+        ranked = self.predictor.rank(self.encoded, text)
+        return [(self.names[i], probability) for i, probability in ranked[:top]]
+
+    def save(self, path: str | Path) -> None:
+        """Write one .npz file, whole or not at all."""
+        about = {"format": _FORMAT, "model": fingerprint(self.predictor.loaded), "names": self.names}
+        arrays = {"about": np.array(json.dumps(about | {"skipped": self.skipped}))}
+        for number, (indices, pixels_BxPxD, mask_BxP) in enumerate(self.encoded.chunks):
+            arrays[f"indices_{number}"] = np.array(indices, np.int64)
+            # NumPy's files have no bfloat16; float32 holds it exactly.
+            arrays[f"pixels_{number}"] = np.asarray(pixels_BxPxD, np.float32)[: len(indices)]
+            arrays[f"mask_{number}"] = np.asarray(mask_BxP)[: len(indices)]
+        path = Path(path).expanduser()
+        temporary = path.with_name(f".{path.name}.unfinished")
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path, predictor: Predictor) -> "ImageIndex":
+        """Read what `save` wrote.
+
+        Raises:
+          ConfigError: no such file, another model made it, or it is damaged.
+        """
+        path = Path(path).expanduser()
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                about = json.loads(str(stored["about"]))
+                _check(about, predictor, path)
+                chunks = _chunks(stored, predictor.loaded.task.model.dtype)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such index; make one with Predictor.index and save it.") from None
+        except ConfigError:
+            raise
+        except _DAMAGE as error:
+            raise ConfigError(f"{path}: not a whole index ({in_short(error, 100)}); make it again.") from None
+        names = tuple(map(str, about["names"]))
+        if sorted(i for indices, _, _ in chunks for i in indices) != list(range(len(names))):
+            raise ConfigError(f"{path}: not a whole index (images are missing); make it again.")
+        return cls(predictor, names, EncodedImages(chunks, ()), tuple(map(tuple, about["skipped"])))
+
+
+def make_index(
+    predictor: Predictor,
+    images: str | Path | Iterable[Any],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ImageIndex:
+    """Encode a folder's images, or a list.
+
+    Args:
+      predictor: of a model that can match.
+      images: a folder, whose images and those below it are taken in the order of their paths; or images of any kind.
+      progress: called with the number of images that are done, and of all.
+
+    Raises:
+      ConfigError: the model cannot match; no folder, or one without images; none is readable.
+    """
+    predictor.requires("match")
+    from_folder = isinstance(images, str | Path)
+    listed = images_below(Path(images).expanduser()) if from_folder else list(images)
+    names, skipped, rows, pending = [], [], [], []
+
+    def encode() -> None:
+        first = len(rows)
+        rows.extend([None] * len(pending))
+        for indices, pixels_BxPxD, mask_BxP in predictor.encode(pending).chunks:
+            for row, index in enumerate(indices):
+                rows[first + index] = (np.asarray(pixels_BxPxD[row]), np.asarray(mask_BxP[row]))
+        pending.clear()
+
+    for number, image in enumerate(listed):
+        try:
+            pending.append(pixels_of(image))
+            names.append(str(image) if isinstance(image, str | Path) else str(number))
+        except (ConfigError, DataError) as error:
+            if not from_folder:
+                raise
+            skipped.append((str(image), in_short(error)))
+        if len(pending) == predictor.batch_images:
+            encode()
+        progress(number + 1, len(listed))
+    if pending:
+        encode()
+    if not names:
+        raise ConfigError(f"{images}: none of {len(listed)} files is a readable image (first: {skipped[0][1]}).")
+    encoded = EncodedImages(_batches(rows, predictor.batch_pairs), ())
+    return ImageIndex(predictor, tuple(names), encoded, tuple(skipped))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files in a folder and below it, by their suffix, hidden ones left out; ConfigError if there is none."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; give one with image files.")
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        raise ConfigError(f"{folder}: no image files in it ({', '.join(SUFFIXES)}); give another folder.")
+    return files
+
+
+def fingerprint(loaded: LoadedModel) -> str:
+    """Of a model's weights and what it needs to read images: the same only for the same checkpoint or export."""
+    known = loaded.description.get("digest") or json.dumps(loaded.description.get("sha256"), sort_keys=True)
+    return hashlib.blake2b(f"{known} {loaded.task.model.dtype}".encode(), digest_size=16).hexdigest()
+
+
+def _batches(rows: list[tuple[np.ndarray, np.ndarray]], size: int) -> tuple:
+    """Images with as many pixels together, `size` at a time."""
+    groups: dict[int, list[int]] = {}
+    for index, (pixels_PxD, _) in enumerate(rows):
+        groups.setdefault(len(pixels_PxD), []).append(index)
+    return tuple(
+        (tuple(part), *(jax.device_put(np.stack([rows[index][k] for index in part])) for k in (0, 1)))
+        for group in groups.values()
+        for part in (group[start : start + size] for start in range(0, len(group), size))
+    )
+
+
+def _chunks(stored: Any, dtype: str) -> tuple:
+    chunks = []
+    for number in range(sum(name.startswith("indices_") for name in stored.files)):
+        indices, pixels, mask = (stored[f"{name}_{number}"] for name in ("indices", "pixels", "mask"))
+        if pixels.ndim != 3 or mask.shape != pixels.shape[:2] or indices.shape != pixels.shape[:1]:
+            raise ValueError("arrays that do not fit each other")
+        chunks.append((tuple(indices.tolist()), jax.device_put(pixels.astype(dtype)), jax.device_put(mask)))
+    return tuple(chunks)
+
+
+def _check(about: dict[str, Any], predictor: Predictor, path: Path) -> None:
+    if about["format"] != _FORMAT:
+        raise ConfigError(f"{path}: an index of format {about['format']!r}, this code reads {_FORMAT}; make it again.")
+    if about["model"] != fingerprint(predictor.loaded):
+        raise ConfigError(f"{path}: another model made it than {predictor.loaded.path}; make it again with this one.")
