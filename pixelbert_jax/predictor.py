@@ -298,9 +298,12 @@ class Predictor:
         """What a program of `_on_cls` says of (image, text) pairs, in their order."""
         ids_MxT, mask_MxT = self._tokens(texts)
         found: list[Any] = [None] * len(pairs)
+        of_image: dict[int, list[int]] = {}
+        for number, (image, _) in enumerate(pairs):
+            of_image.setdefault(image, []).append(number)
         for indices, pixels_BxPxD, mask_BxP in encoded.chunks:
             row_of = {image: row for row, image in enumerate(indices)}
-            mine = [number for number, (image, _) in enumerate(pairs) if image in row_of]
+            mine = [number for image in indices for number in of_image.get(image, ())]
             size = self.batch_pairs if len(mine) > 1 else 1
             for chunk in _chunks(mine, size):
                 padded = [pairs[number] for number in chunk + chunk[:1] * (size - len(chunk))]
