@@ -8,7 +8,7 @@ import pytest
 from tests.test_benchmarks import get_config
 
 torch = pytest.importorskip("torch")
-from benchmarks import parts, retrieval_against_torch, texts_an_image  # noqa: E402
+from benchmarks import last_layer, parts, retrieval_against_torch, texts_an_image  # noqa: E402
 from tests.test_torch_benchmarks import MODEL, make_mesh_of_one  # noqa: E402
 
 
@@ -61,3 +61,14 @@ def test_retrieval_against_torch():
     model = dataclasses.replace(config.model, backbone=MODEL.backbone)
     found = retrieval_against_torch.measure(dataclasses.replace(config, model=model), 5, 2)
     assert found["texts"] == 5 and found["pairs_a_second_ratio"]["median"] > 0
+
+
+def test_last_layer():
+    config = get_config()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=MODEL.backbone))
+    encoder = dataclasses.replace(config.model.encoder, dropout=0.0, attention_dropout=0.0)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+    found = last_layer.measure(config, 8, 2)
+    assert found["losses"].keys() == {last_layer.READ, last_layer.ALL}
+    assert found["losses"][last_layer.READ] == pytest.approx(found["losses"][last_layer.ALL], rel=1e-4)
+    assert found["ratio"]["median"] > 0 and found["pairs"] == 8 * config.data.texts_per_image
