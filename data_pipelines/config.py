@@ -65,6 +65,7 @@ class DataConfig:
     mask_rate: float = 0.15
     whole_word_masking: bool = False
     replaced_pictures: float = 0.0  # share of the mismatched pairs in which the picture, not the text, is another's
+    flip_rate: float = 0.0  # share of training visits that show the image mirrored; neither paper does that
     regions: int = 0  # a detector's regions of each picture, the surest; 0: the model reads pixels
     whole_picture: Literal["none", "mean", "stored"] = "none"  # one more: their mean, or the source's own feature
     region_mask_rate: float = 0.15
@@ -87,7 +88,7 @@ class DataConfig:
         for name in ("mask_rate", "region_mask_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise DataError(f"data.{name}={getattr(self, name)} must lie between 0 and 1.")
-        for name in ("replaced_pictures", "region_keep_rate"):
+        for name in ("replaced_pictures", "region_keep_rate", "flip_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"data.{name}={getattr(self, name)} must lie in [0, 1].")
         if self.max_bad_records < 0:
@@ -96,6 +97,10 @@ class DataConfig:
             raise DataError(
                 f"data.regions={self.regions} with data.whole_picture={self.whole_picture!r}: set the first above 0 "
                 "for a model of regions, or the second to 'none'."
+            )
+        if self.flip_rate and self.regions:
+            raise DataError(
+                f"data.flip_rate={self.flip_rate} mirrors pixels, which a model of regions does not read; set it to 0."
             )
         check_weights((*self.train, *self.eval))
 

@@ -175,6 +175,8 @@ def make_batches(
     held_out: bool,
 ) -> Batches:
     """What makes arrays of a plan over `sources`, for this process's rows."""
+    if held_out:
+        data = dataclasses.replace(data, flip_rate=0.0)
     common = (tuple(sources), words.tokenizer, data, seed)
     task = config.task
     if isinstance(task, VqaConfig):

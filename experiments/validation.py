@@ -6,10 +6,12 @@ from data_pipelines.config import check_weights
 from experiments.config import RunConfig, StageConfig, evaluation_rows
 from pixelbert_jax.config import ImageBertConfig, PixelBertConfig
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig
 from pixelbert_jax.tasks.registry import task_name
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
+from pixelbert_jax.tasks.vqa import VqaConfig
 
 
 def validate(config: RunConfig) -> None:
@@ -59,6 +61,10 @@ def validate(config: RunConfig) -> None:
         raise ConfigError("checkpoint.best names a held-out figure, but evaluation.every=0; set one of the two.")
     if config.report and not config.evaluation.every:
         raise ConfigError("report=true draws held-out figures, but evaluation.every=0; set one of the two.")
+    if data.flip_rate and isinstance(config.task, VqaConfig | Nlvr2Config):
+        raise ConfigError(
+            f"data.flip_rate={data.flip_rate} mirrors images, and makes answers about left and right wrong; set it to 0."
+        )
     if pretraining and data.batch_images * data.texts_per_image < 2:
         raise ConfigError("A batch of one pair has no mismatched pair; raise data.batch_images.")
     of_pictures = isinstance(config.task, RetrievalConfig) and config.task.image_negatives

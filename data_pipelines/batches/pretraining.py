@@ -82,7 +82,8 @@ class PretrainingBatches:
         if shown is None:
             shared.show_nothing(batch, place)
         else:
-            visuals.write(batch, place, shown)
+            mirrored = shared.is_mirrored(self.config.flip_rate, self.seed, plan, row)
+            visuals.write(batch, place, shown, mirrored=mirrored)
             self.write_regions(batch, place, shown, plan, row)
 
     def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:

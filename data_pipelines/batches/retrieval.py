@@ -48,7 +48,8 @@ class RetrievalBatches:
             for k, text in enumerate(self._texts(record, pool, plan, row)):
                 ids = self.tokenizer.encode(text, self.config.max_text_length)
                 shared.write_ids(batch, place, k, ids)
-            return functools.partial(visuals.write, batch, place, record)
+            mirrored = shared.is_mirrored(self.config.flip_rate, self.seed, plan, row)
+            return functools.partial(visuals.write, batch, place, record, mirrored=mirrored)
 
         blank = functools.partial(self._blank, visuals, plan.canvas)
         return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)

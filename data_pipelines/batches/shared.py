@@ -18,7 +18,7 @@ T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 PROBLEMS = "problems"  # what a batch says of its damaged records; no array for the devices
 _memory = ReusedMemory()
-_TEXTS = 10  # purpose that the seed is split into; batches/pretraining.py has the others
+_TEXTS, _FLIPS = 10, 15  # purposes that the seed is split into; the other files here have the others
 
 
 class Reader:
@@ -117,6 +117,11 @@ def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) 
     chance(seed, _TEXTS, plan.source_B[row], plan.record_B[row], plan.pass_B[row]).shuffle(order)
     start = int(plan.visit_B[row]) * texts
     return [order[(start + k) % count] for k in range(texts)]
+
+
+def is_mirrored(rate: float, seed: int, plan: BatchPlan, row: int) -> bool:
+    """Whether a row shows its image mirrored, as a share `rate` of them does."""
+    return rate > 0 and chance(seed, _FLIPS, plan.step, row).random() < rate
 
 
 def texts_in_order(plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:

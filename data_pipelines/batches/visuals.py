@@ -21,10 +21,14 @@ class PixelVisuals:
         """Rows for `write` or `shared.show_nothing` to fill; `canvas` is the number of a canvas."""
         return shared.blank_images(rows, self.config.all_canvases[canvas])
 
-    def write(self, batch: dict[str, np.ndarray], place: int, record: Record) -> None:
-        """Show a record in row `place`."""
+    def write(self, batch: dict[str, np.ndarray], place: int, record: Record, *, mirrored: bool = False) -> None:
+        """Show a record in row `place`, mirrored left to right if that is asked for."""
         row = batch["images"][place], batch["image_size"][place]
         shared.show(*row, record, record.image_id, self.config.resize)
+        if mirrored:
+            height, width = batch["image_size"][place]
+            image_HxWx3 = batch["images"][place, :height, :width]
+            image_HxWx3[:] = image_HxWx3[:, ::-1].copy()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +50,9 @@ class RegionVisuals:
         }
         return batch | ({"whole": np.zeros((rows, self.whole_size), np.float16)} if self.whole_size else {})
 
-    def write(self, batch: dict[str, np.ndarray], place: int, record: Record) -> None:
-        """Show a record's surest regions in row `place`."""
+    def write(self, batch: dict[str, np.ndarray], place: int, record: Record, *, mirrored: bool = False) -> None:
+        """Show a record's surest regions in row `place`; they are never `mirrored`."""
+        del mirrored
         found = record.regions
         if found is None:
             raise DataError(f"{record.image_id} has no regions; prepare its data set with --regions.")

@@ -272,3 +272,24 @@ def test_a_mismatched_pair_needs_another_text():
     assert can_mismatch([OfTexts(("a dog", "a cat"), ("a dog",))])
     assert can_mismatch([same, OfTexts(("a bird",))])
     assert not can_mismatch([OfTexts(("a product",)) for _ in range(2)])
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_mirrored_images_and_nothing_else(maker, plan, rate):
+    """The same rows whoever loads them; a pass later other ones."""
+    flipping = dataclasses.replace(maker, config=dataclasses.replace(maker.config, flip_rate=rate))
+    shares = []
+    for step in range(4):
+        plain, found = maker(plan[step]), flipping(plan[step])
+        assert all(np.array_equal(plain[name], found[name]) for name in plain if name != "images")
+        flipped = []
+        for image, mirrored, (height, width) in zip(plain["images"], found["images"], plain["image_size"], strict=True):
+            same, turned = image[:height, :width], image[:height, :width][:, ::-1]
+            assert not np.array_equal(same, turned)
+            flipped.append(np.array_equal(mirrored[:height, :width], turned))
+            assert flipped[-1] or np.array_equal(mirrored[:height, :width], same)
+            assert not mirrored[height:].any() and not mirrored[:, width:].any()
+        shares += flipped
+        part = dataclasses.replace(flipping, rows=(2, 6))(plan[step])
+        np.testing.assert_array_equal(part["images"], found["images"][2:6])
+    assert sum(shares) == len(shares) if rate == 1 else 0.2 < np.mean(shares) < 0.8
