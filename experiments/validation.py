@@ -63,7 +63,7 @@ def validate(config: RunConfig) -> None:
         raise ConfigError("report=true draws held-out figures, but evaluation.every=0; set one of the two.")
     if data.flip_rate and isinstance(config.task, VqaConfig | Nlvr2Config):
         raise ConfigError(
-            f"data.flip_rate={data.flip_rate} mirrors images, and makes answers about left and right wrong; set it to 0."
+            f"data.flip_rate={data.flip_rate} mirrors images: answers about left and right would be wrong; set it to 0."
         )
     if pretraining and data.batch_images * data.texts_per_image < 2:
         raise ConfigError("A batch of one pair has no mismatched pair; raise data.batch_images.")
