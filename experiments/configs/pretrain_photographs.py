@@ -5,7 +5,8 @@
 
 The weights are ImageNet's ResNet-18 and all-MiniLM-L6-v2, by their names on the Hugging Face hub, or folders:
 --config.init.backbone=FOLDER --config.init.text=FOLDER --config.data.vocabulary=FOLDER. `make photographs` runs it with
-its controls; docs/results.md has the scores.
+its controls. Expected on the test split (docs/results.md): image-text matching 0.84 (0.48 with shuffled images), masked
+nouns and colours 0.53 (0.40); about two hours.
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
