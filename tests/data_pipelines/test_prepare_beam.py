@@ -256,7 +256,7 @@ def test_an_order_that_is_carried_out_twice(tmp_path: Path) -> None:
     """As a runner may do: the file stays the same, and what fails leaves it as it was."""
     exchange = Exchange(tmp_path / "exchange", 2)
     exchange.folder.mkdir()
-    exchange.write_candidates("train", 0, [Candidate("x/1", ["a"], encode, "1.jpg")])
+    exchange.write_candidates("train", 0, [Candidate("x/1", ["a"], encode, "1.jpg", turn=True)])
     exchange.write_positions("train", 0, array("q", [0]))
     features = builder_class("image_text")(data_dir=tmp_path / "data").info.features
     worker = Worker(exchange, shards.Serializer(features), 1, None, lambda place: None)

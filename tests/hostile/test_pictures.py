@@ -92,11 +92,11 @@ def test_small_ones_made_in_the_same_way_pass() -> None:
 
 
 def test_the_predictor_refuses_them_too(no_decoder, tmp_path: Path) -> None:
-    from pixelbert_jax.predictor import _pixels
+    from pixelbert_jax.predictor_inputs import pixels_of
 
     (tmp_path / "a.png").write_bytes(png(60_000, 1))
     with guarded(memory=LITTLE), pytest.raises(images.DataError, match=r"a\.png: a side over 30,000 pixels"):
-        _pixels(tmp_path / "a.png")
+        pixels_of(tmp_path / "a.png")
 
 
 def test_in_a_tar_and_in_a_folder_they_cost_themselves_only(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
     [
         (
             [{"alt": "x"}],
-            r"no column of images among alt; name it image \(encoded bytes; or jpg, jpeg, png, webp\) or image_path",
+            r"has no column of images among alt; name it image \(encoded bytes; or jpg, jpeg, png, webp\) or ",
         ),
         ([{"image": "path.jpg", "alt": "x"}], "has no column of images among image, alt"),
         ([{"image_path": b"a", "alt": "x"}], "has no column of images"),
@@ -139,6 +139,6 @@ def test_an_error_that_quotes_a_damaged_byte(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(parquet, "ParquetFile", damaged)
     (tmp_path / "0.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"\(don't know what type: \); download it again") as error:
+    with pytest.raises(DataError, match=r"\(don't know what type:\); download it again") as error:
         find_parts(tmp_path)
     assert str(error.value).isprintable()
