@@ -268,7 +268,7 @@ def test_an_order_that_is_carried_out_twice(tmp_path: Path) -> None:
     worker.verify("train", 0)
     worker.write(order)
     assert files(tmp_path / "out") == written and list(written) == ["file"]
-    exchange.write_candidates("train", 0, [Candidate("x/1", ["b"], encode, "1.jpg")])
+    exchange.write_candidates("train", 0, [Candidate("x/1", ["b"], encode, "1.jpg", turn=True)])
     with pytest.raises(DataError, match=r"^1.jpg changed while it was prepared"):
         worker.write(order)
     assert files(tmp_path / "out") == written
