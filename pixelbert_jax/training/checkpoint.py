@@ -60,13 +60,16 @@ class Checkpoints:
         self._pending: tuple[int, ocp.AsyncResponse] | None = None
         self._failed = False
         with self._writing("read or written"):
+            # In a new folder there is nothing to clean, and the thread that does it would outlive a refused start.
+            alone = jax.process_count() == 1 and _is_local(self.directory)  # several must agree on it
+            has_leftovers = not alone or self.directory.is_dir()
             self.directory.mkdir(parents=True, exist_ok=True)
             _set_unfinished_aside(self.directory)
             self._checkpointer = ocp.training.Checkpointer(
                 self.directory,
                 context=context,
                 preservation_policy=policies.AnyPreservationPolicy(kept),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=has_leftovers,
             )
 
     @property
