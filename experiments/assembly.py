@@ -110,8 +110,8 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
         return make_batches(config, words, records, data, seed=seed, rows=host_rows(trainer, rows), held_out=held_out)
 
     sources = [records for _, records in train_records]
-    train = Stream(plan, maker(sources, config.data, config.seed, config.data.batch_images, False), plan.boundaries)
-    train = dataclasses.replace(train, unmeasurable=unmeasurable(config, sources))
+    train_maker = maker(sources, config.data, config.seed, config.data.batch_images, False)
+    train = Stream(plan, train_maker, plan.boundaries, unmeasurable=unmeasurable(config, sources))
     evaluation = {}
     if eval_records:
         rows, sources = evaluation_rows(config), [records for _, records in eval_records]

@@ -163,7 +163,7 @@ class Predictor:
         """
         self.requires("answer")
         encoded, texts = self._encoded(images), listed_texts(questions)
-        pairs = _paired(images=len(encoded), questions=len(texts))
+        pairs = list(zip(*_broadcast(images=len(encoded), questions=len(texts)), strict=True))
         answers = self.loaded.description["answers"]
         found = []
         for probability_A in self._of_pairs(self._answer, encoded, texts, pairs):
@@ -402,11 +402,6 @@ def _drawn_out(grid: np.ndarray, stride: int, size: tuple[int, int], original: n
     """A grid over a picture that was resized to `size`, at the original's size, linear between cells."""
     fine = cv2.resize(grid, (grid.shape[1] * stride, grid.shape[0] * stride), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(fine[: size[0], : size[1]], original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _paired(**counts: int) -> list[tuple[int, int]]:
-    first, second = _broadcast(**counts)
-    return list(zip(first, second, strict=True))
 
 
 def _broadcast(**counts: int) -> tuple[list[int], ...]:

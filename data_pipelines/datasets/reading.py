@@ -302,9 +302,9 @@ def fields_of(candidate: Candidate, pictures: Sequence[Picture]) -> tuple[dict[s
     texts, labels = candidate.cleaned()
     example: dict[str, Any] = {"image_id": candidate.image_id, "texts": texts}
     for prefix, picture in zip(("", "second_"), pictures, strict=False):
-        example |= {f"{prefix}{name}": value for name, value in vars(picture).items()}
-    if not candidate.turn:  # data sets whose images are as stored have no such field
-        example = {name: value for name, value in example.items() if not name.endswith("orientation")}
+        # Data sets whose images are as stored have no orientation.
+        fields = {name: value for name, value in vars(picture).items() if candidate.turn or name != "orientation"}
+        example |= {f"{prefix}{name}": value for name, value in fields.items()}
     boxes: Mapping[str, int] = {}
     if candidate.regions is not None:
         found = candidate.regions(pictures[0].height, pictures[0].width)
