@@ -26,6 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 BESIDES = {  # results that are not of the CPU set, and their programs
     "preparing": "benchmarks.preparing",
     "loop_overhead_r50_cpu": "benchmarks.loop_overhead",
+    "photographs_cpu": "benchmarks.learning.photographs",
 }
 STAND_IN = """
 import json, os, sys, time
