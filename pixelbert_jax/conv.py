@@ -3,7 +3,8 @@
 All forms compute the same sums. On the CPU, XLA lowers a 1x1 convolution and, above all, the gradient of a grouped
 one badly (docs/architecture.md has the measurements), so there a 1x1 convolution is a matrix product and neighbouring
 groups are merged into block-diagonal dense kernels. So are they on the TPU, whose matrix units take 128 channels at
-once. Elsewhere the compiler's own convolution is used.
+once. In bfloat16 on a CPU with AMX, which the compiler uses for plain products alone, wide convolutions are products.
+Elsewhere the compiler's own convolution is used.
 """
 
 import functools
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pixelbert_jax.initializers import he_normal_fan_out
+from pixelbert_jax.products import product, transposed, uses_amx
 
 _MERGED_CHANNELS = {"cpu": 32, "tpu": 128}  # input channels that a merged dense kernel should have
+_AMX_CHANNELS = 128  # inputs of each tap from which a convolution is made of products in bfloat16 with AMX
 _PRODUCT_CHANNELS = 16  # input channels from which the kernel's gradient is made of matrix products on the CPU
 
 
@@ -38,9 +41,9 @@ def convolve(
     kernel_hxwxIxO = kernel_hxwxIxO.astype(x_BxHxWxC.dtype)
     size = kernel_hxwxIxO.shape[0]
     if platform == "cpu" and groups == 1 and size == 1:
-        return product(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
+        return pointwise(x_BxHxWxC[:, ::stride, ::stride], kernel_hxwxIxO[0, 0])
     if platform == "cpu" and groups == 1 and stride <= size and x_BxHxWxC.shape[-1] >= _PRODUCT_CHANNELS:
-        return _gradient_by_products(x_BxHxWxC, kernel_hxwxIxO, stride)
+        return _gradient_by_products(x_BxHxWxC, kernel_hxwxIxO, stride, uses_amx(platform, x_BxHxWxC.dtype))
     if groups > 1 and platform in _MERGED_CHANNELS:
         return merged_groups(x_BxHxWxC, kernel_hxwxIxO, stride, groups, _MERGED_CHANNELS[platform])
     return native(x_BxHxWxC, kernel_hxwxIxO, stride, groups)
@@ -59,29 +62,37 @@ def native(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Arr
     )
 
 
-def product(x_BxHxWxC: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
+def pointwise(x_BxHxWxC: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
     """A 1x1 convolution over a flat list of cells, whose gradients the CPU backend does not transpose first."""
-    flat = jnp.dot(x_BxHxWxC.reshape(-1, x_BxHxWxC.shape[-1]), kernel_IxO)
+    flat = product(x_BxHxWxC.reshape(-1, x_BxHxWxC.shape[-1]), kernel_IxO, platform="cpu")
     return flat.reshape(*x_BxHxWxC.shape[:3], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gradient_by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The compiler's convolution, with the gradient of its kernel as a few large matrix products."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gradient_by_products(x: jax.Array, kernel: jax.Array, stride: int, amx: bool) -> jax.Array:
+    """A convolution with the gradient of its kernel as a few large matrix products.
+
+    Args:
+      amx: matrix products are so much faster than the compiler's convolutions that they replace wide ones too.
+    """
+    if amx and stride * x.shape[-1] >= _AMX_CHANNELS:
+        return by_products(x, kernel, stride)
     return native(x, kernel, stride, 1)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return native(x, kernel, stride, 1), (x, kernel)
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, amx: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _gradient_by_products(x, kernel, stride, amx), (x, kernel)
 
 
-def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(stride: int, amx: bool, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     if stride > 1:
         dx = _input_gradient(dy, kernel, x.shape[1:3], stride)
+    elif amx and dy.shape[-1] >= _AMX_CHANNELS:
+        dx = by_products(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
     else:
         (dx,) = jax.linear_transpose(lambda x: native(x, kernel, 1, 1), x)(dy)
-    return dx, _kernel_gradient(x, dy, kernel.shape[0], stride)
+    return dx, _kernel_gradient(x, dy, kernel.shape[0], stride, amx)
 
 
 _gradient_by_products.defvjp(_forward, _backward)
@@ -105,7 +116,24 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, canvas: tuple[int, int], s
     return dx[:, padding : padding + canvas[0], padding : padding + canvas[1]]
 
 
-def _kernel_gradient(x_BxHxWxI: jax.Array, dy_BxhxwxO: jax.Array, size: int, stride: int) -> jax.Array:
+def by_products(x_BxHxWxI: jax.Array, kernel_nxnxIxO: jax.Array, stride: int) -> jax.Array:
+    """The convolution BxhxwxO as the sum of one matrix product a column of the kernel, over the windows' rows."""
+    size, inputs = len(kernel_nxnxIxO), x_BxHxWxI.shape[-1]
+    padding = (size - 1) // 2
+    height, width = (-(-n // stride) for n in x_BxHxWxI.shape[1:3])
+    x = jnp.pad(x_BxHxWxI, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows_BxhxWxSxI = jnp.stack([x[:, i : i + stride * (height - 1) + 1 : stride] for i in range(size)], axis=3)
+    total = jnp.zeros((), jnp.float32)
+    for j in range(size):
+        windows = rows_BxhxWxSxI[:, :, j : j + stride * (width - 1) + 1 : stride].reshape(-1, size * inputs)
+        column = kernel_nxnxIxO[:, j].reshape(size * inputs, -1)
+        total += jnp.dot(windows, column, preferred_element_type=jnp.float32)
+    return total.astype(x.dtype).reshape(len(x), height, width, -1)
+
+
+def _kernel_gradient(
+    x_BxHxWxI: jax.Array, dy_BxhxwxO: jax.Array, size: int, stride: int, amx: bool = False
+) -> jax.Array:
     """Gradient hxwxIxO: the windows' rows are stacked on the side of x, their columns on the side of dy.
 
     Where column c of x belongs to tap j of output column q, c = stride * q + j. Of all columns with one remainder of
@@ -135,8 +163,9 @@ def _kernel_gradient(x_BxHxWxI: jax.Array, dy_BxhxwxO: jax.Array, size: int, str
         shifted_BxhxcxSxO = jnp.stack(
             [jnp.pad(dy_BxhxwxO, ((0, 0), (0, 0), (m, shifts - 1 - m), (0, 0))) for m in range(shifts)], axis=-2
         )
+        rows_NxI = rows_BxhxcxSxI.reshape(-1, size * inputs)
         gradient = jnp.dot(
-            rows_BxhxcxSxI.reshape(-1, size * inputs).T,
+            transposed(rows_NxI) if amx else rows_NxI.T,
             shifted_BxhxcxSxO.reshape(-1, shifts * outputs),
         )
         for m, column in enumerate(columns):

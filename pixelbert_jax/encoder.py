@@ -12,6 +12,7 @@ from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.initializers import transformer_normal
+from pixelbert_jax.products import dot_general, product
 
 _ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu}
 _REMAT_POLICIES = {
@@ -23,18 +24,19 @@ _REMAT_POLICIES = {
 class EncoderLayer(nnx.Module):
     """Self-attention and MLP, each followed by a residual sum and LayerNorm."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, *, platform: str, rngs: nnx.Rngs) -> None:
         def linear(inputs: int, outputs: int) -> nnx.Linear:
             return nnx.Linear(
                 inputs,
                 outputs,
                 kernel_init=transformer_normal(config),
                 dtype=config.dtype,
+                dot_general=dot_general(platform),
                 rngs=rngs,
             )
 
         encoder = config.encoder
-        self.config = encoder
+        self.config, self.platform = encoder, platform
         self.query_key_value = linear(encoder.width, 3 * encoder.width)
         self.attention_output = linear(encoder.width, encoder.width)
         self.attention_norm = make_layer_norm(config, rngs=rngs)
@@ -66,8 +68,8 @@ class EncoderLayer(nnx.Module):
         else:
             chosen_NxQxD = jnp.take_along_axis(x_NxSxD, index_NxQ[..., None], axis=1)
         chosen_TxD = chosen_NxQxD.reshape(-1, width)
-        query = self._by_head(chosen_TxD @ kernel[:, :width] + bias[None, :width], rows)
-        flat = x_NxSxD.reshape(-1, width) @ kernel[:, width:] + bias[None, width:]
+        query = self._by_head(product(chosen_TxD, kernel[:, :width], platform=self.platform) + bias[None, :width], rows)
+        flat = product(x_NxSxD.reshape(-1, width), kernel[:, width:], platform=self.platform) + bias[None, width:]
         key, value = (self._by_head(part, rows) for part in jnp.split(flat, 2, axis=-1))
         return self._transform(chosen_TxD, (query, key, value), mask_NxS, dropout_key).reshape(chosen_NxQxD.shape)
 
@@ -114,9 +116,13 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """All layers, with their parameters stacked along a leading axis; compile time does not grow with the depth."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.config = config.encoder
-        self.layers = nnx.vmap(lambda rngs: EncoderLayer(config, rngs=rngs))(rngs.split(config.encoder.layers))
+    def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
+        self.config, platform = config.encoder, platform or jax.default_backend()
+
+        def layer(rngs: nnx.Rngs) -> EncoderLayer:
+            return EncoderLayer(config, platform=platform, rngs=rngs)
+
+        self.layers = nnx.vmap(layer)(rngs.split(config.encoder.layers))
 
     def __call__(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Hidden states NxSxD of a sequence; positions where `mask_NxS` is False are never attended to."""

@@ -13,11 +13,12 @@ from pixelbert_jax.joint import Batch, JointModel, check_vocabulary
 class ImageBert(JointModel):
     """Embeddings and encoder. Two steps are public, `encode_regions` and `fuse`, as in PixelBert."""
 
-    def __init__(self, config: ImageBertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ImageBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         """Build with random parameters.
 
         Args:
           config: the shape of the model; its vocabulary size must be set.
+          platform: what the programs are compiled for, as of PixelBert.
           rngs: source of the `params` key.
         """
         check_vocabulary(config)
@@ -25,7 +26,7 @@ class ImageBert(JointModel):
         self.visual_dropout = config.encoder.dropout
         self.region_embedding = RegionEmbedding(config, rngs=rngs)
         self.text_embedding = TextEmbedding(config, rngs=rngs)
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = Encoder(config, platform=platform, rngs=rngs)
 
     def encode_regions(
         self,

@@ -11,4 +11,4 @@ def make_model(config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rn
     """The model of a configuration, with random parameters; arguments as of PixelBert."""
     if isinstance(config, PixelBertConfig):
         return PixelBert(config, platform=platform, rngs=rngs)
-    return ImageBert(config, rngs=rngs)
+    return ImageBert(config, platform=platform, rngs=rngs)

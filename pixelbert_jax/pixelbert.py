@@ -29,7 +29,7 @@ class PixelBert(JointModel):
         self.backbone = ResNet(config.backbone, platform=platform, rngs=rngs)
         self.pixel_embedding = PixelEmbedding(config, platform=platform, rngs=rngs)
         self.text_embedding = TextEmbedding(config, rngs=rngs)
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = Encoder(config, platform=platform, rngs=rngs)
 
     def encode_image(
         self, images_BxHxWx3: jax.Array, image_size_Bx2: jax.Array, *, train: bool = False

@@ -32,7 +32,7 @@ _FLICKR8K = flags.DEFINE_string("flickr8k", "", "Flickr8k's images and dataset_f
 _DAQUAR = flags.DEFINE_string("daquar", "", "DAQUAR as published; empty: its part is skipped.")
 _BERT = flags.DEFINE_string("bert", "", "all-MiniLM-L6-v2: a folder or a Hugging Face name.")
 _RESNET = flags.DEFINE_string("resnet", "", "ImageNet's ResNet-18: a file, a folder or a Hugging Face name.")
-_SETTING = flags.DEFINE_enum("setting", "cpu", ["cpu", "gpu"], "Size of the model and length of the runs.")
+_SETTING = flags.DEFINE_enum("setting", "cpu", ["cpu", "amx", "gpu"], "Size of the model and length of the runs.")
 _OVERRIDES = flags.DEFINE_multi_string(
     "override", [], "field=value of every training, or CONFIG:field=value of one config's."
 )

@@ -40,7 +40,8 @@ class PretrainingConfig:
 class MaskedLanguageHead(nnx.Module):
     """BERT's: dense, GELU, LayerNorm, then the word embeddings again, plus a bias."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
+        self.platform = platform or jax.default_backend()
         width = config.encoder.width
         self.transform = nnx.Linear(width, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
@@ -49,7 +50,9 @@ class MaskedLanguageHead(nnx.Module):
     def __call__(self, hidden_NxMxD: jax.Array, word_VxD: jax.Array) -> jax.Array:
         """Float32 logits NxMxV."""
         x = self.layer_norm(gelu(self.transform(hidden_NxMxD)))
-        logits = jnp.einsum("nmd,vd->nmv", x, word_VxD.astype(x.dtype), preferred_element_type=jnp.float32)
+        # On the CPU in float32 whatever the model's dtype: bfloat16 has no fast path for so wide a transposed operand.
+        dtype = jnp.float32 if self.platform == "cpu" else x.dtype
+        logits = jnp.einsum("nmd,vd->nmv", x.astype(dtype), word_VxD.astype(dtype), preferred_element_type=jnp.float32)
         return logits + self.bias[...][None, None]
 
 
@@ -58,7 +61,7 @@ class ModelForPretraining(MatchingHead, nnx.Module):
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = make_model(config, platform=platform, rngs=rngs)
-        self.mlm_head = MaskedLanguageHead(config, rngs=rngs)
+        self.mlm_head = MaskedLanguageHead(config, platform=platform, rngs=rngs)
         self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=transformer_normal(config), rngs=rngs)
 
     def word_logits(self, hidden_NxSxD: jax.Array, position_NxM: jax.Array) -> jax.Array:

@@ -39,8 +39,8 @@ class RegionsPretrainingConfig:
 class ImageBertForPretraining(ModelForPretraining):
     """ImageBERT with the heads of its four tasks; those of the regions are single layers."""
 
-    def __init__(self, config: ImageBertConfig, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, rngs=rngs)
+    def __init__(self, config: ImageBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
+        super().__init__(config, platform=platform, rngs=rngs)
         width, normal = config.encoder.width, transformer_normal(config)
         self.class_head = nnx.Linear(width, config.regions.classes, kernel_init=normal, rngs=rngs)
         self.feature_head = nnx.Linear(width, config.regions.feature_size, kernel_init=normal, rngs=rngs)
@@ -65,8 +65,7 @@ class RegionsPretrainingTask:
         }
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> ImageBertForPretraining:
-        del platform  # all of it is compiled alike everywhere
-        return ImageBertForPretraining(self.model, rngs=rngs)
+        return ImageBertForPretraining(self.model, platform=platform, rngs=rngs)
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return {

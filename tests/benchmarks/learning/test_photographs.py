@@ -157,7 +157,7 @@ def stand_in(commands: list[list[str]], recalls_of: dict[str, float]):
     return run
 
 
-@pytest.mark.parametrize(("setting", "tiny"), [("cpu", False), ("gpu", False), ("gpu", True)])
+@pytest.mark.parametrize(("setting", "tiny"), [("cpu", False), ("amx", False), ("gpu", False), ("gpu", True)])
 def test_every_part_gives_commands_that_fit_and_rows_of_a_table(setting, tiny, tmp_path, monkeypatch, capsys):
     from experiments.config_flags import load_config, split_arguments
     from experiments.validation import validate
