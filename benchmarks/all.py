@@ -21,14 +21,14 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.measuring import rounded
-from benchmarks.running import TIME_LIMIT, run
-from benchmarks.shared_flags import ONLY
+from benchmarks.harness.measuring import rounded
+from benchmarks.harness.processes import TIME_LIMIT, run
+from benchmarks.harness.shared_flags import ONLY
 from data_pipelines.errors import DataError
-from data_pipelines.records import open_records
-from data_pipelines.whole_files import write_atomically
-from experiments import common_flags
-from experiments.config_flags import run_main
+from data_pipelines.storage.atomic_files import write_atomically
+from data_pipelines.storage.records import open_records
+from experiments.run import common_flags
+from experiments.run.config_flags import run_main
 from pixelbert_jax.errors import ConfigError
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "benchmarks/results", "Folder of the results.")
@@ -70,7 +70,7 @@ class Benchmark:
 
 def _against_torch(backbone: str, what: str, turns: int, goal: float = 1.0) -> Benchmark:
     line = Figure(f"{backbone} {what}, time over PyTorch's", "ratio.median", goal, at_most=True)
-    command = ("benchmarks.against_torch", f"--backbone={backbone}", f"--what={what}", f"--turns={turns}")
+    command = ("benchmarks.cpu.against_torch", f"--backbone={backbone}", f"--what={what}", f"--turns={turns}")
     return Benchmark(f"against_torch_{backbone}_{what}_cpu", command, (line,))
 
 
@@ -92,7 +92,7 @@ def cpu_set() -> list[Benchmark]:
         Benchmark(
             "input_pipeline_coco_cpu",
             (
-                "benchmarks.input_pipeline",
+                "benchmarks.cpu.input_pipeline",
                 f"--config={CONFIGS}/pretrain_r50.py",
                 data,
                 f"--config.data.vocabulary={VOCABULARY}",
@@ -108,14 +108,14 @@ def cpu_set() -> list[Benchmark]:
         ),
         Benchmark(
             "loop_overhead_quickstart_cpu",
-            ("benchmarks.loop_overhead", f"--config={CONFIGS}/pretrain_quickstart.py", data, "--loop_steps=60"),
+            ("benchmarks.cpu.loop_overhead", f"--config={CONFIGS}/pretrain_quickstart.py", data, "--loop_steps=60"),
             _loop("quickstart"),
             needs="shapes",
         ),
         Benchmark(
             "loop_overhead_coco_tiny_cpu",
             (
-                "benchmarks.loop_overhead",
+                "benchmarks.cpu.loop_overhead",
                 f"--config={CONFIGS}/pretrain_coco_tiny.py",
                 data,
                 f"--config.data.vocabulary={VOCABULARY}",
@@ -129,7 +129,7 @@ def cpu_set() -> list[Benchmark]:
         Benchmark(
             "retrieval_r50_cpu",
             (
-                "benchmarks.retrieval",
+                "benchmarks.cpu.retrieval",
                 "--config.model.dtype=float32",
                 *("--images=1", "--texts=24", "--block_images=1", "--block_texts=8", "--plain_pairs=2", "--turns=3"),
             ),
@@ -137,21 +137,21 @@ def cpu_set() -> list[Benchmark]:
         ),
         Benchmark(
             "retrieval_against_torch_cpu",
-            ("benchmarks.retrieval_against_torch", "--config.model.dtype=float32", "--turns=3"),
+            ("benchmarks.cpu.retrieval_against_torch", "--config.model.dtype=float32", "--turns=3"),
             (Figure("retrieval, pairs a second over PyTorch's with kept pixels", "pairs_a_second_ratio.median", 1.3),),
         ),
         Benchmark(
             "texts_an_image_r50_cpu",
-            ("benchmarks.texts_an_image", "--turns=3"),
+            ("benchmarks.cpu.texts_an_image", "--turns=3"),
             (Figure("step with 4 texts an image, pairs a second over 1 text", "pairs_a_second_ratio.median", 2.5),),
         ),
         Benchmark(
             "start_up_quickstart_cpu",
-            ("benchmarks.start_up", f"--data_dir={DATA_DIR}"),
+            ("benchmarks.cpu.start_up", f"--data_dir={DATA_DIR}"),
             (Figure("start to first step, seconds, compiled programs cached", "seconds.median", 12.0, at_most=True),),
             needs="shapes",
         ),
-        Benchmark("parts_r50_cpu", ("benchmarks.parts", "--backbone=r50", "--turns=5")),
+        Benchmark("parts_r50_cpu", ("benchmarks.cpu.parts", "--backbone=r50", "--turns=5")),
     ]
 
 

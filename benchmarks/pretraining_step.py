@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.measuring import (
+from benchmarks.harness.measuring import (
     IMAGES,
     countable,
     largest_picture,
@@ -25,10 +25,10 @@ from benchmarks.measuring import (
     rounded,
     with_vocabulary,
 )
-from benchmarks.rates import matrix_rate
-from benchmarks.stepping import trainer_of
-from experiments.common_flags import OUTPUT
-from experiments.config_flags import load_config, split_arguments
+from benchmarks.harness.rates import matrix_rate
+from benchmarks.harness.stepping import trainer_of
+from experiments.run.common_flags import OUTPUT
+from experiments.run.config_flags import load_config, split_arguments
 from pixelbert_jax.training.optimizer import parameter_count
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
 

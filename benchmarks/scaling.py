@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import app, flags
 
-from data_pipelines.whole_files import write_atomically
+from data_pipelines.storage.atomic_files import write_atomically
 from experiments.preflighting.chips import CHIPS, Slice, known_slices, parse_topology
 from experiments.preflighting.collectives import Transfer
 from experiments.preflighting.estimate import Counts, Estimate, estimate

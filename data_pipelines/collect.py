@@ -11,13 +11,13 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from data_pipelines.beam_runner import check_arguments
-from data_pipelines.collecting.funnel import table
-from data_pipelines.collecting.run import chosen_by, collect
-from data_pipelines.collecting.settings import Settings
-from data_pipelines.collecting.texts import read_words
-from data_pipelines.command import run_command
+from data_pipelines.beam.runner import check_arguments
+from data_pipelines.cli import run_command
 from data_pipelines.errors import DataError
+from data_pipelines.web_collection.funnel import table
+from data_pipelines.web_collection.run import chosen_by, collect
+from data_pipelines.web_collection.settings import Settings
+from data_pipelines.web_collection.texts import read_words
 
 _DEFAULT = Settings()
 _SOURCE = flags.DEFINE_string("source", None, "Folder with .tar or .parquet files, or one such file.")

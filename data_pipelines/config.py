@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from data_pipelines.errors import DataError
-from data_pipelines.images import Canvas, ResizeRule, default_canvases
+from data_pipelines.images.resize import Canvas, ResizeRule, default_canvases
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,13 @@ import os
 from absl import app, flags
 
 from data_pipelines import datasets
-from data_pipelines.command import run_command
+from data_pipelines.cli import run_command
 from data_pipelines.errors import DataError
-from data_pipelines.images import ResizeRule
-from data_pipelines.preparing import prepare
+from data_pipelines.images.resize import ResizeRule
+from data_pipelines.preparation.run import prepare
+from data_pipelines.preparation.summary import describe
 from data_pipelines.progress import Progress
-from data_pipelines.records import read_summary
-from data_pipelines.summary import describe
+from data_pipelines.storage.records import read_summary
 
 _SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder with the publisher's files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")

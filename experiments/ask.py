@@ -20,9 +20,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common_flags import CHECKPOINT, IMAGES, TEXTS, WORKDIR, new_file, required
-from experiments.config_flags import run_main
-from experiments.progress import Progress, say, warn
+from experiments.run.common_flags import CHECKPOINT, IMAGES, TEXTS, WORKDIR, new_file, required
+from experiments.run.config_flags import run_main
+from experiments.run.progress import Progress, say, warn
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex, images_below
 from pixelbert_jax.predictor import Predictor

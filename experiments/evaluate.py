@@ -1,6 +1,6 @@
 """Score a model on a split and write what its task hands in.
 
-    python -m experiments.evaluate --workdir=RUN --split=test --output=predictions.json
+    python -m experiments.evaluate --workdir=RUN --split=test --output=predict.json
 
 The output is, by task: visual question answering, the server's JSON list of question_id and answer; NLVR2, the official
 script's CSV; retrieval, an .npz with the scores of all pairs. Scores are printed where the split has labels. A
@@ -17,17 +17,17 @@ from typing import Any
 
 from absl import flags
 
-from data_pipelines.records import open_records
-from data_pipelines.whole_files import write_atomically
-from experiments import predictions, pretraining_evaluation, retrieval_evaluation
-from experiments.common_flags import CHECKPOINT, DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
-from experiments.config import RunConfig
-from experiments.config_flags import run_main
-from experiments.distributed import are_many, is_first
-from experiments.inputs import Vocabularies, check_labels, check_regions, saved_answers
-from experiments.metrics.wordnet import WordNet
-from experiments.progress import say
-from experiments.stages import stages_of
+from data_pipelines.storage.atomic_files import write_atomically
+from data_pipelines.storage.records import open_records
+from experiments.evaluation import predict, pretraining, retrieval
+from experiments.evaluation.metrics.wordnet import WordNet
+from experiments.resilience.distributed import are_many, is_first
+from experiments.run.common_flags import CHECKPOINT, DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
+from experiments.run.config import RunConfig
+from experiments.run.config_flags import run_main
+from experiments.run.inputs import Vocabularies, check_labels, check_regions, saved_answers
+from experiments.run.progress import say
+from experiments.run.stages import stages_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.serialization import build
@@ -123,10 +123,8 @@ def evaluate(
     if task not in _TASKS_WITH_LABELS:
         check_regions(config, records)
         if own_tasks:
-            return pretraining_evaluation.evaluate(
-                loaded, config, records, output, images=images, shuffle_images=shuffle_images
-            )
-        return retrieval_evaluation.evaluate(
+            return pretraining.evaluate(loaded, config, records, output, images=images, shuffle_images=shuffle_images)
+        return retrieval.evaluate(
             loaded,
             records,
             output,
@@ -137,8 +135,8 @@ def evaluate(
         )
     check_labels(config, records, known=nouns is not None, scored=True)
     words = Vocabularies(loaded.tokenizer, saved_answers(loaded.description))
-    answered = predictions.predict(loaded, config, words, records, shuffle_images=shuffle_images)
-    return predictions.hand_in(config, answered, split, output, answers=words.answers, wordnet=nouns)
+    answered = predict.predict(loaded, config, words, records, shuffle_images=shuffle_images)
+    return predict.hand_in(config, answered, split, output, answers=words.answers, wordnet=nouns)
 
 
 def main() -> None:

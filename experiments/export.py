@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common_flags import CHECKPOINT, OUTPUT, WORKDIR, required
-from experiments.config_flags import run_main
-from experiments.metric_writer import read_metrics
-from experiments.model_card import model_card
-from experiments.progress import say
+from experiments.run.common_flags import CHECKPOINT, OUTPUT, WORKDIR, required
+from experiments.run.config_flags import run_main
+from experiments.run.metric_writer import read_metrics
+from experiments.run.model_card import model_card
+from experiments.run.progress import say
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import export, load
 

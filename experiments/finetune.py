@@ -7,10 +7,10 @@ holds a run resumes it. `python -m experiments.evaluate` then gives scores and t
 import shlex
 import sys
 
-from experiments.common_flags import WORKDIR, required
-from experiments.config import RunConfig
-from experiments.config_flags import run_main
 from experiments.pretrain import pretrain
+from experiments.run.common_flags import WORKDIR, required
+from experiments.run.config import RunConfig
+from experiments.run.config_flags import run_main
 
 
 def main(config: RunConfig) -> None:

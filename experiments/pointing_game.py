@@ -15,10 +15,10 @@ from absl import flags
 from flax import nnx
 
 from data_pipelines.datasets.shapes_scene import COLOURS, SHAPES, Object, scene_from_image_id
-from data_pipelines.records import Record, Records, open_records
-from experiments.common_flags import CHECKPOINT, DATA_DIR, SPLIT, WORKDIR, required
-from experiments.config_flags import run_main
-from experiments.progress import say
+from data_pipelines.storage.records import Record, Records, open_records
+from experiments.run.common_flags import CHECKPOINT, DATA_DIR, SPLIT, WORKDIR, required
+from experiments.run.config_flags import run_main
+from experiments.run.progress import say
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor import EncodedImages, Predictor
 

@@ -15,11 +15,8 @@ from typing import Any
 import jax
 from absl import flags
 
-from data_pipelines.images import Canvas
-from data_pipelines.whole_files import write_atomically
-from experiments.common_flags import OUTPUT, new_file, required
-from experiments.config import RunConfig
-from experiments.config_flags import run_main
+from data_pipelines.images.resize import Canvas
+from data_pipelines.storage.atomic_files import write_atomically
 from experiments.preflighting import environment, report
 from experiments.preflighting.chips import Slice, find_chip, parse_topology
 from experiments.preflighting.fitting import Attempt, search
@@ -32,8 +29,11 @@ from experiments.preflighting.program import (
     mesh_of,
     refusal,
 )
-from experiments.progress import say
-from experiments.validation import validate
+from experiments.run.common_flags import OUTPUT, new_file, required
+from experiments.run.config import RunConfig
+from experiments.run.config_flags import run_main
+from experiments.run.progress import say
+from experiments.run.validation import validate
 from pixelbert_jax.errors import ConfigError
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Slice to compile for, such as v5e:8x8; local: the devices here.")

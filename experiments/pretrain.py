@@ -10,16 +10,16 @@ import sys
 
 from etils import epath
 
-from experiments import assembly
-from experiments.common_flags import WORKDIR, required
-from experiments.config import RunConfig
-from experiments.config_flags import run_main
-from experiments.distributed import are_many, failing_at_once
-from experiments.initialization import load_sources, start
-from experiments.lock import locked
-from experiments.loop import train
-from experiments.progress import say
-from experiments.validation import validate
+from experiments.resilience.distributed import are_many, failing_at_once
+from experiments.resilience.lock import locked
+from experiments.run import build
+from experiments.run.common_flags import WORKDIR, required
+from experiments.run.config import RunConfig
+from experiments.run.config_flags import run_main
+from experiments.run.initialization import load_sources, start
+from experiments.run.loop import train
+from experiments.run.progress import say
+from experiments.run.validation import validate
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.optimizer import parameter_count
 
@@ -28,7 +28,7 @@ def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> N
     """Train, or go on training, the run in `workdir`; `command` goes into its description."""
     with failing_at_once():
         validate(config)
-        assembly.start_compilation_cache(config.train.compilation_cache)
+        build.start_compilation_cache(config.train.compilation_cache)
         workdir = epath.Path(workdir).expanduser()
         with locked(workdir):
             _pretrain(config, workdir, command)
@@ -41,7 +41,7 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
         keep_every=config.checkpoint.keep_every,
     )
     try:
-        run = assembly.assemble(config, workdir, checkpoints, command)
+        run = build.assemble(config, workdir, checkpoints, command)
         trainer, latest = run.trainer, checkpoints.latest
         if latest is None:
             answers = run.description["answers"]
@@ -52,7 +52,7 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
         say(f"{parameter_count(state.params) / 1e6:.1f} M parameters on {trainer.mesh.devices.size} device(s)")
         if latest is not None:
             say(f"resuming {workdir} at step {latest}")
-        assembly.write_run_files(workdir, run)
+        build.write_run_files(workdir, run)
         state = train(
             trainer,
             run.train,
@@ -73,7 +73,7 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
     if config.report and are_many():
         say("report.png is drawn by one process: give the same command to one alone")
     elif config.report:
-        from experiments.report import (
+        from experiments.run.report import (
             report,
         )  # draws with matplotlib, which takes a second to import
 

@@ -14,10 +14,10 @@ import matplotlib
 import numpy as np
 from absl import flags
 
-from data_pipelines.whole_files import write_atomically
-from experiments.common_flags import CHECKPOINT, IMAGES, OUTPUT, TEXTS, WORKDIR, new_file, only, required
-from experiments.config_flags import run_main
-from experiments.progress import say
+from data_pipelines.storage.atomic_files import write_atomically
+from experiments.run.common_flags import CHECKPOINT, IMAGES, OUTPUT, TEXTS, WORKDIR, new_file, only, required
+from experiments.run.config_flags import run_main
+from experiments.run.progress import say
 from pixelbert_jax.predictor import AttentionMap, Predictor
 
 _WORDS = flags.DEFINE_list("words", [], "Words of the text, joined by commas; none: all of them.")

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.text import Tokenizer
-from data_pipelines.tokenizer_files import split_vocabulary
+from data_pipelines.text.tokenizer import Tokenizer
+from data_pipelines.text.tokenizer_files import split_vocabulary
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build
 from pixelbert_jax.tasks.registry import task_of

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from data_pipelines import images as pictures
+from data_pipelines.images import resize as pictures
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from data_pipelines import images as pictures
-from data_pipelines.image_files import BadImageError, open_image
-from data_pipelines.orientation import orientation_of
+from data_pipelines.images import resize as pictures
+from data_pipelines.images.files import BadImageError, open_image
+from data_pipelines.images.orientation import orientation_of
 from pixelbert_jax.errors import ConfigError, in_short
 
 AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image

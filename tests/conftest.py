@@ -32,7 +32,7 @@ pytest_plugins = ["tests.multi_process.fixtures"]  # what tests/multi_process an
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small prepared data set, drawn scenes: 48 to train on, 13 held out."""
-    from data_pipelines.preparing import prepare
+    from data_pipelines.preparation.run import prepare
 
     folder = tmp_path_factory.mktemp("prepared")
     prepare(

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from experiments.assembly import assemble
-from experiments.config import RunConfig
+from experiments.run.build import assemble
+from experiments.run.config import RunConfig
 from pixelbert_jax.training.checkpoint import Checkpoints
 from tests.experiments.tiny_config import get_config
 

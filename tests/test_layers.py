@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOR_NOTEBOOKS = {f"pixelbert_jax/{name}.py" for name in ("loading", "predictor", "predictor_inputs", "image_index")}
-SCORES_BY_A_MODEL = "data_pipelines/collecting/scoring.py"
+SCORES_BY_A_MODEL = "data_pipelines/web_collection/scoring.py"
 FORBIDDEN = {
     "pixelbert_jax": {"experiments", "data_pipelines", "torch", "tensorflow"},
     "data_pipelines": {"experiments", "pixelbert_jax", "jax", "flax", "torch", "tensorflow"},

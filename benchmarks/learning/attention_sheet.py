@@ -19,10 +19,10 @@ import matplotlib
 import numpy as np
 from absl import flags
 
-from data_pipelines.whole_files import write_atomically
-from experiments.common_flags import OUTPUT, WORKDIR, new_file, required
-from experiments.config_flags import run_main
+from data_pipelines.storage.atomic_files import write_atomically
 from experiments.configs.pretrain_photographs import WORDS
+from experiments.run.common_flags import OUTPUT, WORKDIR, new_file, required
+from experiments.run.config_flags import run_main
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import Predictor
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.records import Records
+from data_pipelines.storage.records import Records
 
 
 def questions(records: Records) -> Iterator[tuple[str, str]]:

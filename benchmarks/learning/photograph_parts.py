@@ -8,15 +8,15 @@ import numpy as np
 
 from benchmarks.learning.blind_guesses import nearest, questions, usual
 from benchmarks.learning.workspace import Workspace, run
-from data_pipelines.evaluation_plan import EvaluationPlan
-from data_pipelines.records import open_records
-from data_pipelines.text import Tokenizer
-from experiments.canvases import canvas_of
-from experiments.config import RunConfig, evaluation_rows
-from experiments.inputs import Vocabularies, make_batches, make_task
-from experiments.loop import Stream
-from experiments.metrics.retrieval import recalls
-from experiments.report import neighbour_guess
+from data_pipelines.order.evaluation_plan import EvaluationPlan
+from data_pipelines.storage.records import open_records
+from data_pipelines.text.tokenizer import Tokenizer
+from experiments.evaluation.metrics.retrieval import recalls
+from experiments.run.canvases import canvas_of
+from experiments.run.config import RunConfig, evaluation_rows
+from experiments.run.inputs import Vocabularies, make_batches, make_task
+from experiments.run.loop import Stream
+from experiments.run.report import neighbour_guess
 from pixelbert_jax.loading import find_description
 from pixelbert_jax.serialization import build
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.comparing import table_of
+from benchmarks.harness.comparing import table_of
+from benchmarks.harness.measuring import host
 from benchmarks.learning.photograph_parts import ABLATIONS, PRETRAINED, SEEDS
 from benchmarks.learning.workspace import Workspace
-from benchmarks.measuring import host
-from data_pipelines.whole_files import write_atomically
-from experiments.metric_writer import read_metrics
+from data_pipelines.storage.atomic_files import write_atomically
+from experiments.run.metric_writer import read_metrics
 
 _TASKS = {"itm_accuracy": "ITM", "mlm_accuracy_matched": "MLM", "mlm_accuracy_words": "MLM, 60 nouns and colours"}
 _RECALLS = tuple(f"{kind}_recall_{k}" for kind in ("text", "image") for k in (1, 5, 10))

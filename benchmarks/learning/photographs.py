@@ -18,14 +18,14 @@ from pathlib import Path
 
 from absl import flags
 
+from benchmarks.harness.shared_flags import FOLDER, ONLY, TINY
 from benchmarks.learning.attention_sheet import COCO, chosen_examples
 from benchmarks.learning.photograph_parts import PARTS, PRETRAINED, Part, Sources
 from benchmarks.learning.photograph_tables import write_tables
 from benchmarks.learning.workspace import Workspace
-from benchmarks.shared_flags import FOLDER, ONLY, TINY
-from experiments.common_flags import required
-from experiments.config_flags import run_main
-from experiments.progress import duration, say
+from experiments.run.common_flags import required
+from experiments.run.config_flags import run_main
+from experiments.run.progress import duration, say
 from pixelbert_jax.errors import ConfigError
 
 _FLICKR8K = flags.DEFINE_string("flickr8k", "", "Flickr8k's images and dataset_flickr8k.json, the official split.")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.whole_files import write_atomically
-from experiments.progress import say
+from data_pipelines.storage.atomic_files import write_atomically
+from experiments.run.progress import say
 from pixelbert_jax.errors import ConfigError
 
 _SCORE = re.compile(r"^(\S+) +(-?[\d.]+)$")

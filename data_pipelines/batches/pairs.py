@@ -10,9 +10,9 @@ import numpy as np
 from data_pipelines.batches import shared
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Record, Records, parse_label
-from data_pipelines.text import Tokenizer
+from data_pipelines.order.plan import BatchPlan
+from data_pipelines.storage.records import Record, Records, parse_label
+from data_pipelines.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 from data_pipelines.batches import shared
 from data_pipelines.batches.visuals import PixelVisuals, RegionVisuals, visuals_of
 from data_pipelines.config import DataConfig
-from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Record, Records
-from data_pipelines.text import Tokenizer, mask_words
+from data_pipelines.order.plan import BatchPlan
+from data_pipelines.storage.records import Record, Records
+from data_pipelines.text.tokenizer import Tokenizer, mask_words
 
 _MISMATCHES, _ROW = 11, 12  # purposes that the seed is split into; 10 is in shared.py
 

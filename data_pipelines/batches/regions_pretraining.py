@@ -6,8 +6,8 @@ import numpy as np
 
 from data_pipelines.batches import shared
 from data_pipelines.batches.pretraining import PretrainingBatches
-from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Record
+from data_pipelines.order.plan import BatchPlan
+from data_pipelines.storage.records import Record
 
 _REGIONS = 14  # purpose that the seed is split into
 

@@ -10,9 +10,9 @@ from data_pipelines.batches import shared
 from data_pipelines.batches.pretraining import comparable
 from data_pipelines.batches.visuals import PixelVisuals, RegionVisuals, visuals_of
 from data_pipelines.config import DataConfig
-from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Record, Records
-from data_pipelines.text import Tokenizer
+from data_pipelines.order.plan import BatchPlan
+from data_pipelines.storage.records import Record, Records
+from data_pipelines.text.tokenizer import Tokenizer
 
 _OTHERS = 13  # purpose that the seed is split into
 

@@ -6,13 +6,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_pipelines import images
+from data_pipelines.batches.buffer_pool import ReusedMemory
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.images import Canvas, ResizeRule
-from data_pipelines.plan import BatchPlan
-from data_pipelines.records import Picture, Record, Records
-from data_pipelines.reused_memory import ReusedMemory
-from data_pipelines.text import Tokenizer
+from data_pipelines.images import resize
+from data_pipelines.images.resize import Canvas, ResizeRule
+from data_pipelines.order.plan import BatchPlan
+from data_pipelines.storage.records import Picture, Record, Records
+from data_pipelines.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
@@ -142,9 +142,9 @@ def shown_row(plan: BatchPlan, row: int) -> int | None:
 
 def show(images_HxWx3: np.ndarray, size_2: np.ndarray, picture: Picture | Record, name: str, rule: ResizeRule) -> None:
     """Put a picture, decoded and resized, into the top-left corner of a row's canvas and note its size."""
-    pixels = images.decode(picture.image, name, picture.orientation)
-    height, width = size = images.resized_size(*pixels.shape[:2], rule)
-    images.resize(pixels, size, images_HxWx3[:height, :width])
+    pixels = resize.decode(picture.image, name, picture.orientation)
+    height, width = size = resize.resized_size(*pixels.shape[:2], rule)
+    resize.resize(pixels, size, images_HxWx3[:height, :width])
     images_HxWx3[height:] = 0
     images_HxWx3[:height, width:] = 0
     size_2[:] = size

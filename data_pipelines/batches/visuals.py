@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.batches import shared
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.records import Record, Records
+from data_pipelines.storage.records import Record, Records
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.answers import AnswerVocabulary
 from data_pipelines.batches.pairs import PairBatches
+from data_pipelines.text.answers import AnswerVocabulary
 
 
 @dataclasses.dataclass(frozen=True)

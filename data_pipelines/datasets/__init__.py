@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from data_pipelines.errors import DataError
 
 if TYPE_CHECKING:
-    from data_pipelines.datasets.base import ImageTextBuilder
+    from data_pipelines.datasets.builder import ImageTextBuilder
 
 # name -> module of this package and class in it
 _BUILDERS = {

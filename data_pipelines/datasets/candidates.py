@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.errors import DataError
-from data_pipelines.image_files import MAX_BYTES, BadImageError
-from data_pipelines.regions import Regions
+from data_pipelines.images.files import MAX_BYTES, BadImageError
+from data_pipelines.storage.regions import Regions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets import coco_files, karpathy
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
-from data_pipelines.datasets.coco_files import Photographs
+from data_pipelines.datasets.formats import coco_files, karpathy
+from data_pipelines.datasets.formats.coco_files import Photographs
 from data_pipelines.datasets.layout import field, first_existing, load_json
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 YEARS = ("2014", "2017")
 KARPATHY_FILES = ("annotations/dataset_coco.json", "dataset_coco.json")

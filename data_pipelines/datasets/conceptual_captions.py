@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets import img2dataset
 from data_pipelines.datasets.candidates import Candidates
+from data_pipelines.datasets.formats import img2dataset
 from data_pipelines.datasets.layout import decode_line, first_existing
 from data_pipelines.datasets.url_captions import UrlCaptions, UrlList
 from data_pipelines.errors import DataError

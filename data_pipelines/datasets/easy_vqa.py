@@ -2,7 +2,7 @@
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.labels import Labeller, TextsByImage
 from data_pipelines.datasets.layout import find_image, list_images, load_json, require

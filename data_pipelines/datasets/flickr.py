@@ -4,12 +4,11 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets import karpathy
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
+from data_pipelines.datasets.formats import karpathy
 from data_pipelines.datasets.layout import list_images, reader, require
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 _SPLITS = ("train", "val", "test")
 _SPLIT_FILES_PAGE = "https://cs.stanford.edu/people/karpathy/deepimagesent/"

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import identical
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
-from data_pipelines.datasets.json_lines import check_split, find_lists, read_lines, relative_path
+from data_pipelines.datasets.formats.json_lines import check_split, find_lists, read_lines, relative_path
+from data_pipelines.datasets.formats.webdataset import read_shards
 from data_pipelines.datasets.layout import source_below
-from data_pipelines.datasets.webdataset import read_shards
 from data_pipelines.errors import DataError
 
 _LINE = '{"image": path, "texts": [...]}'

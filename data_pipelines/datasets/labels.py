@@ -6,8 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 _TRUTH = {"true": True, "false": False}
 

@@ -10,8 +10,7 @@ import ijson
 import numpy as np
 
 from data_pipelines.datasets.candidates import FileBytes, Source
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 _MAX_RISE, _MAX_DEPTH = 1000, 20_000  # brackets that open and do not close, in one piece of a file and in all of it
 _BRACKETS = np.zeros(256, np.int8)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates, FileBytes, Source
-from data_pipelines.datasets.json_lines import read_lines
+from data_pipelines.datasets.formats.json_lines import read_lines
+from data_pipelines.datasets.formats.tar_images import list_tar_images
 from data_pipelines.datasets.labels import Labeller, to_json, truth
 from data_pipelines.datasets.layout import folders_below, list_images
-from data_pipelines.datasets.tar_images import list_tar_images
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 # split -> what the names of its images may start with
 _SPLITS = {"train": ("train",), "train2": ("hidden", "train2"), "dev": ("dev",), "test": ("test",)}

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
-from data_pipelines.datasets.json_lines import read_lines
+from data_pipelines.datasets.formats.json_lines import read_lines
 from data_pipelines.datasets.labels import Labeller, TextsByImage, truth
 from data_pipelines.datasets.layout import find_image, first_existing, folders_below, list_images
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 _SPLITS = ("train", "dev", "test1")
 _LINE = '{"sentence": "...", "identifier": "split-set-pair-sentence", "label": "True"}'

@@ -15,10 +15,10 @@ from data_pipelines.datasets.candidates import (
 )
 from data_pipelines.datasets.identical import Identical, digest_of
 from data_pipelines.errors import DataError
-from data_pipelines.image_files import BadImageError, verify
-from data_pipelines.orientation import AS_STORED
-from data_pipelines.records import Picture
-from data_pipelines.regions import to_fields
+from data_pipelines.images.files import BadImageError, verify
+from data_pipelines.images.orientation import AS_STORED
+from data_pipelines.storage.records import Picture
+from data_pipelines.storage.regions import to_fields
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -238,7 +238,7 @@ def verified_examples(
     progress: Callable[[], None],
     identical: Identical | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Examples with the fields of `data_pipelines.records.Record`, in order.
+    """Examples with the fields of `data_pipelines.storage.records.Record`, in order.
 
     Args:
       candidates: of one split.

@@ -7,7 +7,7 @@ import cv2
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import shapes_regions, shapes_scene
-from data_pipelines.datasets.base import DRAWN, ImageTextBuilder
+from data_pipelines.datasets.builder import DRAWN, ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates, FoundRegions
 from data_pipelines.errors import DataError
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.datasets.shapes_scene import COLOURS, MAX_OBJECTS, SHAPES, SPLITS, Object, Scene, render
-from data_pipelines.regions import Regions
+from data_pipelines.storage.regions import Regions
 
 CLASSES = (*(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), "background")
 BACKGROUND = len(CLASSES) - 1

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_pipelines.datasets import identical, img2dataset
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets import identical
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Source
-from data_pipelines.datasets.url_images import (
+from data_pipelines.datasets.formats import img2dataset
+from data_pipelines.datasets.formats.url_images import (
     NAMINGS,
     ROW_NUMBERS,
     ImageFile,
@@ -27,7 +28,7 @@ from data_pipelines.datasets.url_images import (
     forget_ambiguous,
     url_digest,
 )
-from data_pipelines.datasets.url_rows import Links, Row, Survey, key_of
+from data_pipelines.datasets.formats.url_rows import Links, Row, Survey, key_of
 from data_pipelines.errors import DataError
 
 _LAYOUTS = (

@@ -11,13 +11,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets import karpathy
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.coco_captions import KARPATHY_FILES, find_karpathy
+from data_pipelines.datasets.formats import karpathy
 from data_pipelines.datasets.layout import field, list_images, load_json, reader, require, stream_json
-from data_pipelines.errors import DataError
-from data_pipelines.showing import shown
+from data_pipelines.errors import DataError, shown
 
 _PAGE = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
 _IMAGE_FOLDERS = ("VG_100K", "VG_100K_2", "images/VG_100K", "images2/VG_100K_2")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
-from data_pipelines.datasets.json_lines import objects, read_lines, relative_path, require_lists
+from data_pipelines.datasets.formats.json_lines import objects, read_lines, relative_path, require_lists
 from data_pipelines.datasets.labels import Labeller, TextsByImage, answers
 from data_pipelines.datasets.layout import source_below
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.datasets import coco_files, visual_genome
-from data_pipelines.datasets.base import ImageTextBuilder
+from data_pipelines.datasets import visual_genome
+from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
+from data_pipelines.datasets.formats import coco_files
 from data_pipelines.datasets.labels import Labeller, TextsByImage
 from data_pipelines.datasets.layout import field, first_existing, stream_json
 from data_pipelines.errors import DataError

@@ -11,7 +11,7 @@ Expected, zero-shot on Flickr30k: image retrieval R@1 54.3, text retrieval 70.7.
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, StageConfig
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, StageConfig
 from pixelbert_jax.config import imagebert_base
 from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig

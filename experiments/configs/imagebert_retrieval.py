@@ -12,8 +12,8 @@ Expected: image retrieval R@1 73.1, text retrieval 87.0; COCO's 5,000 test image
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import imagebert_base
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.optimizer import AdamWConfig
 from pixelbert_jax.weights.initialize import InitConfig

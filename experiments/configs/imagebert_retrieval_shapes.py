@@ -9,8 +9,8 @@ Results, also of the other losses: docs/results.md.
 
 import dataclasses
 
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import imagebert_shapes
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.optimizer import AdamWConfig
 

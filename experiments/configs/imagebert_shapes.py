@@ -8,7 +8,7 @@ Results: docs/results.md, with the ablations of the paper's table 4, each by one
 
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.datasets.shapes_scene import COLOURS, SHAPES
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import EncoderConfig, ImageBertConfig, RegionsConfig, TextConfig
 from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig

@@ -11,8 +11,8 @@ Results: docs/results.md.
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from experiments.config import RunConfig, StageConfig, TrainConfig
 from experiments.configs import imagebert_shapes
+from experiments.run.config import RunConfig, StageConfig, TrainConfig
 
 _NOISY, _CLEAN = SourceConfig("noisy_shapes", "train"), SourceConfig("shapes", "train")
 

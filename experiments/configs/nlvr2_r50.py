@@ -11,9 +11,9 @@ Expected, from the paper: dev 71.7, test-P 72.4. Nobody has run this file to its
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from data_pipelines.images import Canvas, ResizeRule, default_canvases
-from experiments.config import CheckpointConfig, RunConfig
+from data_pipelines.images.resize import Canvas, ResizeRule, default_canvases
 from experiments.configs import vqa_r50
+from experiments.run.config import CheckpointConfig, RunConfig
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 
 

@@ -10,8 +10,8 @@ Expected, from the paper: dev 76.5, test-P 77.2. Nobody has run this file to its
 
 import dataclasses
 
-from experiments.config import RunConfig
 from experiments.configs import nlvr2_r50, vqa_x152
+from experiments.run.config import RunConfig
 
 
 def get_config() -> RunConfig:

@@ -12,9 +12,9 @@ runs of both.
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
 from experiments.configs import pretrain_coco_tiny
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 
 

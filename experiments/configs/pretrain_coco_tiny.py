@@ -12,8 +12,8 @@ the paper's numbers; docs/results.md has a run.
 import dataclasses
 
 from data_pipelines.config import DataConfig, SourceConfig
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import TextConfig, pixelbert_tiny
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig

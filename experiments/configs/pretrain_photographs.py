@@ -10,8 +10,8 @@ nouns and colours 0.53 (0.40); about two hours. `--config=...py:amx` is for CPUs
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig, PixelsConfig, ResNetConfig
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig, SgdConfig

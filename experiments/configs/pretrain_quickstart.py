@@ -10,8 +10,8 @@ does what these two commands do:
 
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.datasets.shapes_scene import COLOURS, SHAPES
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import (
     EncoderConfig,
     PixelBertConfig,

@@ -18,8 +18,8 @@ R@1 75.7 / 59.8. Nobody has run this file to its end yet.
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import pixelbert_r50
 from pixelbert_jax.weights.initialize import InitConfig
 

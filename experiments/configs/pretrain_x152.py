@@ -13,9 +13,9 @@ R@1 87.0 / 71.5. Nobody has run this file to its end yet.
 
 import dataclasses
 
-from data_pipelines.images import ResizeRule
-from experiments.config import RunConfig
+from data_pipelines.images.resize import ResizeRule
 from experiments.configs import pretrain_r50
+from experiments.run.config import RunConfig
 from pixelbert_jax.config import pixelbert_x152
 
 

@@ -10,8 +10,8 @@ init.checkpoint is empty.
 
 import dataclasses
 
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_photographs
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, ScheduleConfig
 

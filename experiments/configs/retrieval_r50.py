@@ -12,8 +12,8 @@ paper: Flickr30K 75.7 / 59.8, COCO 1K 77.8 / 64.1, COCO 5K 53.4 / 41.1. Nobody h
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import vqa_r50
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import RESNET50
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.optimizer import OptimizerConfig, ScheduleConfig

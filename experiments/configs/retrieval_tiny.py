@@ -11,8 +11,8 @@ runs of both.
 
 import dataclasses
 
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 
 

@@ -11,8 +11,8 @@ retrieval_x152.py:coco_captions is COCO. Expected R@1 of texts / images, from th
 
 import dataclasses
 
-from experiments.config import RunConfig
 from experiments.configs import retrieval_r50, vqa_x152
+from experiments.run.config import RunConfig
 
 
 def get_config(dataset: str = "flickr30k") -> RunConfig:

@@ -10,9 +10,9 @@ docs/results.md has a run.
 import dataclasses
 
 from data_pipelines.config import DataConfig, SourceConfig
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
 from experiments.configs.pretrain_quickstart import get_config as quickstart
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 
 

@@ -13,9 +13,9 @@ were not chosen on its test questions.
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from data_pipelines.images import ResizeRule
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
 from experiments.configs import pretrain_photographs
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, ScheduleConfig
 

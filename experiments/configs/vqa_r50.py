@@ -10,8 +10,8 @@ Expected, from the paper: test-dev 71.35, test-std 71.42. It trains on train and
 """
 
 from data_pipelines.config import DataConfig, SourceConfig
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_r50
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import pixelbert_r50
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.training.optimizer import OptimizerConfig, ScheduleConfig

@@ -12,8 +12,8 @@ runs of both.
 import dataclasses
 
 from data_pipelines.config import SourceConfig
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs import pretrain_coco_tiny
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 
 

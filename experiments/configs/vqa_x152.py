@@ -10,8 +10,8 @@ Expected, from the paper: test-dev 74.45, test-std 74.55. Nobody has run this fi
 
 import dataclasses
 
-from experiments.config import RunConfig
 from experiments.configs import pretrain_x152, vqa_r50
+from experiments.run.config import RunConfig
 from pixelbert_jax.weights.initialize import InitConfig
 
 

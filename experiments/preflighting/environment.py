@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from experiments.progress import say
+from experiments.run.progress import say
 from pixelbert_jax.errors import ConfigError
 
 CACHE = "~/.cache/pixelbert_jax"

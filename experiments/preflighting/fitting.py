@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from data_pipelines.images import Canvas
-from experiments.config import RunConfig
-from experiments.config_flags import override
+from data_pipelines.images.resize import Canvas
 from experiments.preflighting.program import Compiled, TooLarge, compile_step, mesh_of
+from experiments.run.config import RunConfig
+from experiments.run.config_flags import override
 from pixelbert_jax.errors import ConfigError
 
 _FIRST_SHARE = 8  # chips that the parameters are split over first; all of them next

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from data_pipelines.errors import DataError
-from data_pipelines.images import Canvas
-from experiments.config import RunConfig
-from experiments.stages import make_plan, open_sources, stages_of
+from data_pipelines.images.resize import Canvas
+from experiments.run.config import RunConfig
+from experiments.run.stages import make_plan, open_sources, stages_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.images import Canvas
-from experiments.assembly import host_rows, trainer_of
-from experiments.config import RunConfig, evaluation_rows
+from data_pipelines.images.resize import Canvas
 from experiments.preflighting import hlo, work
 from experiments.preflighting.chips import Slice
 from experiments.preflighting.collectives import transfers
 from experiments.preflighting.estimate import Counts
+from experiments.run.build import host_rows, trainer_of
+from experiments.run.config import RunConfig, evaluation_rows
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.registry import TASKS, task_name
 from pixelbert_jax.tasks.task import Task

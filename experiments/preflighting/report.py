@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipelines.images import Canvas
-from experiments.config import RunConfig
+from data_pipelines.images.resize import Canvas
 from experiments.preflighting.chips import GIB, Slice
 from experiments.preflighting.collectives import by_kind
 from experiments.preflighting.estimate import CHIP_EFFICIENCY, LINK_EFFICIENCY, Estimate, estimate
 from experiments.preflighting.length import Length
 from experiments.preflighting.program import Compiled, Memory, TooLarge
+from experiments.run.config import RunConfig
 
 HOURS = 3600
 

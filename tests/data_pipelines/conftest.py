@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.preparing import prepare
-from data_pipelines.records import Record, open_records
+from data_pipelines.preparation.run import prepare
+from data_pipelines.storage.records import Record, open_records
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 
-from data_pipelines import images
-from data_pipelines.records import Index, Picture, Record
-from data_pipelines.reused_memory import ReusedMemory
+from data_pipelines.batches.buffer_pool import ReusedMemory
+from data_pipelines.images import resize
+from data_pipelines.storage.records import Index, Picture, Record
 
 _memory = ReusedMemory()
 
@@ -29,7 +29,7 @@ class FakeRecords:
 def picture(colour: int, height: int = 48, width: int = 64) -> Picture:
     """One plain grey, by which it is known again."""
     return Picture(
-        images.cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes(), height, width
+        resize.cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes(), height, width
     )
 
 

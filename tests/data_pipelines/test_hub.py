@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines import hub
 from data_pipelines.errors import DataError
-from data_pipelines.text import SPECIAL, read_vocabulary
+from data_pipelines.text.tokenizer import SPECIAL, read_vocabulary
 
 
 @pytest.fixture

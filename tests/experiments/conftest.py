@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import pixelbert_jax
-from data_pipelines.preparing import prepare
-from data_pipelines.records import Records, open_records
-from experiments.config import RunConfig
+from data_pipelines.preparation.run import prepare
+from data_pipelines.storage.records import Records, open_records
+from experiments.run.config import RunConfig
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.vqa import VqaConfig
 from tests.experiments.fine_tuning import config_of, fine_tune, prepare_own_data, programs_kept_in, small_config

@@ -12,12 +12,12 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from data_pipelines.config import SourceConfig
 from data_pipelines.datasets.shapes_regions import GLOBAL_SIZE
-from data_pipelines.images import ResizeRule
-from data_pipelines.preparing import prepare
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from data_pipelines.images.resize import ResizeRule
+from data_pipelines.preparation.run import prepare
 from experiments.configs.imagebert_shapes import get_config as imagebert_shapes
-from experiments.metric_writer import MetricWriter, read_metrics
 from experiments.pretrain import pretrain
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from experiments.run.metric_writer import MetricWriter, read_metrics
 from pixelbert_jax.tasks.registry import TaskConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, ScheduleConfig

@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from experiments import ask
-from experiments.common_flags import WORKDIR
+from experiments.run.common_flags import WORKDIR
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import Predictor
 

@@ -15,15 +15,16 @@ from absl.testing import flagsaver
 import pixelbert_jax
 from data_pipelines.config import SourceConfig
 from data_pipelines.errors import DataError
-from data_pipelines.records import open_records
+from data_pipelines.storage.records import open_records
 from experiments import evaluate as program
-from experiments import finetune, predictions, retrieval_evaluation
-from experiments.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR
-from experiments.config import RunConfig
-from experiments.initialization import load_sources
-from experiments.metric_writer import read_metrics
+from experiments import finetune
+from experiments.evaluation import predict, retrieval
 from experiments.pretrain import pretrain
-from experiments.validation import validate
+from experiments.run.common_flags import DATA_DIR, OUTPUT, SPLIT, WORKDIR
+from experiments.run.config import RunConfig
+from experiments.run.initialization import load_sources
+from experiments.run.metric_writer import read_metrics
+from experiments.run.validation import validate
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.registry import TaskConfig
@@ -31,8 +32,8 @@ from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.weights.initialize import InitConfig
 from tests.data_pipelines.publishers import lines, write_image
+from tests.experiments.evaluation.metrics.wordnet_folder import write_wordnet
 from tests.experiments.fine_tuning import ANSWERS, config_of, on_one_device, retrieval_config
-from tests.experiments.metrics.wordnet_folder import write_wordnet
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -162,8 +163,8 @@ def test_errors_of_the_programs_are_one_line(own_data, tmp_path):
 
 def test_bad_evaluations_are_refused_before_any_work(vqa_run, data_dir, pretrained, tmp_path, monkeypatch):
     loaded = pixelbert_jax.load(vqa_run)
-    monkeypatch.setattr(predictions, "predict", lambda *_, **__: pytest.fail("asked the model"))
-    monkeypatch.setattr(retrieval_evaluation, "evaluate", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(retrieval, "evaluate", lambda *_, **__: pytest.fail("asked the model"))
     good = tmp_path / "a.json"
     cases = [
         (loaded, "val", tmp_path / "a.csv", {}, r"a.csv: name a .json file in a folder that exists"),
@@ -192,8 +193,8 @@ def with_data(loaded, **fields):
 
 
 def test_wups_that_cannot_be_had_is_refused_before_any_work(vqa_run, pretrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "predict", lambda *_, **__: pytest.fail("asked the model"))
-    monkeypatch.setattr(retrieval_evaluation, "evaluate", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(retrieval, "evaluate", lambda *_, **__: pytest.fail("asked the model"))
     loaded = pixelbert_jax.load(vqa_run)
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     for folder in (whole, damaged):
@@ -229,7 +230,7 @@ def test_answers_that_cannot_be_scored_are_refused_before_any_work(vqa_run, tmp_
 
 
 def test_bad_fine_tuning_is_refused_before_anything_is_built(vqa_config, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.assembly.make_trainer", lambda *_, **__: pytest.fail("built a model"))
+    monkeypatch.setattr("experiments.run.build.make_trainer", lambda *_, **__: pytest.fail("built a model"))
 
     def data(**changes):
         return dataclasses.replace(vqa_config, data=dataclasses.replace(vqa_config.data, **changes))

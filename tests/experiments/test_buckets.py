@@ -7,12 +7,12 @@ from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_pipelines import whole_files
-from data_pipelines.records import open_records
-from data_pipelines.whole_files import local_copy, open_atomically, write_atomically
-from experiments import metric_writer
-from experiments.lock import locked
-from experiments.metric_writer import MetricWriter, read_metrics
+from data_pipelines.storage import atomic_files
+from data_pipelines.storage.atomic_files import local_copy, open_atomically, write_atomically
+from data_pipelines.storage.records import open_records
+from experiments.resilience.lock import locked
+from experiments.run import metric_writer
+from experiments.run.metric_writer import MetricWriter, read_metrics
 
 
 class Bucket(MemoryFileSystem):
@@ -97,4 +97,4 @@ def test_prepared_data_is_read_from_a_bucket(bucket, data_dir):
 
 def test_a_bucket_is_not_locked(bucket):
     with locked(bucket), locked(bucket):
-        assert not whole_files.is_local(bucket)
+        assert not atomic_files.is_local(bucket)

@@ -11,18 +11,18 @@ from absl.testing import flagsaver
 from flax import nnx
 
 import pixelbert_jax
-from data_pipelines import images
-from data_pipelines.answers import AnswerVocabulary
 from data_pipelines.errors import DataError
-from data_pipelines.records import open_records
+from data_pipelines.images import resize
+from data_pipelines.storage.records import open_records
+from data_pipelines.text.answers import AnswerVocabulary
 from experiments import evaluate as program
-from experiments import predictions
-from experiments.common_flags import OUTPUT, SPLIT, WORKDIR
-from experiments.metrics.vqa import vqa_accuracy
-from experiments.predictions import Prediction
+from experiments.evaluation import predict
+from experiments.evaluation.metrics.vqa import vqa_accuracy
+from experiments.evaluation.predict import Prediction
+from experiments.run.common_flags import OUTPUT, SPLIT, WORKDIR
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
+from tests.experiments.evaluation.metrics.wordnet_folder import write_wordnet
 from tests.experiments.fine_tuning import config_of, fine_tune, held_out, steps
-from tests.experiments.metrics.wordnet_folder import write_wordnet
 from tests.experiments.tiny_config import get_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -63,9 +63,9 @@ def logits_by_hand(loaded, records) -> dict[str, np.ndarray]:
 
     found = {}
     for record in records:
-        pixels = images.decode(record.image)
-        size = images.resized_size(*pixels.shape[:2], loaded.data.resize)
-        canvas = images.place_on_canvas(images.resize(pixels, size), (48, 48))
+        pixels = resize.decode(record.image)
+        size = resize.resized_size(*pixels.shape[:2], loaded.data.resize)
+        canvas = resize.place_on_canvas(resize.resize(pixels, size), (48, 48))
         for text, label in zip(record.texts, record.labels, strict=True):
             ids = loaded.tokenizer.encode(text, loaded.data.max_text_length)
             logits = ask(loaded.model, canvas[None], np.array([size], np.int32), ids[None])
@@ -85,9 +85,9 @@ def test_answers_are_those_of_the_model(vqa_run, own_data, tmp_path, monkeypatch
     answers = loaded.description["answers"]
     assert said == {question: answers[int((x - mean).argmax())] for question, x in logits.items()}
     assert set(said.values()) == set(answers)
-    seeds, plan = [], predictions.EvaluationPlan
+    seeds, plan = [], predict.EvaluationPlan
     spy = lambda *arrays, seed, **more: seeds.append(seed) or plan(*arrays, seed=seed, **more)  # noqa: E731
-    monkeypatch.setattr(predictions, "EvaluationPlan", spy)
+    monkeypatch.setattr(predict, "EvaluationPlan", spy)
     program.evaluate(loaded, "val", tmp_path / "b.json", shuffle_images=True)
     assert seeds == [0]
     shuffled = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "b.json").read_text())}
@@ -101,7 +101,7 @@ def test_votes_are_scored_by_the_official_accuracy(vqa_config, tmp_path):
         Prediction({"question_id": k, "answers": a, "answer_type": f"t{k % 2}"}, "?", said)
         for k, (a, said) in enumerate(zip(given, ("red", "no", "no"), strict=True))
     ]
-    scores = predictions.hand_in(votes, answered, "val", tmp_path / "a.json")
+    scores = predict.hand_in(votes, answered, "val", tmp_path / "a.json")
     expected = [vqa_accuracy(p.answer, p.label["answers"]) for p in answered]
     assert scores["accuracy"] == pytest.approx(np.mean(expected)) and 0 < scores["accuracy"] < 1
     assert scores["per_answer_type/t0"] == pytest.approx((expected[0] + expected[2]) / 2)
@@ -116,15 +116,15 @@ def test_each_of_several_right_answers_is_right(vqa_config, tmp_path):
         Prediction({"question_id": k, "answers": a}, "?", said)
         for k, (a, said) in enumerate(zip(given, ("dog", "dog", "dog", "black dog"), strict=True))
     ]
-    scores = predictions.hand_in(right, answered, "val", tmp_path / "a.json", answers=known)
+    scores = predict.hand_in(right, answered, "val", tmp_path / "a.json", answers=known)
     assert scores == {"accuracy": 2 / 4, "questions": 4, "unanswered": 0}
     for prediction in answered:  # what training's metric says of the same answers
         index_S, score_S = known.soft_targets(prediction.label["answers"], votes=False)
         expected = dict(zip(index_S.tolist(), score_S.tolist(), strict=True)).get(known.index(prediction.answer), 0)
-        one = predictions.hand_in(right, [prediction], "val", tmp_path / "a.json", answers=known)
+        one = predict.hand_in(right, [prediction], "val", tmp_path / "a.json", answers=known)
         assert one["accuracy"] == expected
     sets = dataclasses.replace(right, data=dataclasses.replace(right.data, answers_are="set"))
-    assert predictions.hand_in(sets, answered, "val", tmp_path / "a.json", answers=known)["accuracy"] == 0
+    assert predict.hand_in(sets, answered, "val", tmp_path / "a.json", answers=known)["accuracy"] == 0
 
 
 def test_wups_of_right_answers(vqa_run, own_data, tmp_path, capsys):
@@ -177,6 +177,6 @@ def test_drawings_are_scored_with_all_their_permutations(tmp_path):
         Prediction({"identifier": "7-1", "permutation": k, "label": False, "group": "7"}, "?", str(k == 5))
         for k in range(6)
     ]
-    scores = predictions.hand_in(config, answered, "dev", tmp_path / "a.csv")
+    scores = predict.hand_in(config, answered, "dev", tmp_path / "a.csv")
     assert scores["accuracy"] == pytest.approx(5 / 6) and scores["consistency"] == 0
     assert (tmp_path / "a.csv").read_text().splitlines()[5] == "dev-7-1-5.png,True"

@@ -12,16 +12,16 @@ from flax import nnx
 
 import pixelbert_jax
 from data_pipelines.errors import DataError
-from data_pipelines.records import open_records
+from data_pipelines.storage.records import open_records
 from experiments import evaluate as program
 from experiments import export as export_program
-from experiments.common_flags import OUTPUT, WORKDIR
-from experiments.config import CheckpointConfig, RunConfig
-from experiments.inputs import check_regions
-from experiments.metric_writer import read_metrics
+from experiments.evaluation.retrieval import evaluate
 from experiments.pretrain import pretrain
-from experiments.retrieval_evaluation import evaluate
-from experiments.validation import validate
+from experiments.run.common_flags import OUTPUT, WORKDIR
+from experiments.run.config import CheckpointConfig, RunConfig
+from experiments.run.inputs import check_regions
+from experiments.run.metric_writer import read_metrics
+from experiments.run.validation import validate
 from pixelbert_jax.config import RegionsConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, named_arrays
@@ -31,6 +31,7 @@ from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.weights.initialize import InitConfig
+from tests.experiments.evaluation.test_retrieval import CLOSE, chosen_by_hand, saved
 from tests.experiments.fine_tuning import (
     fine_tune,
     held_out,
@@ -41,7 +42,6 @@ from tests.experiments.fine_tuning import (
     stopped_at,
     with_whole_picture,
 )
-from tests.experiments.test_retrieval_evaluation import CLOSE, chosen_by_hand, saved
 from tests.multi_process.outcomes import assert_same_checkpoint, figures
 from tests.saved_run import save_run
 
@@ -290,7 +290,7 @@ def test_configurations_that_do_not_fit_are_refused(config):
 
 
 def test_data_that_does_not_fit_is_refused(config, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.assembly.make_trainer", lambda *_, **__: pytest.fail("built a model"))
+    monkeypatch.setattr("experiments.run.build.make_trainer", lambda *_, **__: pytest.fail("built a model"))
 
     def sizes(base=config, **fields):
         return changed(base, "model", regions=dataclasses.replace(base.model.regions, **fields))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.config_flags import load_config, split_arguments
-from experiments.validation import validate
+from experiments.run.config_flags import load_config, split_arguments
+from experiments.run.validation import validate
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -11,13 +11,13 @@ import jax
 import pytest
 
 from experiments import preflight as program_of_flags
-from experiments.config_flags import override
 from experiments.preflight import choose_canvases, preflight
 from experiments.preflighting import environment
 from experiments.preflighting.chips import GIB, Slice
 from experiments.preflighting.collectives import Transfer
 from experiments.preflighting.estimate import Counts, estimate
 from experiments.preflighting.program import Compiled, Memory, TooLarge, compile_step, complete, make_step, mesh_of
+from experiments.run.config_flags import override
 from pixelbert_jax.errors import ConfigError
 from tests.experiments.preflighting.programs import CHIP
 from tests.experiments.tiny_config import get_config

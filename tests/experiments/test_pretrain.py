@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import DataError
-from experiments.config import RunConfig
-from experiments.metric_writer import read_metrics
 from experiments.pretrain import pretrain
+from experiments.run.config import RunConfig
+from experiments.run.metric_writer import read_metrics
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.checkpoint import Checkpoints
 from tests.multi_process.launching import CONFIG, environment, gate, launched, program
@@ -111,7 +111,7 @@ def small(data_dir: Path, **changes) -> RunConfig:
 
 
 def test_a_longer_run_goes_on_and_other_data_is_refused(undisturbed, data_dir, tmp_path):
-    from data_pipelines.preparing import prepare
+    from data_pipelines.preparation.run import prepare
 
     prepare(
         "shapes",
@@ -124,7 +124,7 @@ def test_a_longer_run_goes_on_and_other_data_is_refused(undisturbed, data_dir, t
 
 
 def test_bad_input_is_refused_before_anything_is_built(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.assembly.make_trainer", lambda *_, **__: pytest.fail("built a model"))
+    monkeypatch.setattr("experiments.run.build.make_trainer", lambda *_, **__: pytest.fail("built a model"))
     config = small(data_dir)
     cases = [
         (small(tmp_path), "No prepared data set 'shapes'"),

@@ -10,10 +10,10 @@ from absl import flags
 
 from data_pipelines import datasets
 from experiments import evaluate
-from experiments.config import RunConfig
-from experiments.config_flags import load_config, split_arguments
-from experiments.stages import stages_of
-from experiments.validation import validate
+from experiments.run.config import RunConfig
+from experiments.run.config_flags import load_config, split_arguments
+from experiments.run.stages import stages_of
+from experiments.run.validation import validate
 from pixelbert_jax.config import ImageBertConfig
 from pixelbert_jax.tasks.registry import task_name
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 import pixelbert_jax
 from data_pipelines.datasets.shapes_scene import render, scene_from_image_id
-from data_pipelines.records import open_records
+from data_pipelines.storage.records import open_records
 from experiments import export, pointing_game, visualize
-from experiments.common_flags import IMAGES, OUTPUT, TEXTS, WORKDIR
-from experiments.model_card import without_folders
+from experiments.run.common_flags import IMAGES, OUTPUT, TEXTS, WORKDIR
+from experiments.run.model_card import without_folders
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import AttentionMap, Predictor
 

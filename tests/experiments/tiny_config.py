@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from experiments.configs.pretrain_quickstart import get_config as quickstart
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 
 
 def get_config() -> RunConfig:

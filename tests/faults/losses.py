@@ -3,7 +3,7 @@
 import collections
 from pathlib import Path
 
-from experiments.metric_writer import read_metrics
+from experiments.run.metric_writer import read_metrics
 from tests.multi_process.outcomes import assert_same_checkpoint, figures, recorded_rows, rows
 
 

@@ -1,6 +1,6 @@
 """ImageBERT on drawn scenes, small: its batches hold floating-point numbers."""
 
-from experiments.config import RunConfig
+from experiments.run.config import RunConfig
 from tests.experiments.fine_tuning import regions_config
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data_pipelines.preparing import prepare
-from data_pipelines.records import parse
-from experiments.metric_writer import read_metrics
+from data_pipelines.preparation.run import prepare
+from data_pipelines.storage.records import parse
+from experiments.run.metric_writer import read_metrics
 from tests.faults.losses import assert_undisturbed, steps_begun
 from tests.multi_process.launching import Run, gate
 from tests.multi_process.outcomes import assert_same_figures, newest_step, rows

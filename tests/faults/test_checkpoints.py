@@ -8,9 +8,9 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from experiments.config_flags import _is_no_trace_of_orbax, _tell_unraisable
-from experiments.metric_writer import MetricWriter, read_metrics
-from experiments.writing import writing
+from experiments.resilience.disk_errors import writing
+from experiments.run.config_flags import _is_no_trace_of_orbax, _tell_unraisable
+from experiments.run.metric_writer import MetricWriter, read_metrics
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.checkpoint import Checkpoints, describe
 from pixelbert_jax.training.step import TrainState

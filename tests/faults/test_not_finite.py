@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.preparing import prepare
-from experiments.loop import _not_finite_message
+from data_pipelines.preparation.run import prepare
+from experiments.run.loop import _not_finite_message
 from tests.faults.losses import lost_rows, steps_begun
 from tests.multi_process.outcomes import assert_same_checkpoint, figures, newest_step, saved_arrays
 

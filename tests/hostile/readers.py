@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import image_files, images
-from data_pipelines.answers import read_vocabulary_list
-from data_pipelines.collecting.image_reader import ImageReader
-from data_pipelines.collecting.sources import find_parts, read_part
-from data_pipelines.collecting.texts import read_words
 from data_pipelines.datasets import builder_class
-from data_pipelines.datasets.base import Settings
+from data_pipelines.datasets.settings import Settings
 from data_pipelines.errors import DataError
-from data_pipelines.image_files import BadImageError
-from data_pipelines.text import Tokenizer, read_vocabulary
+from data_pipelines.images import files, resize
+from data_pipelines.images.files import BadImageError
+from data_pipelines.text.answers import read_vocabulary_list
+from data_pipelines.text.tokenizer import Tokenizer, read_vocabulary
+from data_pipelines.web_collection.image_reader import ImageReader
+from data_pipelines.web_collection.sources import find_parts, read_part
+from data_pipelines.web_collection.texts import read_words
 from pixelbert_jax.errors import ConfigError
 from tests.data_pipelines import publishers
 from tests.hostile import damage
@@ -232,9 +232,9 @@ for _layout in ("groups", "flat", "pos_boxes"):
 def _picture(name: str, folder: Path) -> None:
     """As training reads it; what decodes for `prepare` too must have the size that the header says."""
     encoded = (folder / name).read_bytes()
-    decoded = images.decode(encoded, str(folder / name))
+    decoded = resize.decode(encoded, str(folder / name))
     try:
-        verified = image_files.verify(encoded)
+        verified = files.verify(encoded)
     except BadImageError as error:
         assert error.reason.isprintable() and len(error.reason) < 60
         return
@@ -262,7 +262,7 @@ def _crawl(folder: Path) -> list[tuple[object, ...]]:
     for part in parts:
         for image in read_part(source, part):
             try:
-                size = image_files.read_header(reader.read(image.place)).width
+                size = files.read_header(reader.read(image.place)).width
             except BadImageError as error:
                 size = error.reason
             found.append((str(image.place), len(image.texts), image.language, image.page, size))
@@ -343,16 +343,16 @@ _add("tokenizer_folder", _tokenizer_folder, _encoded, {"*.json": _JSON})
 
 
 def _prepare(folder: Path) -> None:
-    from data_pipelines.preparing import prepare
+    from data_pipelines.preparation.run import prepare
 
     publishers.vqa_v2(folder / "source")
     prepare("vqa_v2", folder / "data", folder / "source", num_threads=1)
 
 
 def _prepared(folder: Path) -> object:
-    from data_pipelines.images import ResizeRule
-    from data_pipelines.records import find_folder, open_records, read_summary
-    from data_pipelines.summary import describe
+    from data_pipelines.images.resize import ResizeRule
+    from data_pipelines.preparation.summary import describe
+    from data_pipelines.storage.records import find_folder, open_records, read_summary
 
     found = find_folder(folder / "data", "vqa_v2")
     summary = read_summary(found)
@@ -362,7 +362,7 @@ def _prepared(folder: Path) -> object:
     texts = [text.encode() for record in records.texts() for text in record.texts]
     labels = [json.loads(label) for record in records.texts() for label in record.labels]
     assert len(records) < 10_000
-    pictures = [images.decode(records[i].image, repr(records)) for i in range(len(records))]
+    pictures = [resize.decode(records[i].image, repr(records)) for i in range(len(records))]
     return texts, labels, len(pictures), describe(Path(found), summary, ResizeRule(800, 1333))
 
 
@@ -424,7 +424,7 @@ _add("torch_weights", _torch_weights, _read_weights, {"*.bin": damage.no_structu
 
 def _description() -> dict[str, Any]:
     """Of a run of the smallest model."""
-    from experiments.config import RunConfig
+    from experiments.run.config import RunConfig
     from pixelbert_jax.config import EncoderConfig, PixelBertConfig, ResNetConfig, TextConfig
     from pixelbert_jax.serialization import to_dict
     from pixelbert_jax.training.checkpoint import describe
@@ -528,7 +528,7 @@ _add(
 
 
 def _override(folder: Path) -> object:
-    from experiments.config_flags import override
+    from experiments.run.config_flags import override
     from tests.experiments.tiny_config import get_config
 
     name, _, value = (folder / "argument.txt").read_text(encoding="utf-8", errors="surrogateescape").partition("=")
@@ -563,7 +563,7 @@ _add(
 
 
 def _metrics(folder: Path) -> object:
-    from experiments.metric_writer import MetricWriter, read_metrics
+    from experiments.run.metric_writer import MetricWriter, read_metrics
 
     writer = MetricWriter(folder / "metrics.jsonl", resume_step=2)
     writer.close()
@@ -580,13 +580,13 @@ _add(
 
 
 def _vqa_predictions(path: Path) -> object:
-    from experiments.metrics.vqa import read_predictions
+    from experiments.evaluation.metrics.vqa import read_predictions
 
     return read_predictions(path)
 
 
 def _nlvr2_predictions(path: Path) -> object:
-    from experiments.metrics.nlvr2 import read_predictions
+    from experiments.evaluation.metrics.nlvr2 import read_predictions
 
     return read_predictions(path)
 
@@ -596,14 +596,14 @@ _text("nlvr2_predictions.csv", "a-1-2-3,True\nb-1-2-3,False\n", _nlvr2_predictio
 
 
 def _write_wordnet(folder: Path) -> None:
-    from tests.experiments.metrics.wordnet_folder import write_wordnet
+    from tests.experiments.evaluation.metrics.wordnet_folder import write_wordnet
 
     synsets = [("thing", [], "@"), ("animal beast", [0], "@"), ("dog", [1], "@"), ("cat", [1], "@i")]
     write_wordnet(folder, synsets, {"mice": ["mouse"]})
 
 
 def _wordnet(folder: Path) -> object:
-    from experiments.metrics.wordnet import WordNet
+    from experiments.evaluation.metrics.wordnet import WordNet
 
     net = WordNet(folder)
     return [net.similarity(a, b) for a in ("dog", "mice", "thing") for b in ("cat", "dogs", "beast")]

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.collecting.image_reader import ImageReader
-from data_pipelines.collecting.tar_files import read_tar
-from data_pipelines.datasets.region_sources import open_source
-from data_pipelines.datasets.region_sources.rows import MAX_ROW_BYTES, BadRowError, RegionSource
-from data_pipelines.datasets.tar_images import list_tar_images
-from data_pipelines.datasets.webdataset import read_samples
+from data_pipelines.datasets.formats.tar_images import list_tar_images
+from data_pipelines.datasets.formats.webdataset import read_samples
 from data_pipelines.errors import DataError
-from data_pipelines.preparing import prepare
-from data_pipelines.records import open_records
+from data_pipelines.preparation.run import prepare
+from data_pipelines.regions import open_source
+from data_pipelines.regions.rows import MAX_ROW_BYTES, BadRowError, RegionSource
+from data_pipelines.storage.records import open_records
+from data_pipelines.web_collection.image_reader import ImageReader
+from data_pipelines.web_collection.tar_files import read_tar
 from tests.data_pipelines.publishers import detections, encode, lxmert_row, region_hdf5, region_npz, tar
 from tests.hostile.checking import Case
 from tests.hostile.damage import set_tar_size
@@ -297,7 +297,7 @@ def test_parquet_rows_without_end(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
-    from data_pipelines.collecting.sources import find_parts
+    from data_pipelines.web_collection.sources import find_parts
 
     rows = 5_000_000
     columns = {"image": pyarrow.nulls(rows, pyarrow.binary()), "alt": pyarrow.nulls(rows, pyarrow.string())}

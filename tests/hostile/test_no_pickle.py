@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 _FOLDERS = ("data_pipelines", "pixelbert_jax", "experiments", "benchmarks", "notebooks")
 _MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "jsonpickle"}
 # What processes of one run hand to each other, in a folder that this run alone writes, is no input from outside.
-_OWN_PICKLES = {"data_pipelines/preparing_on_beam/exchange.py"}
+_OWN_PICKLES = {"data_pipelines/beam/exchange.py"}
 _CALLS = {"eval", "exec", "compile", "__import__"}
 _NUMPY = {"load", "read_array", "fromregex", "genfromtxt"}  # of which the first two unpickle if they are told to
 
@@ -172,7 +172,7 @@ def test_traps_as_weights(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_trap_as_kept_scores(tmp_path: Path) -> None:
-    from experiments.retrieval_evaluation import read_part
+    from experiments.evaluation.retrieval import read_part
 
     for content in (*traps(tmp_path / "mark").values(), b"", b"\x93NUMPY"):
         path = tmp_path / "0.npy"
@@ -185,7 +185,7 @@ def test_a_trap_as_kept_scores(tmp_path: Path) -> None:
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path, monkeypatch) -> None:
-    from data_pipelines.text import read_vocabulary
+    from data_pipelines.text.tokenizer import read_vocabulary
 
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked the user"))
     READERS["tokenizer_folder"].write(tmp_path)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import ImageFile
 
-from data_pipelines import images
-from data_pipelines.image_files import BadImageError, open_image, read_header, verify
-from data_pipelines.records import open_records
+from data_pipelines.images import resize
+from data_pipelines.images.files import BadImageError, open_image, read_header, verify
+from data_pipelines.storage.records import open_records
 from tests.data_pipelines import publishers
 from tests.data_pipelines.publishers import encode
 from tests.hostile.checking import Case
@@ -79,8 +79,8 @@ def test_huge_pictures_are_refused_by_their_header(name: str, size: tuple[int, i
     for read in (read_header, verify):
         with guarded(memory=LITTLE), pytest.raises(BadImageError, match=r"a side over 30,000 pixels"):
             read(encoded)
-    with guarded(memory=LITTLE), pytest.raises(images.DataError, match=r"^a\.jpg: a side over 30,000 pixels; .*\.$"):
-        images.decode(encoded, "a.jpg")
+    with guarded(memory=LITTLE), pytest.raises(resize.DataError, match=r"^a\.jpg: a side over 30,000 pixels; .*\.$"):
+        resize.decode(encoded, "a.jpg")
 
 
 def test_small_ones_made_in_the_same_way_pass() -> None:
@@ -95,7 +95,7 @@ def test_the_predictor_refuses_them_too(no_decoder, tmp_path: Path) -> None:
     from pixelbert_jax.predictor_inputs import pixels_of
 
     (tmp_path / "a.png").write_bytes(png(60_000, 1))
-    with guarded(memory=LITTLE), pytest.raises(images.DataError, match=r"a\.png: a side over 30,000 pixels"):
+    with guarded(memory=LITTLE), pytest.raises(resize.DataError, match=r"a\.png: a side over 30,000 pixels"):
         pixels_of(tmp_path / "a.png")
 
 
@@ -113,7 +113,7 @@ def test_in_a_tar_and_in_a_folder_they_cost_themselves_only(tmp_path: Path) -> N
     publishers.write_image(tmp_path / "folder" / "z.jpg")
     lines = [{"image": name, "texts": ["red"]} for name in (*members, "z.jpg")]
     publishers.lines(tmp_path / "folder" / "train.jsonl", *lines)
-    from data_pipelines.preparing import prepare
+    from data_pipelines.preparation.run import prepare
 
     for kind in ("tar", "folder"):
         prepare("image_text", tmp_path / f"of {kind}", tmp_path / kind, max_bad_share=1, num_threads=1)
@@ -168,6 +168,6 @@ def test_records_of_a_prepared_folder_are_looked_at_too(tmp_path: Path, monkeypa
     """Their pictures were whole when they were prepared; the folder may have come from elsewhere since."""
     case = Case(READERS["prepared"], tmp_path)
     calls = []
-    monkeypatch.setattr(images, "open_image", lambda encoded: calls.append(len(encoded)) or open_image(encoded))
+    monkeypatch.setattr(resize, "open_image", lambda encoded: calls.append(len(encoded)) or open_image(encoded))
     assert case.outcome({}) == "" and calls
     assert json.loads(next(tmp_path.rglob("index.json")).read_text())["splits"]

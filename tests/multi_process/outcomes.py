@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from experiments.metric_writer import read_metrics
+from experiments.run.metric_writer import read_metrics
 from pixelbert_jax.training.checkpoint import newest_checkpoint
 
 

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 from jax._src import cache_key
 
-from experiments import assembly
-from experiments.common_flags import WORKDIR
-from experiments.config_flags import run_main
 from experiments.pretrain import main
+from experiments.run import build
+from experiments.run.common_flags import WORKDIR
+from experiments.run.config_flags import run_main
 from pixelbert_jax.training.sharding import batch_sharding
 from tests.multi_process.launching import gate
 
@@ -139,9 +139,9 @@ if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR1)  # the tests ask where a run hangs
     if "HOLD_SAVE" in os.environ:
         os.rename = hold(os.environ["HOLD_SAVE"], os.rename)
-    make_trainer, make_batches, make_task = assembly.make_trainer, assembly.make_batches, assembly.make_task
+    make_trainer, make_batches, make_task = build.make_trainer, build.make_batches, build.make_task
     if "BAD_GRADIENT" in os.environ:
-        assembly.make_task = lambda *args, **kwargs: SpoiledTask(make_task(*args, **kwargs))
-    assembly.make_trainer = lambda *args, **kwargs: recorded(make_trainer(*args, **kwargs))
-    assembly.make_batches = lambda *args, **kwargs: Blocking(make_batches(*args, **kwargs))
+        build.make_task = lambda *args, **kwargs: SpoiledTask(make_task(*args, **kwargs))
+    build.make_trainer = lambda *args, **kwargs: recorded(make_trainer(*args, **kwargs))
+    build.make_batches = lambda *args, **kwargs: Blocking(make_batches(*args, **kwargs))
     run_main(main, many_processes=True)

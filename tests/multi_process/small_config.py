@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
+from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from tests.experiments.fine_tuning import small_config
 
 

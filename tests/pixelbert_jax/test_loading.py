@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import nnx
 
 import pixelbert_jax
-from data_pipelines.text import Tokenizer
+from data_pipelines.text.tokenizer import Tokenizer
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import export, named_arrays
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh

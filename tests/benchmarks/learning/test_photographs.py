@@ -17,9 +17,9 @@ from benchmarks.learning.attention_sheet import chosen_examples, examples
 from benchmarks.learning.photograph_parts import ABLATIONS, PARTS, controls_of
 from benchmarks.learning.photograph_tables import chance_recalls, tables
 from benchmarks.learning.workspace import scores_in
-from data_pipelines.text import SPECIAL
+from data_pipelines.text.tokenizer import SPECIAL
 from experiments.configs.pretrain_photographs import WORDS
-from experiments.metrics.retrieval import recalls
+from experiments.evaluation.metrics.retrieval import recalls
 from pixelbert_jax.config import EncoderConfig, ResNetConfig
 from pixelbert_jax.errors import ConfigError
 from tests.data_pipelines.publishers import sentences, write_image, write_json
@@ -159,8 +159,8 @@ def stand_in(commands: list[list[str]], recalls_of: dict[str, float]):
 
 @pytest.mark.parametrize(("setting", "tiny"), [("cpu", False), ("amx", False), ("gpu", False), ("gpu", True)])
 def test_every_part_gives_commands_that_fit_and_rows_of_a_table(setting, tiny, tmp_path, monkeypatch, capsys):
-    from experiments.config_flags import load_config, split_arguments
-    from experiments.validation import validate
+    from experiments.run.config_flags import load_config, split_arguments
+    from experiments.run.validation import validate
 
     commands = []
     run = stand_in(commands, dict.fromkeys((f"{k}_recall_{n}" for k in ("text", "image") for n in (1, 5, 10)), 0.125))

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from experiments.config_flags import override
 from experiments.preflighting.estimate import Counts
 from experiments.preflighting.fitting import changes, search
 from experiments.preflighting.program import Compiled, Memory, TooLarge, complete
+from experiments.run.config_flags import override
 from pixelbert_jax.errors import ConfigError
 from tests.experiments.tiny_config import get_config
 

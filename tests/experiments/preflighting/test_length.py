@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.config_flags import override
 from experiments.preflighting import report
 from experiments.preflighting.length import Length, find_length
+from experiments.run.config_flags import override
 from tests.experiments.tiny_config import get_config
 
 

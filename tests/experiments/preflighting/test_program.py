@@ -6,8 +6,6 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.assembly import assemble
-from experiments.config_flags import load_config, override
 from experiments.preflighting.chips import GIB
 from experiments.preflighting.collectives import by_kind
 from experiments.preflighting.program import (
@@ -19,6 +17,8 @@ from experiments.preflighting.program import (
     needed_bytes,
     refusal,
 )
+from experiments.run.build import assemble
+from experiments.run.config_flags import load_config, override
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.registry import TASKS, task_name
 from pixelbert_jax.tasks.vqa import VqaConfig

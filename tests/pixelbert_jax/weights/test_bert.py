@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from data_pipelines.text import Tokenizer, read_vocabulary
+from data_pipelines.text.tokenizer import Tokenizer, read_vocabulary
 from pixelbert_jax.config import EncoderConfig, PixelBertConfig, TextConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.pretraining import ModelForPretraining

@@ -1,0 +1,1 @@
+"""The GPU's set of benchmarks, in one call: python -m benchmarks.gpu."""

@@ -1,0 +1,261 @@
+"""What all data sets share: a TFDS builder that turns candidates into verified records on disk."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_pipelines.datasets.candidates import Candidates, check_share
+from data_pipelines.datasets.identical import OPTION, Identical
+from data_pipelines.datasets.reading import NOT_FOUND, Selection, Skipped, verified_examples
+from data_pipelines.datasets.settings import Settings
+from data_pipelines.errors import DataError
+from data_pipelines.regions import open_source
+from data_pipelines.regions.joining import NO_REGIONS, Joiner
+from data_pipelines.regions.rows import MAX_BOXES
+from data_pipelines.storage.shards import write_split
+
+DRAWN = "drawn"  # --regions of data sets that have regions of their own
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    """What TFDS keeps about a data set; never asked of Google's servers, for which TFDS makes a temporary folder."""
+
+    def initialize_from_bucket(self) -> None:
+        """There is nothing there."""
+
+
+class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of images with texts; a subclass says what its candidates are.
+
+    Class attributes of a subclass:
+      name: of the data set.
+      VERSION: changes with the content of the records.
+      OPTIONS: flags of its own that `prepare` passes on, with their defaults.
+      PATH_OPTIONS: those of them that are paths, which say nothing about the content.
+      REGION_OPTIONS: flags about regions beside the images, which are added to OPTIONS of all but pairs.
+      DRAWS_REGIONS: whether its own candidates have the regions; else they are joined from a file.
+      NEEDS_SOURCE: whether it reads from source_dir.
+      LABELLED: whether each text has a label. Splits may then share images, with other texts.
+      PAIRED: whether a record is a pair of images.
+      TURNED: whether images are turned upright by their orientation tag, as users' own are; publishers' boxes and
+        results are of images as they are stored.
+      DESCRIPTION: one line.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, Any]] = {}
+    PATH_OPTIONS: ClassVar[Sequence[str]] = ()
+    REGION_OPTIONS: ClassVar[Mapping[str, Any]] = {"regions": "", "max_regions": 100}
+    DRAWS_REGIONS: ClassVar[bool] = False
+    NEEDS_SOURCE: ClassVar[bool] = True
+    LABELLED: ClassVar[bool] = False
+    PAIRED: ClassVar[bool] = False
+    TURNED: ClassVar[bool] = False
+    DESCRIPTION: ClassVar[str] = ""
+    url_infos: ClassVar[Mapping[str, Any]] = {}  # no downloads; spares TFDS the search for a list
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.PAIRED:
+            cls.OPTIONS = {**cls.OPTIONS, **cls.REGION_OPTIONS}
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        source_dir: str | Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Args: options: values for some of OPTIONS; the rest keep their defaults."""
+        self.source_dir = Path(source_dir) if source_dir is not None else Path()
+        self.options = {**self.OPTIONS, **(options or {})}
+        self.settings = settings or Settings()
+        self.notes = ["each record is a pair of images"] if self.PAIRED else []  # one line each, for the summary
+        self._splits: dict[str, Candidates] | None = None
+        self._joiner: Joiner | None = None
+        self._skipped: dict[str, Skipped] = {}
+        self._identical: Identical | None = None
+        self._seen: dict[str, set[int]] = {}  # split -> hashes of its image ids
+        super().__init__(data_dir=str(data_dir), file_format="array_record")
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether regions are wanted beside the images."""
+        return bool(self.options.get("regions"))
+
+    def candidates(self) -> dict[str, Candidates]:
+        """All splits. Checks the layout of source_dir; raises DataError before anything long."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Look at the source files without reading images.
+
+        Raises:
+          DataError: the layout is wrong, or too many files are missing.
+        """
+        self._check_region_options()
+        if self.options.get(OPTION, 0) < 0:
+            raise DataError(f"--{OPTION}={self.options[OPTION]} is negative; give 0 to keep all images.")
+        self._splits = self.candidates()
+        if not self._splits:
+            raise DataError(f"The files in {self.source_dir} list no image; download them again.")
+        if self.has_regions and not self.DRAWS_REGIONS:
+            self._join_regions()
+        for split in self._splits.values():
+            if split.missing and split.total:
+                count = len(split.missing)
+                reasons = f"{count:,} {NOT_FOUND} (first: {split.missing[0]})"
+                check_share(count, split.total, self.settings.max_bad_share, reasons)
+
+    def _check_region_options(self) -> None:
+        """Raise DataError for those that say nothing."""
+        for option, default in self.REGION_OPTIONS.items():
+            if not self.has_regions and self.options.get(option, default) != default:
+                raise DataError(f"{self.name}: --{option} says nothing without --regions; give both or neither.")
+        if not 1 <= self.options.get("max_regions", 1) <= MAX_BOXES:
+            raise DataError(f"--max_regions={self.options['max_regions']} is not between 1 and {MAX_BOXES:,}.")
+
+    def _join_regions(self) -> None:
+        """Give the candidates regions from a file; those for which it has none are left out."""
+        source = open_source(Path(self.options["regions"]))
+        self.settings.start("regions", None)
+        self._joiner = Joiner(source, self.options["max_regions"], self.settings.progress)
+        self._splits = self._joiner.join(self._splits)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return _LocalInfo(
+            builder=self,
+            description=self.DESCRIPTION or (self.__doc__ or "").partition("\n")[0],
+            features=tfds.features.FeaturesDict(self._features()),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _features(self) -> dict[str, Any]:
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "height": np.int32,
+            "width": np.int32,
+            "image_id": tfds.features.Text(),
+            "texts": tfds.features.Sequence(tfds.features.Text()),
+        }
+        if self.LABELLED:
+            features["labels"] = tfds.features.Sequence(tfds.features.Text())
+        if self.PAIRED:
+            features |= {f"second_{name}": features[name] for name in ("image", "height", "width")}
+        if self.TURNED:
+            features |= {name: np.int32 for name in ("orientation", "second_orientation")[: 1 + self.PAIRED]}
+        if self.has_regions:
+            features |= {
+                "region_features": tfds.features.Tensor(shape=(), dtype=np.object_),
+                "region_boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+                "region_classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+                "region_scores": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+                "global_feature": tfds.features.Tensor(shape=(), dtype=np.object_),
+            }
+        return features
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+        del dl_manager  # nothing is downloaded
+        if self._splits is None:
+            self.check()
+        shared: set[int] = set()
+        self._seen = {split: set() if self.LABELLED else shared for split in self._splits}
+        self._skipped = {split: Skipped() for split in self._splits}
+        if OPTION in self.OPTIONS:
+            self._identical = Identical(self.options[OPTION])
+        return {
+            split: self._generate_examples(split, candidates, self._seen[split], self._skipped[split])
+            for split, candidates in self._splits.items()
+        }
+
+    def _generate_examples(
+        self, split: str, candidates: Candidates, seen: set[int], skipped: Skipped
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        self.settings.start(split, candidates.total)
+        examples = verified_examples(
+            candidates,
+            seen=seen,
+            skipped=skipped,
+            num_threads=self.settings.num_threads,
+            max_bad_share=self.settings.max_bad_share,
+            progress=self.settings.progress,
+            identical=self._identical,
+        )
+        yield from enumerate(examples)
+
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
+        """Replaces TFDS's sorting writer by ours (see `data_pipelines.storage.shards`)."""
+        del download_config
+        generators = self._split_generators(dl_manager)
+        infos = self._write(generators) if self.settings.beam is None else self._write_on_beam()
+        if not infos:
+            raise self._joiner.nothing_joins()
+        # TFDS saves this beside the records, so it survives until the index is written.
+        self.info.metadata.update(self.about())
+        return infos
+
+    def _write(self, generators: Mapping[str, Iterator[tuple[int, dict]]]) -> list[tfds.core.SplitInfo]:
+        """Write split after split, each image as it is read."""
+        infos = []
+        for split, numbered in generators.items():
+            examples = (example for _, example in numbered)
+            first = next(examples, None)
+            if first is None:
+                self._leave_out(split)
+                continue
+            whole = itertools.chain([first], examples)
+            template = self._get_filename_template(split_name=split)
+            infos.append(write_split(whole, self.info.features, template, num_shards=self.settings.num_shards))
+        return infos
+
+    def _write_on_beam(self) -> list[tfds.core.SplitInfo]:
+        """The same, but workers look at all images first, and then write the files."""
+        with self.settings.beam(Path(self.data_dir), self.info.features, self.settings) as job:
+            job.verify(self._splits)
+            selected = {}
+            for split, candidates in self._splits.items():
+                seen, skipped = self._seen[split], self._skipped[split]
+                selection = Selection(candidates, seen, skipped, self.settings.max_bad_share, self._identical)
+                records = job.select(split, selection)
+                if records.lengths:
+                    selected[split] = records
+                else:
+                    self._leave_out(split)
+            return job.write(selected, lambda split: self._get_filename_template(split_name=split))
+
+    def _leave_out(self, split: str) -> None:
+        """Note that a split without records is left out; DataError unless it has none only for want of regions."""
+        if set(self._skipped[split].images) != {NO_REGIONS}:
+            raise self._skipped[split].nothing_usable(split)
+        self.notes.append(f"split {split} left out: none of its images has regions")
+
+    def about(self) -> dict[str, Any]:
+        """What is worth keeping about this preparation; JSON."""
+        return {
+            "name": self.name,
+            "version": str(self.VERSION),
+            "options": self._kept_options(),
+            "notes": self.notes + self._shared_images(),
+            "skipped": {split: skipped.to_json() for split, skipped in self._skipped.items()},
+            **({"regions": self._joiner.to_json()} if self._joiner is not None else {}),
+        }
+
+    def _kept_options(self) -> dict[str, Any]:
+        """Those that say something about the content; of regions only where there are some."""
+        left_out = (*self.PATH_OPTIONS, *(() if self.has_regions else self.REGION_OPTIONS))
+        options = {name: value for name, value in self.options.items() if name not in left_out}
+        # Where regions lie says nothing about them, so that the file may move.
+        return options | ({"regions": Path(options["regions"]).name} if self.has_regions else {})
+
+    def _shared_images(self) -> list[str]:
+        """A line for each two splits that have images in common; their texts differ."""
+        if not self.LABELLED:
+            return []
+        pairs = itertools.combinations(self._seen.items(), 2)
+        counts = {(a, b): len(seen_a & seen_b) for (a, seen_a), (b, seen_b) in pairs}
+        return [f"images of {b} that are also in {a}: {count:,}" for (a, b), count in counts.items() if count]

@@ -1,0 +1,105 @@
+"""Tar files, never unpacked: their members front to back, and images read at random where they lie."""
+
+import collections
+import contextlib
+import dataclasses
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from data_pipelines.datasets.layout import IMAGE_SUFFIXES
+from data_pipelines.errors import DataError, in_short
+from data_pipelines.images.files import MAX_BYTES, BadImageError
+
+UNSAFE = "links or members with unsafe names"
+_MAX_EXTENSION_BYTES = 1 << 20  # of a header that says more about the next member, such as a long name
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES[:2])
+# What tarfile lets out on damaged files, besides its own.
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, RecursionError)
+
+
+class _CheckedInfo(tarfile.TarInfo):
+    """Refuses headers that would send tarfile back to where it was, without end, or make it read a huge header."""
+
+    def _proc_member(self, file: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0:
+            raise tarfile.ReadError("a member of negative size")
+        if self.type in _EXTENSIONS and self.size > _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError("a header over 1 MiB")
+        return super()._proc_member(file)
+
+
+@contextlib.contextmanager
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """An uncompressed tar file to read.
+
+    Raises:
+      DataError: it is none, or is damaged, or cannot be read: also where the block finds that out.
+    """
+    try:
+        with tarfile.open(path, "r:", tarinfo=_CheckedInfo) as tar:
+            yield tar
+    except _DAMAGE as error:
+        reason = in_short(error)
+        raise DataError(f"{path} is not a whole tar file ({reason}); download it again or remove it.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
+
+
+def plain_members(
+    tar: tarfile.TarFile, unused: collections.Counter[str] | None = None
+) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
+    """Name and member of each plain file with a safe name, whose bytes lie in one piece; others are passed over.
+
+    Args:
+      tar: the file.
+      unused: counts the others, but for folders.
+
+    Raises:
+      tarfile.ReadError: the file is damaged, or cut between two members.
+    """
+    end = 0
+    for member in tar:
+        tar.members = []  # tarfile would remember all of them
+        if tar.offset <= end:
+            raise tarfile.ReadError("members that do not follow each other")
+        end = tar.offset
+        name = PurePosixPath(member.name)
+        if member.isreg() and not member.issparse() and not name.is_absolute() and ".." not in name.parts:
+            yield name, member
+        elif unused is not None and not member.isdir():
+            unused[UNSAFE] += 1
+    # tarfile takes a damaged header, and a file cut between two members, for the end.
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no end-of-archive block")
+
+
+@dataclasses.dataclass(frozen=True)
+class TarMember:
+    """`Candidate.read` for a file in an uncompressed tar file."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def __call__(self) -> bytes:
+        if self.size > MAX_BYTES:
+            raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def list_tar_images(path: Path) -> dict[str, TarMember]:
+    """File name, without folders -> image, for all images of a tar file; the first of a name wins.
+
+    Raises:
+      DataError: not an uncompressed tar file, or it ends too early.
+    """
+    found: dict[str, TarMember] = {}
+    with open_tar(path) as tar:
+        for name, member in plain_members(tar):
+            if name.suffix.lower() in IMAGE_SUFFIXES:
+                found.setdefault(name.name, TarMember(path, member.offset_data, member.size))
+    return found

@@ -1,0 +1,207 @@
+"""WebDataset tar files, as img2dataset writes them, read front to back without unpacking.
+
+Members of one sample lie together and share the part of their name before its first full stop (after the last slash):
+`000012.jpg`, `000012.txt`, `000012.json`. `divide` says what becomes of names with more full stops.
+"""
+
+import collections
+import dataclasses
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_pipelines.datasets.candidates import NOT_A_NUMBER, Candidate, NoText, clean_text, decode_text, fault_of
+from data_pipelines.datasets.formats.tar_images import TarMember, open_tar, plain_members
+from data_pipelines.datasets.layout import IMAGE_SUFFIXES
+from data_pipelines.images.files import MAX_BYTES
+
+_MAX_TEXT_BYTES = 1 << 20
+_HASHES = ("sha256", "sha512", "md5")
+_USED = IMAGE_SUFFIXES | {".txt", ".json"}
+_TEXT_FIELDS = ("texts", "captions", "caption")
+_DAMAGED: Mapping[str, Any] = {}
+_MAX_KINDS = 50
+_WITHOUT_IMAGE = "samples without an image"
+_WITHOUT_KEY = "members whose names start with a full stop or have none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image and what lies beside it.
+
+    Attributes:
+      path: of the tar file.
+      key: part of the name that its members share.
+      place: path and name of the image, for messages.
+      image: reads it; None if there is none.
+      about: its .json; empty if there is none or it is damaged, since it is not essential.
+      texts: as published.
+    """
+
+    path: Path
+    key: str
+    place: str
+    image: TarMember | None
+    about: Mapping[str, Any]
+    texts: Sequence[object]
+
+
+def read_shards(
+    split: str, paths: Sequence[Path], unused: collections.Counter[str] | None = None
+) -> Iterator[Candidate]:
+    """Candidates of the tar files of a split, one after the other.
+
+    Samples without an image are no candidates. The identity is the hash in a sample's .json, or else split, shard and
+    key.
+
+    Args:
+      split: its name.
+      paths: of the tar files.
+      unused: as in `read_samples`; samples without an image count too.
+
+    Raises:
+      DataError: a file is not a tar file or ends too early.
+    """
+    unused = collections.Counter() if unused is None else unused
+    for sample in read_samples(paths, unused):
+        if sample.image is None:
+            unused[_WITHOUT_IMAGE] += 1
+        else:
+            digests = (clean_text(sample.about.get(name)) for name in _HASHES)
+            digest = next((digest for digest in digests if digest), None)
+            image_id = f"image_text/{digest or f'{split}/{sample.path.stem}/{sample.key}'}"
+            yield Candidate(image_id, sample.texts, sample.image, sample.place, turn=True)
+
+
+def read_samples(paths: Sequence[Path], unused: collections.Counter[str] | None = None) -> Iterator[Sample]:
+    """Samples of tar files, one after the other; their images are not read.
+
+    Members that are not plain files, or have unsafe names (absolute, or with ..), are passed over.
+
+    Args:
+      paths: of the tar files.
+      unused: becomes the kinds of members that are no part of a sample -> how many; complete at the end.
+
+    Raises:
+      DataError: a file is not a tar file or ends too early.
+    """
+    unused = collections.Counter() if unused is None else unused
+    unused.clear()
+    for path in paths:
+        with open_tar(path) as tar:
+            for key, members in runs(tar, unused):
+                for sample_key, its_members in divide(key, members, unused).items():
+                    yield _sample(tar, path, sample_key, its_members)
+
+
+def runs(tar: tarfile.TarFile, unused: collections.Counter[str]) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Key and members (rest of the name, with its full stop -> member) of each run with one key."""
+    current, members = "", {}
+    for name, member in plain_members(tar, unused):
+        stem, dot, rest = name.name.partition(".")
+        if not stem or not dot:
+            unused[_WITHOUT_KEY] += 1
+            continue
+        key = str(name.parent / stem)
+        if key != current:
+            if members:
+                yield current, members
+            current, members = key, {}
+        inner, dot, suffix = f".{rest}".rpartition(".")
+        rest = f"{inner}{dot}{suffix.lower()}"
+        if rest in members:
+            _count(unused, f"repeated {_last(rest)}")
+        members[rest] = member
+    if members:
+        yield current, members
+
+
+def divide(
+    key: str, members: Mapping[str, tarfile.TarInfo], unused: collections.Counter[str]
+) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """Samples of a run: key -> members by suffix, those that a sample uses.
+
+    The key ends at the first full stop, so the run is one sample, unless it has several images with other full stops in
+    their names and none without: then the full stops are part of the names, and each image is a sample, up to its last.
+    A sample is called as its image is, up to the last full stop.
+
+    Args:
+      key: of the run.
+      members: as in `_runs`.
+      unused: counts those that no sample uses.
+    """
+    images = [rest for rest in members if _last(rest) in IMAGE_SUFFIXES]
+    whole = len(images) < 2 or any(rest in IMAGE_SUFFIXES for rest in images)
+    if whole and images:  # a run of this key may come again, with another image
+        first = min(images, key=lambda rest: rest.count("."))
+        key += first.removesuffix(_last(first))
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for rest in sorted(members, key=lambda rest: rest.count(".") > 1):  # .txt goes before .outputs.txt
+        suffix = _last(rest)
+        its_key = key if whole else key + rest.removesuffix(suffix)
+        taken = samples.get(its_key, {})
+        is_second = suffix in taken or (suffix in IMAGE_SUFFIXES and not IMAGE_SUFFIXES.isdisjoint(taken))
+        if suffix in _USED and not is_second:
+            samples.setdefault(its_key, {})[suffix] = members[rest]
+        else:
+            _count(unused, rest if whole and not any(map(str.isdigit, rest)) else suffix)
+    return samples
+
+
+def _last(rest: str) -> str:
+    return f".{rest.rpartition('.')[2]}"
+
+
+def _count(unused: collections.Counter[str], what: str) -> None:
+    unused[what if what in unused or len(unused) < _MAX_KINDS else "others"] += 1
+
+
+def _sample(tar: tarfile.TarFile, path: Path, key: str, members: Mapping[str, tarfile.TarInfo]) -> Sample:
+    found = next((member for suffix, member in members.items() if suffix in IMAGE_SUFFIXES), None)
+    image = None if found is None else TarMember(path, found.offset_data, found.size)
+    text = _read(tar, members.get(".txt"), _MAX_TEXT_BYTES)
+    about = parse_about(_read(tar, members.get(".json"), MAX_BYTES))
+    place = key if found is None else PurePosixPath(found.name)
+    return Sample(path, key, f"{path}:{place}", image, about, texts_of(text, about))
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None, max_bytes: int) -> bytes | None:
+    """None if there is no such member or it is too large."""
+    if member is None or member.size > max_bytes:
+        return None
+    with tar.extractfile(member) as file:  # in memory: nothing is written to disk
+        content = file.read()
+    if len(content) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def parse_about(content: bytes | None) -> Mapping[str, Any]:
+    """A sample's .json; empty if there is none, and `_DAMAGED`, which is empty too, if it is no JSON object."""
+    try:
+        about = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return _DAMAGED
+    return about if isinstance(about, Mapping) else _DAMAGED
+
+
+def texts_of(text: bytes | None, about: Mapping[str, Any]) -> Sequence[object]:
+    """From the .txt if there is one, else "texts", "captions" or "caption" of the .json.
+
+    What cannot be read is a `NoText`. A .txt that says "nan" where the .json says NaN has no text either: whoever wrote
+    them made a string of what is none.
+    """
+    values = [about[name] for name in _TEXT_FIELDS if name in about]
+    missing = any(fault_of(value) for value in values)
+    if text is not None:
+        decoded = decode_text(text)
+        is_nan = missing and isinstance(decoded, str) and decoded.strip().lower() == "nan"
+        return [NOT_A_NUMBER if is_nan else decoded]
+    for value in values:
+        if isinstance(value, (str, list)):
+            return value if isinstance(value, list) else [value]
+    if about is _DAMAGED:
+        return [NoText("damaged .json")]
+    return [NOT_A_NUMBER] if missing else []

@@ -1,0 +1,1 @@
+"""Image files: headers and limits, decoding, resizing, canvases."""

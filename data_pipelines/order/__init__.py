@@ -1,0 +1,1 @@
+"""Which records a step reads: a function of the seed and the step."""

@@ -1,0 +1,207 @@
+"""Prepare a data set: the publisher's files in, ArrayRecord and an index out."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_pipelines.beam.runner import import_with_beam, is_direct, pipeline_options
+from data_pipelines.datasets import builder_class
+from data_pipelines.datasets.builder import DRAWN, ImageTextBuilder
+from data_pipelines.datasets.settings import Settings
+from data_pipelines.errors import DataError
+from data_pipelines.progress import Progress
+from data_pipelines.storage.index_writer import write_index
+from data_pipelines.storage.records import has_old_index, read_summary
+
+_MAX_SHARDS = 99_999  # their names have five digits
+
+
+def prepare(
+    name: str,
+    data_dir: str | Path,
+    source_dir: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    max_bad_share: float = 0.01,
+    num_threads: int = 4,
+    num_shards: int | None = None,
+    beam_runner: str | None = None,
+    beam_options: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Path:
+    """Prepare a data set, or finish it (where an earlier release wrote the index, write it anew), or find it finished.
+
+    Args:
+      name: of the data set.
+      data_dir: where prepared data sets live; made if needed.
+      source_dir: the publisher's files; None only for a data set that needs none.
+      options: of this data set, such as {"num_train": 100}; those that are not given keep their
+        defaults, or whatever they were if the data set is there already.
+      max_bad_share: of damaged or missing images, 0 to 1; above it nothing is prepared.
+      num_threads: that read and decode images; on Beam, of each worker.
+      num_shards: files of each split, fewer where it has fewer records; None: as many as their size makes.
+      beam_runner: "direct" for Apache Beam on this machine, or a runner of Beam; None: without Beam. The same is
+        written.
+      beam_options: its options, such as "--direct_num_workers=4".
+      progress: where to show it; None: nowhere.
+
+    Returns:
+      The folder of the data set.
+
+    Raises:
+      DataError: anything wrong with the arguments, the source files or the disk.
+    """
+    builder_type = builder_class(name)
+    data_dir = Path(data_dir).expanduser()
+    source_dir = None if source_dir is None else Path(source_dir).expanduser()
+    options = dict(options or {})
+    for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
+        options[option] = _home_filled_in(options[option])
+    if unknown := sorted(set(options) - set(builder_type.OPTIONS)):
+        takes = ", ".join(f"--{option}" for option in builder_type.OPTIONS) or "no flags of its own"
+        raise DataError(f"{name} does not take --{unknown[0]}; it takes {takes}.")
+    if not 0 <= max_bad_share <= 1:
+        raise DataError(f"--max_bad_share={max_bad_share:g} is not between 0 and 1.")
+    if num_threads < 1:
+        raise DataError(f"--num_threads={num_threads} is not positive.")
+    if num_shards is not None and not 1 <= num_shards <= _MAX_SHARDS:
+        raise DataError(f"--num_shards={num_shards} is not between 1 and {_MAX_SHARDS:,}.")
+    settings = Settings(max_bad_share, num_threads, num_shards=num_shards)
+    if progress is not None:
+        settings = dataclasses.replace(settings, start=progress.start, progress=progress.step)
+    if beam_runner is not None:
+        paths = {"source_dir": source_dir, "data_dir": data_dir, "regions": options.get("regions") or None}
+        settings = dataclasses.replace(settings, beam=_beam_job(beam_runner, beam_options, paths))
+    elif beam_options:
+        raise DataError(f"{beam_options[0]} is an option of Beam; give --beam_runner too, or leave it out.")
+    builder = builder_type(data_dir=data_dir, source_dir=source_dir, options=options, settings=settings)
+    folder = Path(builder.data_dir)
+    if not _is_finished(folder):
+        if not folder.exists():
+            _check_source(builder, source_dir)
+        with _only_one(Path(data_dir) / name):
+            if not folder.exists():
+                _generate(builder)
+            if not _is_finished(folder):
+                _index(builder_type, folder, progress)
+    _check_same_options(builder_type, folder, options)
+    _check_same_shards(folder, num_shards)
+    return folder
+
+
+def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | Path | None]) -> Callable[..., Any]:
+    """What makes the job that runs on Beam; raises DataError for a runner that is not there, or cannot serve."""
+    job = import_with_beam("data_pipelines.beam.prepare_job", f"--beam_runner={runner}")
+    pipeline = pipeline_options(runner, arguments, "beam_runner", "docs/data.md")
+    for flag, path in paths.items():
+        # Workers elsewhere start in folders of their own. "drawn" regions are no path.
+        if not is_direct(runner) and path is not None and not Path(path).is_absolute() and str(path) != DRAWN:
+            raise DataError(
+                f"--{flag}={path} is relative, and workers of {runner} start elsewhere; give an absolute path that all "
+                "of them see."
+            )
+    return functools.partial(job.Job, pipeline)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the records are there, and an index of this release; DataError if the index is damaged."""
+    return folder.exists() and not has_old_index(folder) and read_summary(folder) is not None
+
+
+def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> None:
+    """Errors before any long work, and before anything is written."""
+    if builder.NEEDS_SOURCE:
+        if source_dir is None:
+            raise DataError(f"{builder.name} needs --source_dir, the folder of its files.")
+        if not Path(source_dir).is_dir():
+            raise DataError(f"--source_dir={source_dir} is not a folder; give {builder.name}'s.")
+    builder.check()
+
+
+def _generate(builder: ImageTextBuilder) -> None:
+    """Write the records; TFDS works in another folder and renames it at the end."""
+    for leftover in Path(builder.data_dir).parent.glob("incomplete.*"):
+        shutil.rmtree(leftover)  # of a run that was killed: we hold the lock, so none is running
+    tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    # TFDS announces downloads and makes folders for them, though there are none.
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
+        builder.download_and_prepare(download_config=config, download_dir=downloads)
+
+
+def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progress | None) -> None:
+    try:
+        info = tfds.builder_from_directory(folder).info
+        about = dict(info.metadata or {})
+        shards = {
+            split.name: [
+                (Path(path).name, length) for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
+            ]
+            for split in info.splits.values()
+        }
+        if not shards or about["name"] != builder_type.name:
+            raise ValueError("no splits")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{folder} is damaged ({error}); remove it and prepare the data set again.") from error
+    if progress is not None:
+        progress.start("index", sum(length for files in shards.values() for _, length in files))
+    write_index(folder, shards, about, progress.step if progress is not None else lambda: None)
+
+
+def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, options: Mapping[str, Any]) -> None:
+    """A finished data set is not made again, so it must be the one that was asked for."""
+    prepared = read_summary(folder)["options"]
+    for option, value in options.items():
+        if option in builder_type.REGION_OPTIONS and not prepared.get("regions"):
+            if value == builder_type.REGION_OPTIONS[option]:
+                continue
+            raise DataError(
+                f"{folder} was prepared without --regions, and --{option}={value} asks for them; "
+                "remove that folder or give another --data_dir."
+            )
+        if option == "regions":
+            continue  # a file that has moved is no other
+        if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
+            how = f"with --{option}={prepared[option]}" if option in prepared else f"by a release without --{option}"
+            raise DataError(f"{folder} was prepared {how}, not {value}; remove that folder or give another --data_dir.")
+
+
+def _check_same_shards(folder: Path, num_shards: int | None) -> None:
+    """As `_check_same_options`, for the number of files."""
+    for split, entry in read_summary(folder)["splits"].items():
+        found = len(entry["shards"])
+        if num_shards is not None and found != min(num_shards, entry["images"]):
+            raise DataError(
+                f"{folder} was prepared with {found} files of {split}, not --num_shards={num_shards}; "
+                "remove that folder or give another --data_dir."
+            )
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold a lock, so that two runs do not prepare the same data set at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(f"Cannot write to {folder} ({error}); give another --data_dir.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"Another run is preparing {folder}; wait for it, or give another --data_dir.") from error
+        yield
+
+
+def _home_filled_in(path: str) -> str:
+    """A path with the user's folder in place of a leading ~; as it is without one."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path

@@ -1,0 +1,55 @@
+"""Files of regions that a detector found, in the forms in which they are published; see docs/data.md."""
+
+from pathlib import Path
+
+from data_pipelines.errors import DataError
+from data_pipelines.regions.rows import RegionSource
+
+_FORMS = (
+    "a .tsv file of bottom-up-attention, LXMERT or VinVL, a folder of them, a folder with an .npz file for each image, "
+    "or an HDF5 file"
+)
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def open_source(path: Path) -> RegionSource:
+    """The source that `path` is, a file or a folder; its rows are not read yet.
+
+    Raises:
+      DataError: nothing there, or none of the forms.
+    """
+    # Imported here, so that each form needs only what it reads with.
+    if path.is_dir():
+        tables = sorted(file for pattern in ("*.tsv", "*.tsv.*") for file in path.glob(pattern) if file.is_file())
+        has_archives = next(path.rglob("*.npz"), None) is not None
+        if tables and has_archives:
+            raise DataError(f"--regions={path} has both .tsv and .npz files; move one of the kinds elsewhere.")
+        if tables:
+            return _tsv(path, tables)
+        if has_archives:
+            from data_pipelines.regions.npz_folder import NpzFolder
+
+            return NpzFolder(path)
+        lone = " .npy files hold no boxes; save each image's arrays as one .npz file." if _has_npy(path) else ""
+        raise DataError(f"--regions={path} has no file of regions; give {_FORMS}.{lone}")
+    if not path.is_file():
+        raise DataError(f"--regions={path} is not there; give {_FORMS}.")
+    with path.open("rb") as file:
+        magic = file.read(len(_HDF5_MAGIC))
+    if magic == _HDF5_MAGIC:
+        from data_pipelines.regions.hdf5 import open_hdf5
+
+        return open_hdf5(path)
+    if ".tsv" in path.suffixes:
+        return _tsv(path, [path])
+    raise DataError(f"--regions={path} is in no known form, or damaged; give {_FORMS}.")
+
+
+def _tsv(path: Path, files: list[Path]) -> RegionSource:
+    from data_pipelines.regions.tsv import TsvFiles
+
+    return TsvFiles(path, files)
+
+
+def _has_npy(path: Path) -> bool:
+    return next(path.rglob("*.npy"), None) is not None

@@ -1,0 +1,69 @@
+"""A folder with one .npz file for each image, called as the image is."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.regions.arrays import Stored, row_of
+from data_pipelines.regions.rows import MAX_ROW_BYTES, BadRowError, RegionSource, Row
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADER_BYTES = 1 << 16
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
+_DAMAGE += (SyntaxError, TypeError, LookupError, OverflowError, RecursionError, MemoryError)
+
+
+class NpzFolder(RegionSource):
+    """The .npz files in a folder and below it; the id of an image is its path there, without the suffix."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: path: of the folder."""
+        super().__init__(path)
+        self._names: list[str] = []
+
+    def ids(self) -> Iterator[str | None]:
+        """As in RegionSource."""
+        self._names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*.npz"))
+        for name in self._names:
+            yield name.removesuffix(".npz")
+
+    def read(self, number: int) -> Row:
+        """As in RegionSource."""
+        path = self.path / self._names[number]
+        if path.stat().st_size > MAX_ROW_BYTES:
+            raise BadRowError(f"file over {MAX_ROW_BYTES >> 20} MiB")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = frozenset(archive.namelist())
+                return row_of(lambda name: _stored(archive, f"{name}.npy") if f"{name}.npy" in members else None)
+        except BadRowError:
+            raise
+        except _DAMAGE as error:
+            raise BadRowError("not a whole .npz file") from error
+
+    def place(self, number: int) -> str:
+        """As in RegionSource."""
+        return str(self.path / self._names[number])
+
+
+def _stored(archive: zipfile.ZipFile, member: str) -> Stored:
+    """An array by its header; numpy would read a whole array to tell its size."""
+
+    def load() -> np.ndarray:
+        with archive.open(member) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    with archive.open(member) as file:
+        start = file.read(12)
+    # In the second version numpy would read a header of any length.
+    if start[6:7] != b"\x01" and int.from_bytes(start[8:12], "little") > _HEADER_BYTES:
+        raise ValueError("a header of that length")
+    with archive.open(member) as file:
+        read_header = _HEADERS.get(np.lib.format.read_magic(file))
+        if read_header is None:
+            raise BadRowError("an array of an unknown version of .npy")
+        shape, _, dtype = read_header(file)
+    return Stored(shape, dtype, load)

@@ -1,0 +1,1 @@
+"""Prepared records on disk, written whole and read by index."""

@@ -1,0 +1,1 @@
+"""Vocabularies, WordPiece, answers."""

@@ -1,0 +1,260 @@
+"""Words: vocabularies, WordPiece, and masking for masked language modelling."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import BertWordPieceTokenizer
+from tokenizers.normalizers import BertNormalizer
+
+from data_pipelines.errors import DataError, in_short
+from data_pipelines.hub import snapshot
+from data_pipelines.text.tokenizer_files import FILES, check_case, split_vocabulary
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_KNOWN_WORDS, _KNOWN_LENGTH = 1 << 16, 32  # words whose pieces are remembered, and characters of each, at most
+
+
+class Tokenizer:
+    """BERT's WordPiece over a vocabulary; light to pickle, so that workers can have their own."""
+
+    def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True) -> None:
+        """Take the word pieces, in the order of their ids; blank ones keep their id and are no word's.
+
+        Raises:
+          DataError: a special token is missing, or a word piece stands twice.
+        """
+        missing = [token for token in SPECIAL if token not in set(vocabulary)]
+        if missing:
+            raise DataError(
+                f"The vocabulary of {len(vocabulary)} word pieces has no {', '.join(missing)}; "
+                "use a BERT vocabulary (vocab.txt)."
+            )
+        ids = {token: i for i, token in enumerate(vocabulary)}
+        if twice := next((token for i, token in enumerate(vocabulary) if token and ids[token] != i), ""):
+            raise DataError(
+                f"The vocabulary has word pieces that stand twice, such as {twice[:40]!r} for the ids "
+                f"{vocabulary.index(twice)} and {ids[twice]}; blank one of the lines, so that others keep their ids."
+            )
+        self.vocabulary, self.lowercase = tuple(vocabulary), lowercase
+        self.pad, self.unknown, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
+
+    def __getstate__(self) -> dict:
+        return {"vocabulary": self.vocabulary, "lowercase": self.lowercase}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["vocabulary"], state["lowercase"])
+
+    @functools.cached_property
+    def _backend(self) -> BertWordPieceTokenizer:
+        ids = {token: i for i, token in enumerate(self.vocabulary)}
+        return BertWordPieceTokenizer(vocab=ids, lowercase=self.lowercase)
+
+    @functools.cached_property
+    def ids(self) -> dict[str, int]:
+        """Word piece to id."""
+        return {token: i for i, token in enumerate(self.vocabulary)}
+
+    @functools.cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """Ids of the word pieces that are words or parts of words, in order."""
+        return np.array(
+            [i for i, token in enumerate(self.vocabulary) if token and not (token[0] == "[" and token[-1] == "]")],
+            np.int32,
+        )
+
+    @functools.cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+        return tuple(self.ids[token] for token in SPECIAL)
+
+    @functools.cached_property
+    def continues_word(self) -> np.ndarray:
+        """True for ids of pieces that continue a word (##)."""
+        return np.array([token.startswith("##") for token in self.vocabulary])
+
+    @functools.cached_property
+    def may_be_hidden(self) -> np.ndarray:
+        """True for all ids but those of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+        return ~np.isin(np.arange(len(self.vocabulary)), self.special_ids)
+
+    @functools.cached_property
+    def _known(self) -> Callable[[str], tuple[int, ...]]:
+        """`_split`, which remembers."""
+        return functools.lru_cache(_KNOWN_WORDS)(self._split)
+
+    def _split(self, word: str) -> tuple[int, ...]:
+        return tuple(self._backend.encode(word, add_special_tokens=False).ids)
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of the word pieces of a text, without [CLS] and [SEP]."""
+        # BERT's rules never look past a space, and texts repeat their words.
+        words = text.split(" ")
+        return [i for word in words for i in (self._known if len(word) <= _KNOWN_LENGTH else self._split)(word)]
+
+    def encode(self, text: str, max_length: int) -> np.ndarray:
+        """[CLS] word pieces [SEP], int32, cut to `max_length`, not padded."""
+        return np.array([self.cls, *self.pieces(text)[: max_length - 2], self.sep], np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words of ids, pieces joined; [PAD], [CLS] and [SEP] left out."""
+        words: list[str] = []
+        for i in ids:
+            token = self.vocabulary[int(i)]
+            if i in (self.pad, self.cls, self.sep):
+                continue
+            if token.startswith("##") and words:
+                words[-1] += token[2:]
+            else:
+                words.append(token)
+        return " ".join(words)
+
+
+def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]:
+    """Word pieces from a vocab.txt, a folder that has one or a tokenizer.json, or a Hugging Face name.
+
+    Args:
+      name: of the file, folder or repository.
+      lowercase: as in `data.lowercase`; what lies beside the vocabulary must not say otherwise. None: not looked at.
+
+    Raises:
+      DataError: nothing readable is there, or it is of another case.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        path = _fetched(name)
+    folder = path if path.is_dir() else path.parent
+    if lowercase is not None:
+        check_case(folder, lowercase)
+    if (path / "vocab.txt").exists():
+        path = path / "vocab.txt"
+    if path.is_dir():
+        return _read_tokenizer(path)
+    try:
+        return split_vocabulary(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line."
+        ) from None
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a Hugging Face repository's tokenizer."""
+    if name.endswith(".txt") or Path(name).is_absolute():
+        raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
+    try:
+        return snapshot(name, FILES)
+    except Exception as error:  # of several libraries
+        raise DataError(
+            f"data.vocabulary={name!r} is neither a file or folder here nor a Hugging Face tokenizer that can be "
+            f"loaded ({_reason(error)}); give a path to a vocab.txt."
+        ) from None
+
+
+def _read_tokenizer(folder: Path) -> tuple[str, ...]:
+    """Word pieces of a folder's tokenizer.json."""
+    if not (folder / "tokenizer.json").exists():
+        raise DataError(
+            f"{folder}: a folder without vocab.txt or tokenizer.json; give data.vocabulary a folder that has one."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        # Code that lies beside the tokenizer is never run, nor is anybody asked about it.
+        ids = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).get_vocab()
+    except Exception as error:  # several libraries, and tokenizers raises Exception itself
+        raise DataError(
+            f"{folder}: its tokenizer.json cannot be loaded ({_reason(error)}); give a path to a vocab.txt."
+        ) from None
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise DataError(
+            f"{folder}: the ids of its {len(ids)} word pieces are not the numbers from 0, each once; give a vocab.txt "
+            "with a line for each id."
+        )
+    return tuple(sorted(ids, key=ids.get))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message, short."""
+    return in_short((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) -> tuple[str, ...]:
+    """A WordPiece vocabulary of at most `size` pieces from texts: special tokens first, the rest sorted.
+
+    Pieces that no word of the texts needs are left out, but for single characters: which of them training makes on its
+    way depends on chance. Where `size` is large enough for all words the result depends on the texts alone.
+    """
+    tokenizer = BertWordPieceTokenizer(lowercase=lowercase)
+    normalizer = BertNormalizer(lowercase=lowercase)  # the tokenizer's own is locked while it trains
+    words: set[str] = set()
+
+    def seen() -> Iterator[str]:
+        for text in texts:
+            words.update(normalizer.normalize_str(text).split())
+            yield text
+
+    tokenizer.train_from_iterator(
+        seen(), vocab_size=size, min_frequency=1, special_tokens=list(SPECIAL), show_progress=False
+    )
+    needed = {token for word in words for token in tokenizer.encode(word, add_special_tokens=False).tokens}
+    letters = {token for token in tokenizer.get_vocab() if len(token.removeprefix("##")) == 1}
+    return (*SPECIAL, *sorted((needed | letters) - set(SPECIAL)))
+
+
+def mask_words(
+    ids_T: np.ndarray,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    *,
+    rate: float,
+    slots: int,
+    whole_words: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hide words of an encoded text as BERT does: of the chosen ones 80% [MASK], 10% another word, 10% unchanged.
+
+    Args:
+      ids_T: [CLS] word pieces [SEP].
+      tokenizer: names the special tokens, which are never chosen.
+      rng: the only source of chance.
+      rate: share of the word pieces to choose, in the mean exactly; at least one is chosen if there is one.
+      slots: M, places at most.
+      whole_words: choose words with all of their pieces.
+
+    Returns:
+      masked_T: the text with words hidden; position and target, int32 arrays of the chosen places, ascending.
+    """
+    # Lists and single draws: NumPy draws the same for arrays, but an array as short as a text costs it twice the time.
+    candidates = tokenizer.may_be_hidden[ids_T].nonzero()[0].tolist()
+    masked_T = ids_T.copy()
+    if not candidates:
+        return masked_T, np.zeros(0, np.int32), np.zeros(0, np.int32)
+    count = min(slots, max(1, int(rate * len(candidates) + rng.random())))
+    if whole_words:
+        words: list[list[int]] = []
+        for place, continues in zip(candidates, tokenizer.continues_word[ids_T[candidates]].tolist(), strict=True):
+            if continues and words:
+                words[-1].append(place)
+            else:
+                words.append([place])
+        rng.shuffle(words)
+        chosen: list[int] = []
+        for pieces in words:
+            if not chosen or len(chosen) + len(pieces) <= count:
+                chosen += pieces
+        chosen = sorted(chosen[:slots])
+    else:
+        rng.shuffle(candidates)
+        chosen = sorted(candidates[:count])
+    actions = [rng.random() for _ in chosen]
+    for place, action in zip(chosen, actions, strict=True):
+        other = rng.integers(len(tokenizer.ordinary_ids))  # drawn for each place, so that chances stay in step
+        if action < 0.8:
+            masked_T[place] = tokenizer.mask
+        elif action < 0.9:
+            masked_T[place] = tokenizer.ordinary_ids[other]
+    position = np.array(chosen, np.int32)
+    return masked_T, position, ids_T[position]

@@ -1,0 +1,128 @@
+"""What is no caption: heuristics that look at one text at a time."""
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipelines.datasets.candidates import clean_text, fault_of
+from data_pipelines.errors import DataError
+from data_pipelines.web_collection.settings import Settings
+
+MAX_CHARACTERS = 1000
+_MAX_RAW_CHARACTERS = 10_000  # longer texts are not even cleaned
+
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+_E_MAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w")
+_ADDRESS = re.compile(
+    r"\w://|\bwww\.|\b[\w-]+\.(?:com|net|org|info|biz|edu|gov|io|html?|php|aspx?|jsp)\b", re.IGNORECASE
+)
+_FILE_NAME = re.compile(
+    r"[\w()-]\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|heic|avif|psd|pdf|mp4|avi|mov)\b"
+    r"|\b(?:IMG|DSC[NF]?|PICT|MVI|GOPR|PXL|VID)[ _-]?\d{3,}"
+    r"|\bP\d{6,}"
+    r"|\w_\w",
+    re.IGNORECASE,
+)
+
+
+def clean(text: object) -> str:
+    """A text with HTML entities resolved and whitespace collapsed; "" for what is not a string."""
+    return clean_text(html.unescape(text)) if isinstance(text, str) else ""
+
+
+def words_of(text: str) -> list[str]:
+    """Words of letters, lower case; a straight apostrophe for a curly one."""
+    return [word.replace("\u2019", "'").lower() for word in _WORD.findall(text)]
+
+
+def refuse_length(text: str, settings: Settings) -> str | None:
+    """Too few words, too many, or too many characters."""
+    words = sum(any(map(str.isalnum, word)) for word in text.split())
+    if words < settings.min_words:
+        return f"under {settings.min_words} words"
+    if words > settings.max_words:
+        return f"over {settings.max_words} words"
+    return f"over {MAX_CHARACTERS} characters" if len(text) > MAX_CHARACTERS else None
+
+
+def refuse_e_mail(text: str, _: Settings) -> str | None:
+    """Holds an e-mail address."""
+    return "e-mail address" if _E_MAIL.search(text) else None
+
+
+def refuse_address(text: str, _: Settings) -> str | None:
+    """Holds the address of a page or the name of a site."""
+    return "web address" if _ADDRESS.search(text) else None
+
+
+def refuse_file_name(text: str, _: Settings) -> str | None:
+    """Holds a file's name, what a camera calls its pictures, or a word with an underscore."""
+    return "file name" if _FILE_NAME.search(text) else None
+
+
+def refuse_characters(text: str, settings: Settings) -> str | None:
+    """Too few of its characters are letters."""
+    characters = [c for c in text if not c.isspace()]
+    # A vowel sign of an Indic script is a mark (M) and no letter (L), but part of a word.
+    letters = sum(c.isalpha() or unicodedata.category(c)[0] == "M" for c in characters)
+    few = letters < settings.min_letters * len(characters)
+    return f"letters under {settings.min_letters:.0%}" if few else None
+
+
+def refuse_capitals(text: str, _: Settings) -> str | None:
+    """Every letter that could be small is a capital."""
+    return "capitals only" if text.isupper() else None
+
+
+def refuse_unknown_words(text: str, settings: Settings) -> str | None:
+    """Too many words are not in the list of words, if there is one; numbers do not count."""
+    words = words_of(text)
+    unknown = sum(word not in settings.words for word in words) if settings.words else 0
+    too_many = unknown > settings.max_unknown_words * len(words)
+    return f"unknown words over {settings.max_unknown_words:.0%}" if too_many else None
+
+
+# Stage -> heuristic, in the order in which they are asked: what bounds the work of the others comes first.
+HEURISTICS: dict[str, Callable[[str, Settings], str | None]] = {
+    "length": refuse_length,
+    "e-mail": refuse_e_mail,
+    "address": refuse_address,
+    "file name": refuse_file_name,
+    "characters": refuse_characters,
+    "capitals": refuse_capitals,
+    "vocabulary": refuse_unknown_words,
+}
+
+
+def judge(text: object, settings: Settings) -> tuple[str, str, str]:
+    """The cleaned text, and the stage that drops it with its reason, both "" if it is kept."""
+    if fault := fault_of(text):
+        return "", "length", fault
+    if isinstance(text, str) and len(text) > _MAX_RAW_CHARACTERS:
+        return text[:MAX_CHARACTERS], "length", f"over {MAX_CHARACTERS} characters"
+    cleaned = clean(text)
+    for stage, refuse in HEURISTICS.items():
+        reason = refuse(cleaned, settings)
+        if reason:
+            return cleaned, stage, reason
+    return cleaned, "", ""
+
+
+def read_words(path: Path) -> frozenset[str]:
+    """Known words, lower case, from a list with one a line, or a WordPiece vocab.txt (pieces of words are left out).
+
+    Raises:
+      DataError: no such file, not UTF-8 text, or no word in it.
+    """
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise DataError(f"--words={path} cannot be read ({error.strerror}); give a file with a word a line.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"--words={path} is not UTF-8 text; give a file with a word a line.") from None
+    words = frozenset(line.strip().lower() for line in lines if _WORD.fullmatch(line.strip()))
+    if not words:
+        raise DataError(f"--words={path} holds no word; give a file with a word a line.")
+    return words

@@ -1,0 +1,1 @@
+"""What a run lives through: several processes, signals, damaged records, full disks."""

@@ -1,0 +1,128 @@
+"""Figures of a run: `metrics.jsonl` always, TensorBoard on demand."""
+
+import errno
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.storage.atomic_files import is_local, write_atomically
+from experiments.resilience.disk_errors import writing
+from pixelbert_jax.errors import ConfigError
+
+_SECONDS_BETWEEN_UPLOADS = 60.0
+
+
+class MetricWriter:
+    """Appends one JSON object a line, each with `step`; floats are written so that they read back equal.
+
+    Nothing can be appended to an object in a bucket: there the whole file is sent, once a minute and at each `flush`.
+    All of it raises ConfigError where the file cannot be written, or was deleted under the run.
+    """
+
+    def __init__(
+        self, path: epath.PathLike, *, resume_step: int = 0, tensorboard: bool = False, writes: bool = True
+    ) -> None:
+        """Open the file; lines after `resume_step` are dropped, so that a resumed run neither repeats nor skips.
+
+        Args:
+          path: the file.
+          resume_step: last step whose lines are kept.
+          tensorboard: write its files too.
+          writes: False in all processes of a run but the first.
+
+        Raises:
+          ConfigError: the file cannot be written, or TensorBoard is asked for and its package is missing.
+        """
+        self.path, self._writes, self._file, self._tensorboard = epath.Path(path), writes, None, None
+        if not writes:
+            return
+        records = [record for record in read_metrics(path) if record["step"] <= resume_step]
+        self._text, self._sent = "".join(_line(record) for record in records), time.monotonic()
+        with writing(path):
+            write_atomically(self.path, self._text)
+            if is_local(self.path):
+                self._file = self.path.open("a")
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise ConfigError(
+                    "train.tensorboard is set but tensorboardX is missing; pip install 'pixelbert_jax[tensorboard]'."
+                ) from None
+            self._tensorboard = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """Add one record."""
+        if not self._writes:
+            return
+        line = _line({"step": step} | figures)
+        if self._file is not None:
+            with writing(self.path):
+                self._file.write(line)
+                self._file.flush()
+        else:
+            self._text += line
+            if time.monotonic() - self._sent >= _SECONDS_BETWEEN_UPLOADS:
+                self.flush()
+        if self._tensorboard is not None:
+            for name, value in figures.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Return when all lines are where the file is."""
+        if not self._writes:
+            return
+        with writing(self.path):
+            if self._file is None:
+                write_atomically(self.path, self._text)
+                self._sent = time.monotonic()
+            elif not os.path.samestat(Path(self.path).stat(), os.fstat(self._file.fileno())):
+                raise OSError(errno.ENOENT, "another file took its place while the run was writing")
+            else:
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Finish the files."""
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                with writing(self.path):
+                    self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line that was cut off is left out.
+
+    Raises:
+      ConfigError: another line is not what `MetricWriter` writes.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        return []
+    records = []
+    lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
+    for number, line in lines:
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                raise ValueError("no record")
+        except (ValueError, RecursionError):
+            if number == lines[-1][0]:
+                break
+            raise ConfigError(f"{path}, line {number}: not a JSON object with a step; remove that line.") from None
+        records.append(record)
+    return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    # JSON has no NaN; None keeps the file readable by every parser.
+    safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(safe) + "\n"

@@ -1,0 +1,61 @@
+"""Scores of a trained model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import DataError
+from data_pipelines.web_collection import scoring
+from data_pipelines.web_collection.scoring import Scorer, check_model
+from tests.data_pipelines.web_collection.crawl import picture
+
+
+@pytest.fixture(scope="module")
+def scorer(saved_run: Path) -> Scorer:
+    return Scorer(str(saved_run))
+
+
+def test_scores_are_those_of_the_predictor(scorer: Scorer, saved_run: Path) -> None:
+    from pixelbert_jax import Predictor
+
+    texts = ["a small red circle", "two large squares", "a picture of a cross"]
+    expected = Predictor.load(saved_run).match(picture(1), texts)[0]
+    assert len(set(expected.tolist())) == 3
+    np.testing.assert_allclose(scorer.score(picture(1), texts), expected, atol=5.1e-5)
+    assert scorer.score(picture(1), texts) == [round(score, 4) for score in scorer.score(picture(1), texts)]
+
+
+def test_long_texts_are_scored_by_their_first_words(scorer: Scorer) -> None:
+    most = scorer._predictor.loaded.task.model.text.max_positions
+    long = " ".join(["a small red circle"] * most)
+    first = " ".join(long.split()[: most - 2])
+    scores = scorer.score(picture(1), [long, first, "x" * 5000, "a square"])
+    assert scores[0] == scores[1] != scores[3]
+
+
+def test_no_number(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer._predictor, "match", lambda *_: np.array([[0.5, np.nan]]))
+    with pytest.raises(DataError, match="gives no number"):
+        scorer.score(picture(1), ["a", "b"])
+
+
+def test_models_that_cannot_match(tmp_path: Path, saved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=rf"--model: {tmp_path}: neither a run's folder"):
+        check_model(str(tmp_path))
+    check_model(str(saved_run))
+    import pixelbert_jax.loading
+
+    for task, model, message in (
+        ("vqa", {"backbone": {}}, "--model=x was trained for vqa, not to match images and texts; give a run"),
+        (
+            "retrieval",
+            {"regions": {}},
+            "--model=x reads regions, which a crawl does not have; give a run of Pixel-BERT",
+        ),
+    ):
+        description = {"task": task, "config": {"model": model}}
+        monkeypatch.setattr(pixelbert_jax.loading, "find_description", lambda path, found=description: (path, found))
+        for check in (check_model, scoring.Scorer):
+            with pytest.raises(DataError, match=message):
+                check("x")

@@ -1,0 +1,90 @@
+"""The table and the drawing at the end of a pre-training run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.run import report as module
+from experiments.run.build import assemble
+from experiments.run.inputs import unmeasurable
+from experiments.run.metric_writer import MetricWriter
+from pixelbert_jax.training.checkpoint import Checkpoints
+from tests.experiments.tiny_config import get_config
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """A run that has not learned anything, its state and its folder with some figures."""
+    workdir = tmp_path_factory.mktemp("report")
+    config = get_config()
+    data = dataclasses.replace(config.data, data_dir=str(data_dir), texts_per_image=2)
+    run = assemble(dataclasses.replace(config, data=data), workdir, Checkpoints(workdir / "checkpoints"))
+    writer = MetricWriter(workdir / "metrics.jsonl")
+    for step in range(1, 13):
+        writer.write(step, {"loss": 2.0, "mlm_loss": 1.5 / step, "itm_loss": 0.5})
+    for step in (6, 12):
+        writer.write(step, {"eval/itm_accuracy": 0.5, "eval/mlm_accuracy_words": step / 20})
+    writer.close()
+    return run, run.trainer.init(), workdir
+
+
+def test_table_and_drawing(finished, capsys):
+    run, state, workdir = finished
+    columns = module.report(run, state, workdir)
+    assert columns.keys() == {"true pictures", "shuffled pictures", "text alone"}
+    assert columns["text alone"]["itm_accuracy"] == 0.5
+    assert all(0 <= column["mlm_accuracy_words"] <= 1 for column in columns.values())
+    printed = capsys.readouterr().out
+    assert f"{columns['true pictures']['itm_accuracy']:.3f}" in printed and "masked colour and shape words" in printed
+    assert Image.open(workdir / "report.png").size == (1200, 880)
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "report.json",
+        "report.png",
+    ]
+
+
+def test_examples_are_held_out_pictures_with_a_true_and_a_false_caption(finished):
+    run, state, _ = finished
+    stream = run.evaluation["eval"]
+    shown = list(module._examples(run, state))
+    both = 0
+    for plan in stream.plan:
+        batch = stream.make_batch(plan)
+        both += sum({0, 1} <= set(batch["itm_label"][r][batch["pair_mask"][r]]) for r in range(len(batch["itm_label"])))
+    assert len(shown) == both > 1
+    for picture, lines in shown:
+        assert picture.shape == (48, 48, 3) and np.ptp(picture) > 50
+        assert sum(line.startswith("matches 0.") for line in lines) == 2
+        assert any("(right)" in line or "(wrong, " in line for line in lines[1:-2])
+
+
+def test_text_alone_is_guessed_from_the_neighbours(finished):
+    """With one caption to learn from and the same to guess, every word is known."""
+    run, _, _ = finished
+    stream = run.evaluation["eval"]
+    alike = dataclasses.replace(stream.make_batch, sources=run.train.make_batch.sources)
+    known = module.neighbour_guess(run.train.make_batch, dataclasses.replace(stream, make_batch=alike), ())
+    unseen = module.neighbour_guess(run.train.make_batch, stream, run.task.word_ids)
+    assert known > unseen
+
+
+def test_without_mismatched_pairs_matching_has_no_value(finished, tmp_path, monkeypatch, capsys):
+    run, state, _ = finished
+    monkeypatch.setattr("experiments.run.inputs.can_mismatch", lambda sources: False)
+    assert unmeasurable(run.config, [run.train.make_batch.sources[0]]) == ("itm_accuracy",)
+    assert "have the same texts, so that there is no mismatched pair" in capsys.readouterr().out
+    stream = dataclasses.replace(run.evaluation["eval"], unmeasurable=("itm_accuracy",))
+    writer = MetricWriter(tmp_path / "metrics.jsonl")
+    writer.write(6, {"eval/itm_accuracy": np.nan, "eval/mlm_accuracy_words": 0.3})
+    writer.close()
+    columns = module.report(dataclasses.replace(run, evaluation={"eval": stream}), state, tmp_path)
+    saved = json.loads((tmp_path / "report.json").read_text())
+    for column in ("true pictures", "shuffled pictures"):
+        assert np.isnan(columns[column]["itm_accuracy"]) and saved[column]["itm_accuracy"] is None
+        assert saved[column]["mlm_accuracy_words"] is not None
+    assert (tmp_path / "report.png").exists()
