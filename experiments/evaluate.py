@@ -19,19 +19,16 @@ from absl import flags
 
 from data_pipelines.storage.atomic_files import write_atomically
 from data_pipelines.storage.records import open_records
-from experiments.evaluation import predict, pretraining, retrieval
-from experiments.evaluation.metrics.wordnet import WordNet
+from experiments.evaluation.options import EvaluationOptions
 from experiments.resilience.distributed import are_many, is_first
 from experiments.run.common_flags import CHECKPOINT, DATA_DIR, OUTPUT, SPLIT, WORKDIR, new_file, required
 from experiments.run.config import RunConfig
 from experiments.run.config_flags import run_main
-from experiments.run.inputs import Vocabularies, check_labels, check_regions, saved_answers
 from experiments.run.progress import say
 from experiments.run.stages import stages_of
-from pixelbert_jax.errors import ConfigError
+from experiments.tasks.registry import recipe_named
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.serialization import build
-from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the first of the run's data.eval.")
@@ -50,9 +47,6 @@ _RERANK_TOP = flags.DEFINE_integer(
     "the best by a first pass with few pixels. 0: all pairs exactly.",
 )
 _RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each picture in the first pass of --rerank_top.")
-_TASKS_WITH_LABELS = {"vqa": ".json", "nlvr2": ".csv"}
-_PRETRAINING = ("pretraining", "regions_pretraining")
-_SUFFIXES = _TASKS_WITH_LABELS | dict.fromkeys(("retrieval", *_PRETRAINING), ".npz")
 
 
 def run_config(loaded: LoadedModel, data_dir: str) -> RunConfig:
@@ -61,82 +55,29 @@ def run_config(loaded: LoadedModel, data_dir: str) -> RunConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir))
 
 
-def read_wordnet(config: RunConfig, folder: str) -> WordNet | None:
-    """What WUPS compares answers with; None if no folder is given.
-
-    Raises:
-      ConfigError: the run has no such score.
-      DataError: the folder is not that of a WordNet.
-    """
-    if not folder:
-        return None
-    if not isinstance(config.task, VqaConfig) or config.data.answers_are != "set":
-        raise ConfigError(
-            f"--wordnet={folder} asks for WUPS, which only questions with data.answers_are=set have, and this run is "
-            "of another kind; leave the flag out."
-        )
-    return WordNet(Path(folder).expanduser())
-
-
 def evaluate(
     loaded: LoadedModel,
-    split: str,
     output: Path,
+    options: EvaluationOptions,
     *,
     dataset: str = "",
     data_dir: str = "",
-    measure: str = "retrieval",
-    images: int = 0,
-    shuffle_images: bool = False,
-    wordnet: str = "",
-    rerank_top: int = 0,
-    rerank_pixels: int = 16,
 ) -> dict[str, Any]:
-    """Write predictions of `split` to `output` and return the scores.
+    """Write predictions of `options.split` to `output` and return the scores.
 
     Raises:
-      ConfigError: the output has another suffix than the task's, or its folder is missing; WUPS, re-ranking, a number
-        of images or a measure that this task has not; regions of another detector than the model's.
+      ConfigError: the output has another suffix than the task's, or its folder is missing; an option that this task has
+        not; regions of another detector than the model's.
       DataError: no such data set or split, or its labels are of another task; a folder without WordNet.
     """
-    task = loaded.description["task"]
-    own_tasks = measure == "tasks"
-    if own_tasks and (task not in _PRETRAINING or rerank_top):
-        raise ConfigError(
-            f"--measure=tasks is for pre-trained models and without --rerank_top, but {loaded.path} is a model of the "
-            f"task {task} and --rerank_top={rerank_top}; leave out what does not fit."
-        )
-    if images and task in _TASKS_WITH_LABELS:
-        raise ConfigError(
-            f"--num_images={images}: the official scores of {task} are of a whole split; leave the flag out."
-        )
-    new_file(str(output), ".json" if own_tasks else _SUFFIXES[task])
-    if rerank_top and task in _TASKS_WITH_LABELS:
-        raise ConfigError(
-            f"--rerank_top={rerank_top} ranks pictures and texts, but {loaded.path} is a model of the task {task}; "
-            "leave the flag out."
-        )
+    recipe = recipe_named(loaded.description["task"])
+    recipe.check_evaluation(loaded, options)
+    new_file(str(output), recipe.output_suffix_of(options))
     config = run_config(loaded, data_dir)
-    nouns = read_wordnet(config, wordnet)
     sources = config.data.eval or stages_of(config)[0].train
-    records = open_records(config.data.data_dir, dataset or sources[0].name, split)
-    if task not in _TASKS_WITH_LABELS:
-        check_regions(config, records)
-        if own_tasks:
-            return pretraining.evaluate(loaded, config, records, output, images=images, shuffle_images=shuffle_images)
-        return retrieval.evaluate(
-            loaded,
-            records,
-            output,
-            images=images,
-            shuffle_images=shuffle_images,
-            rerank_top=rerank_top,
-            rerank_pixels=rerank_pixels,
-        )
-    check_labels(config, records, known=nouns is not None, scored=True)
-    words = Vocabularies(loaded.tokenizer, saved_answers(loaded.description))
-    answered = predict.predict(loaded, config, words, records, shuffle_images=shuffle_images)
-    return predict.hand_in(config, answered, split, output, answers=words.answers, wordnet=nouns)
+    records = open_records(config.data.data_dir, dataset or sources[0].name, options.split)
+    recipe.check_records(config, records, known=False, scored=True)
+    return recipe.evaluate(loaded, config, records, output, options)
 
 
 def main() -> None:
@@ -154,16 +95,18 @@ def main() -> None:
                 new_file(OUTPUT.value, output.suffix.lower())
         scores = evaluate(
             loaded,
-            SPLIT.value,
             own,
+            EvaluationOptions(
+                split=SPLIT.value,
+                shuffle_images=_SHUFFLE.value,
+                measure=_MEASURE.value,
+                num_images=_IMAGES.value,
+                wordnet=_WORDNET.value,
+                rerank_top=_RERANK_TOP.value,
+                rerank_pixels=_RERANK_PIXELS.value,
+            ),
             dataset=_DATASET.value,
             data_dir=DATA_DIR.value,
-            measure=_MEASURE.value,
-            images=_IMAGES.value,
-            shuffle_images=_SHUFFLE.value,
-            wordnet=_WORDNET.value,
-            rerank_top=_RERANK_TOP.value,
-            rerank_pixels=_RERANK_PIXELS.value,
         )
         if are_many() and is_first():
             write_atomically(output, own.read_bytes())

@@ -45,7 +45,7 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
         trainer, latest = run.trainer, checkpoints.latest
         if latest is None:
             answers = run.description["answers"]
-            sources = load_sources(run.config.init, run.task, run.words.tokenizer, answers)
+            sources = load_sources(run.config.init, run.task, run.tokenizer, answers)
             state, run.description["init"] = start(trainer.init(), sources)
         else:
             state = checkpoints.restore(latest, trainer.abstract_state)
@@ -73,9 +73,7 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
     if config.report and are_many():
         say("report.png is drawn by one process: give the same command to one alone")
     elif config.report:
-        from experiments.run.report import (
-            report,
-        )  # draws with matplotlib, which takes a second to import
+        from experiments.run.report import report  # matplotlib takes a second to import
 
         report(run, state, workdir)
 

@@ -14,9 +14,9 @@ from data_pipelines.text.tokenizer import Tokenizer
 from experiments.evaluation.metrics.retrieval import recalls
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
-from experiments.run.inputs import Vocabularies, make_batches, make_task
 from experiments.run.loop import Stream
 from experiments.run.report import neighbour_guess
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.loading import find_description
 from pixelbert_jax.serialization import build
 
@@ -130,17 +130,18 @@ def _text_alone(workspace: Workspace, workdir: Path) -> dict[str, float]:
     config = build(description["config"], RunConfig)
     tokenizer = Tokenizer(tuple(description["vocabulary"]), config.data.lowercase)
     data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
+    recipe = recipe_of(config)
     splits = {split: open_records(workspace.data_dir, "flickr8k", split) for split in ("train", "test")}
     makers = {
-        split: make_batches(
-            config, Vocabularies(tokenizer, None), [records], data, seed=0, rows=None, held_out=split == "test"
+        split: recipe.make_batches(
+            config, tokenizer, None, [records], data, seed=0, rows=None, evaluation=split == "test"
         )
         for split, records in splits.items()
     }
     stream = Stream(EvaluationPlan([canvas_of(splits["test"], data)], rows=evaluation_rows(config)), makers["test"])
     return {
         "mlm_accuracy_matched": neighbour_guess(makers["train"], stream, ()),
-        "mlm_accuracy_words": neighbour_guess(makers["train"], stream, make_task(config, tokenizer).word_ids),
+        "mlm_accuracy_words": neighbour_guess(makers["train"], stream, recipe.make_task(config, tokenizer).word_ids),
     }
 
 

@@ -26,7 +26,7 @@ class PairBatches:
       seed: of the order of a record's texts in training.
       rows: first and last + 1 of the global batch's rows to load; None: all.
       shuffle_images: show each text the picture of another record of the batch, or none: a control that must lose.
-      held_out: show each text exactly once, in the publisher's order.
+      evaluation: show each text exactly once, in the publisher's order.
     """
 
     sources: tuple[Records, ...]
@@ -35,7 +35,7 @@ class PairBatches:
     seed: int
     rows: tuple[int, int] | None = None
     shuffle_images: bool = False
-    held_out: bool = False
+    evaluation: bool = False
 
     @property
     def pictures(self) -> int:
@@ -95,7 +95,7 @@ class PairBatches:
 
     def shown_texts(self, plan: BatchPlan, row: int, count: int) -> list[int]:
         """Which of a record's texts a row shows, in order."""
-        if self.held_out:
+        if self.evaluation:
             return shared.texts_in_order(plan, row, count, self.config.texts_per_image)
         return shared.visited_texts(self.seed, plan, row, count, self.config.texts_per_image)
 

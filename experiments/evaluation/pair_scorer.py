@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixelbert_jax.config import ImageBertConfig
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
@@ -101,7 +100,7 @@ class PairScorer:
         seen_BxPxD, mask_BxP = model.encode_visual(batch)
         if not count:
             return seen_BxPxD, mask_BxP
-        if isinstance(model.config, ImageBertConfig):
+        if "images" not in batch:  # regions, the highest-scoring first
             return seen_BxPxD[:, :count], mask_BxP[:, :count]
         columns = model.config.grid(*batch["images"].shape[1:3])[1]
         index_BxN, mask_BxN = spread_pixels(mask_BxP, columns, count)

@@ -1,8 +1,7 @@
 """How well a pre-trained model does its own tasks on a split: masked tokens and image-text matching."""
 
-import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,22 +14,23 @@ from data_pipelines.storage.atomic_files import write_atomically
 from data_pipelines.storage.records import Records
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
-from experiments.run.inputs import Vocabularies, make_batches, make_task, unmeasurable
 from experiments.run.loop import total_sums
 from experiments.run.progress import Progress
 from pixelbert_jax.loading import LoadedModel
-from pixelbert_jax.tasks.task import Sums
+from pixelbert_jax.tasks.task import Sums, Task
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
 
 def evaluate(
     loaded: LoadedModel,
     config: RunConfig,
+    task: Task,
+    maker: PretrainingBatches,
     records: Records,
     output: Path,
     *,
     images: int = 0,
-    shuffle_images: bool = False,
+    unmeasurable: Sequence[str] = (),
 ) -> dict[str, float]:
     """Metrics of a split, as in training's evaluation, each with the number of examples behind it; also as JSON.
 
@@ -39,11 +39,13 @@ def evaluate(
 
     Args:
       loaded: of the task pretraining or regions_pretraining.
-      config: the run's.
+      config: of its run.
+      task: the run's.
+      maker: of the batches; with shuffle_images each text gets the image of another row and is scored as its own.
       records: of the split.
       output: .json file.
       images: > 0: only so many, evenly spaced over the split.
-      shuffle_images: give each text the image of another row and score it as its own: a control that must lose.
+      unmeasurable: names of metrics that mean nothing on this data.
 
     Raises:
       DataError: a record is damaged.
@@ -51,20 +53,13 @@ def evaluate(
     graphdef, state = nnx.split(loaded.model)
     state = nnx.as_pure(state)
     mesh = jax.tree.leaves(state)[0].sharding.mesh
-    data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate, workers=0, max_bad_records=0)
-    maker = make_batches(
-        config, Vocabularies(loaded.tokenizer, None), [records], data, seed=0, rows=None, held_out=True
-    )
-    assert isinstance(maker, PretrainingBatches)
-    maker = dataclasses.replace(maker, shuffle_images=shuffle_images)
     rows = -(-evaluation_rows(config) // mesh.size) * mesh.size
     plan = EvaluationPlan([canvas_of(records, config.data)], rows=rows, limit=images)
-    task = make_task(dataclasses.replace(config, model=loaded.task.model, task=loaded.task.config), loaded.tokenizer)
     step = jax.jit(
         lambda state, batch: task.loss(nnx.merge(graphdef, state), batch, task.totals(batch), None)[1],
         out_shardings=replicated(mesh),
     )
-    progress, stream = Progress(len(plan), 0), load_batches(plan, maker, data)
+    progress, stream = Progress(len(plan), 0), load_batches(plan, maker, maker.config)
 
     def sums_of_batches() -> Iterator[Sums]:
         for number, batch in enumerate(stream, 1):
@@ -77,7 +72,7 @@ def evaluate(
         stream.close()
         progress.close()
     found = {}
-    for name in unmeasurable(config, [records]):
+    for name in unmeasurable:
         del totals[name]
     for name, (total, count) in totals.items():
         found |= {name: float(total / max(count, 1)), f"{name}_examples": int(count)}

@@ -21,6 +21,7 @@ from data_pipelines.order.evaluation_plan import EvaluationPlan, evenly_spaced
 from data_pipelines.storage.atomic_files import write_atomically
 from data_pipelines.storage.records import Records
 from experiments.evaluation.metrics.retrieval import folded_recalls, recalls
+from experiments.evaluation.options import EvaluationOptions
 from experiments.evaluation.pair_scorer import PairScorer
 from experiments.run.canvases import canvas_of
 from experiments.run.progress import Progress, say
@@ -34,11 +35,8 @@ def evaluate(
     loaded: LoadedModel,
     records: Records,
     output: Path,
+    options: EvaluationOptions,
     *,
-    images: int = 0,
-    shuffle_images: bool = False,
-    rerank_top: int = 0,
-    rerank_pixels: int = 16,
     block_images: int = 8,
     block_texts: int = 64,
 ) -> dict[str, Any]:
@@ -52,23 +50,23 @@ def evaluate(
       loaded: of the task retrieval, or pretraining for zero-shot retrieval with its matching head.
       records: pictures with their texts.
       output: .npz file.
-      images: > 0: only so many, evenly spaced over the split, with their texts.
-      shuffle_images: give each picture's texts to the next picture: a control that must lose.
-      rerank_top: > 0 scores exactly only so many of each picture's texts and of each text's pictures, the best of a
-        first pass; the other pairs are ranked below them, in the order of that pass.
-      rerank_pixels: of each picture, evenly spaced, that the first pass reads; or so many of its regions, the surest.
+      options: `num_images` evenly spaced over the split, with their texts. `shuffle_images` gives each image's texts
+        to the next image. `rerank_top` scores exactly only so many of each image's texts and of each text's images,
+        the best of a first pass; the other pairs are ranked below them, in the order of that pass. It reads
+        `rerank_pixels` of each image, evenly spaced, or so many of its highest-scoring regions.
       block_images: pictures that go through the backbone together, and whose scores are kept together.
       block_texts: texts that are scored with them at once.
 
     Raises:
       ConfigError: rerank_top or rerank_pixels is out of range.
     """
+    rerank_top, rerank_pixels = options.rerank_top, options.rerank_pixels
     if rerank_top < 0 or rerank_pixels < 1:
         raise ConfigError(
             f"--rerank_top={rerank_top} must be at least 1, or 0 to score all pairs exactly, and "
             f"--rerank_pixels={rerank_pixels} at least 1."
         )
-    record_I = evenly_spaced(len(records), images)
+    record_I = evenly_spaced(len(records), options.num_images)
     wanted = set(record_I.tolist())
     chosen = [record for i, record in enumerate(records.texts()) if i in wanted]
     texts = [text for record in chosen for text in record.texts]
@@ -77,7 +75,7 @@ def evaluate(
         "texts": np.array(texts),
     }
     image_of_text = np.repeat(np.arange(len(record_I)), records.index.num_texts[record_I])
-    if shuffle_images:
+    if options.shuffle_images:
         image_of_text = (image_of_text + 1) % len(record_I)
     scorer = PairScorer(loaded, texts, block_texts)
     is_exact = not 0 < rerank_top < min(len(record_I), len(texts))  # a top of all images or texts has every pair
@@ -110,7 +108,7 @@ def evaluate(
     for folder in folders:
         shutil.rmtree(folder)
     if scorer.cut:
-        say(f"{scorer.cut} of {len(texts)} texts were cut to {scorer.longest} word pieces")
+        say(f"{scorer.cut} of {len(texts)} texts were cut to {scorer.longest} tokens")
     found |= recalls(scores_IxT, image_of_text)
     if len(record_I) == 5000:
         folded = folded_recalls(scores_IxT, image_of_text, _COCO_FOLDS)

@@ -15,10 +15,10 @@ from experiments.preflighting.collectives import transfers
 from experiments.preflighting.estimate import Counts
 from experiments.run.build import host_rows, trainer_of
 from experiments.run.config import RunConfig, evaluation_rows
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.registry import TASKS, task_name
 from pixelbert_jax.tasks.task import Task
-from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.training.optimizer import make_schedule
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh
 from pixelbert_jax.training.step import Trainer
@@ -84,8 +84,7 @@ def complete(config: RunConfig) -> RunConfig:
     Raises:
       ConfigError: the number of answers would be taken from data.
     """
-    if isinstance(config.task, VqaConfig) and not config.task.answers:
-        raise ConfigError("task.answers=0 takes the number from the data set; give it: --config.task.answers=3129.")
+    recipe_of(config).check_complete(config)
     size = config.model.text.vocabulary_size or config.data.vocabulary_size
     text = dataclasses.replace(config.model.text, vocabulary_size=size)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))

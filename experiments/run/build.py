@@ -13,6 +13,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.order.evaluation_plan import EvaluationPlan
 from data_pipelines.storage.atomic_files import write_atomically
 from data_pipelines.storage.records import Records
+from data_pipelines.text.answers import AnswerVocabulary
 from data_pipelines.text.tokenizer import Tokenizer, read_vocabulary, train_vocabulary
 from data_pipelines.text.tokenizer_files import cased_pieces
 from experiments.resilience.disk_errors import writing
@@ -20,22 +21,11 @@ from experiments.resilience.distributed import are_many, is_first
 from experiments.run.best_checkpoint import check_figure, held_out_figures
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, differences, evaluation_rows
-from experiments.run.inputs import (
-    Batches,
-    Vocabularies,
-    check_labels,
-    check_regions,
-    find_answers,
-    held_out_visits,
-    make_batches,
-    make_task,
-    saved_answers,
-    unmeasurable,
-    with_answers,
-)
-from experiments.run.loop import Stream
+from experiments.run.loop import MakeBatch, Stream
 from experiments.run.progress import say
 from experiments.run.stages import Sources, make_plan, open_sources, stages_of
+from experiments.tasks.recipe import saved_answers
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import find_description
 from pixelbert_jax.serialization import build, to_dict
@@ -57,7 +47,8 @@ class Run:
     trainer: Trainer
     train: Stream
     evaluation: dict[str, Stream]
-    words: Vocabularies
+    tokenizer: Tokenizer
+    answers: AnswerVocabulary | None
     description: dict[str, Any]
 
 
@@ -72,13 +63,14 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
     sources_of_stage = [open_sources(config.data, stage.train) for stage in stages_of(config)]
     train_records = [source for sources in sources_of_stage for source in sources]
     eval_records = open_sources(config.data, config.data.eval) if config.evaluation.every else []
-    for records, held_out in [(r, False) for _, r in train_records] + [(r, True) for _, r in eval_records]:
-        check_labels(config, records, known=True, scored=held_out)
-        check_regions(config, records)
+    recipe = recipe_of(config)
+    for sources, evaluated in ((train_records, False), (eval_records, True)):
+        for _, records in sources:
+            recipe.check_records(config, records, known=True, scored=evaluated)
     vocabulary = tuple(saved["vocabulary"]) if saved else find_vocabulary(config, train_records)
-    answers = find_answers(config, [r for _, r in train_records]) if saved is None else saved_answers(saved)
-    words = Vocabularies(Tokenizer(vocabulary, config.data.lowercase), answers)
-    config = with_answers(with_vocabulary_size(config, len(vocabulary)), answers)
+    answers = recipe.find_answers(config, [r for _, r in train_records]) if saved is None else saved_answers(saved)
+    tokenizer = Tokenizer(vocabulary, config.data.lowercase)
+    config = recipe.with_answers(with_vocabulary_size(config, len(vocabulary)), answers)
     contents = [
         {
             "source": repr(r),
@@ -102,16 +94,19 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
         description["init"] = saved["init"]
 
     plan, schedule = make_plan(config, sources_of_stage)
-    task = make_task(config, words.tokenizer)
+    task = recipe.make_task(config, tokenizer)
     mesh = make_mesh(config.mesh)
     trainer = trainer_of(config, task, schedule, mesh)
 
-    def maker(records: list[Records], data: DataConfig, seed: int, rows: int, held_out: bool) -> Batches:
-        return make_batches(config, words, records, data, seed=seed, rows=host_rows(trainer, rows), held_out=held_out)
+    def maker(records: list[Records], data: DataConfig, seed: int, rows: int, evaluation: bool) -> MakeBatch:
+        own = host_rows(trainer, rows)
+        return recipe.make_batches(
+            config, tokenizer, answers, records, data, seed=seed, rows=own, evaluation=evaluation
+        )
 
     sources = [records for _, records in train_records]
     train_maker = maker(sources, config.data, config.seed, config.data.batch_images, False)
-    train = Stream(plan, train_maker, plan.boundaries, unmeasurable=unmeasurable(config, sources))
+    train = Stream(plan, train_maker, plan.boundaries, unmeasurable=recipe.unmeasurable(sources))
     evaluation = {}
     if eval_records:
         rows, sources = evaluation_rows(config), [records for _, records in eval_records]
@@ -119,15 +114,15 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
             [canvas_of(records, config.data) for records in sources],
             rows=rows,
             limit=config.evaluation.images,
-            visits_of_source=[held_out_visits(config, records) for records in sources],
+            visits_of_source=[recipe.evaluation_visits(config, records) for records in sources],
         )
-        # Masks and mismatches of the held-out pairs are the same in every run, whatever its seed.
+        # Masks and mismatches of the evaluated pairs are the same in every run, whatever its seed.
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
         eval_maker = maker(sources, data, 0, rows, True)
-        evaluation["eval"] = Stream(eval_plan, eval_maker, unmeasurable=unmeasurable(config, sources))
+        evaluation["eval"] = Stream(eval_plan, eval_maker, unmeasurable=recipe.unmeasurable(sources))
     if config.checkpoint.best:
         check_figure(config.checkpoint.best, held_out_figures(task, trainer, config.data.all_canvases[0], evaluation))
-    return Run(config, task, trainer, train, evaluation, words, description)
+    return Run(config, task, trainer, train, evaluation, tokenizer, answers, description)
 
 
 def trainer_of(config: RunConfig, task: Task, schedule: Schedule, mesh: Mesh) -> Trainer:
@@ -224,11 +219,11 @@ def write_run_files(workdir: epath.Path, run: Run) -> None:
         return
     files = {
         "config.json": json.dumps(run.description["config"], indent=2) + "\n",
-        "vocab.txt": "\n".join(run.words.tokenizer.vocabulary) + "\n",
+        "vocab.txt": "\n".join(run.tokenizer.vocabulary) + "\n",
         "init.json": json.dumps(run.description["init"], indent=1) + "\n",
     }
-    if run.words.answers:
-        files["answers.json"] = json.dumps(list(run.words.answers.answers), indent=0) + "\n"
+    if run.answers:
+        files["answers.json"] = json.dumps(list(run.answers.answers), indent=0) + "\n"
     for name, text in files.items():
         with writing(workdir / name):
             write_atomically(workdir / name, text)

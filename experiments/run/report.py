@@ -23,7 +23,7 @@ from experiments.run.build import Run
 from experiments.run.loop import Stream, batches, evaluate
 from experiments.run.metric_writer import read_metrics
 from experiments.run.progress import say
-from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingTask
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.step import TrainState
 
 _COUNTED_RECORDS = 20_000  # of the training data, for the guess from the text alone
@@ -56,10 +56,9 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
     of_shapes = all(source.name in ("shapes", "noisy_shapes") for source in run.config.data.eval)
     label = "masked colour and shape words" if of_shapes else "masked words"
     rows = {"image-text matching": "itm_accuracy", label: words}
-    reads_regions = isinstance(run.task, RegionsPretrainingTask)
-    if reads_regions:
+    of_regions = recipe_of(run.config).report_metrics
+    if of_regions:
         columns["usual region"] = usual_region(run.train, stream, run.task.config.feature_error)
-        of_regions = {"classes of masked regions": "moc_accuracy", "features of masked regions, loss": "mrfr_loss"}
         rows |= {name: key for name, key in of_regions.items() if key in columns["true pictures"]}
     say(f"\nheld-out accuracy        {'':8}" + "".join(f"{name:>20}" for name in columns))
     for name, key in rows.items():
@@ -68,7 +67,7 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
             + "".join(f"{column[key]:20.3f}" if key in column else f"{'':20}" for column in columns.values())
         )
     say("(text alone: matching cannot be guessed; words are guessed from their two neighbours in the training texts)")
-    if reads_regions:
+    if of_regions:
         say("(usual region: the class that is most frequent, and the mean feature, in the training data)")
     safe = {column: {name: v if math.isfinite(v) else None for name, v in of.items()} for column, of in columns.items()}
     write_atomically(workdir / "report.json", json.dumps(safe, indent=1))
@@ -202,7 +201,7 @@ def _draw_pictures(figure, run: Run, state: TrainState) -> None:  # noqa: ANN001
 
 def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Held-out pictures with what the model says of a masked caption and of a false one."""
-    stream, tokenizer, module = run.evaluation["eval"], run.words.tokenizer, run.trainer.module
+    stream, tokenizer, module = run.evaluation["eval"], run.tokenizer, run.trainer.module
     forward = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None)[:2])
     loaded = batches(stream, run.trainer, run.config)
     try:

@@ -1,5 +1,7 @@
 """The tasks by name: what a checkpoint's description says is turned into a task here."""
 
+import functools
+import operator
 from typing import Any
 
 from pixelbert_jax.config import ModelConfig
@@ -12,7 +14,6 @@ from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.tasks.vqa import VqaConfig, VqaTask
 
-TaskConfig = PretrainingConfig | RegionsPretrainingConfig | VqaConfig | Nlvr2Config | RetrievalConfig
 TASKS = {
     "pretraining": (PretrainingConfig, PretrainingTask),
     "regions_pretraining": (RegionsPretrainingConfig, RegionsPretrainingTask),
@@ -20,6 +21,7 @@ TASKS = {
     "nlvr2": (Nlvr2Config, Nlvr2Task),
     "retrieval": (RetrievalConfig, RetrievalTask),
 }
+TaskConfig = functools.reduce(operator.or_, (config_class for config_class, _ in TASKS.values()))
 
 
 def task_name(config: TaskConfig) -> str:

@@ -179,7 +179,7 @@ def stopped_at(step: int) -> Iterator[None]:
 def on_devices(number: int) -> Iterator[None]:
     """Runs take less time on few devices than on eight of the same processor."""
     with pytest.MonkeyPatch.context() as patch:
-        for program in ("assembly", "evaluate"):
+        for program in ("run.build", "evaluate"):
             patch.setattr(f"experiments.{program}.make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:number]))
         yield
 

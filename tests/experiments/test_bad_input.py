@@ -32,6 +32,7 @@ from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.weights.initialize import InitConfig
 from tests.data_pipelines.publishers import lines, write_image
+from tests.experiments.evaluating import evaluate
 from tests.experiments.evaluation.metrics.wordnet_folder import write_wordnet
 from tests.experiments.fine_tuning import ANSWERS, config_of, on_one_device, retrieval_config
 
@@ -107,7 +108,7 @@ def test_odd_pictures_and_texts_from_training_to_the_file(task, name, suffix, od
     capsys.readouterr()
     with on_one_device(), flagsaver.flagsaver(run, output, (SPLIT, "train"), (DATA_DIR, str(odd_data))):
         program.main()
-    assert "1 of 4 texts were cut to 22 word pieces" in capsys.readouterr().out
+    assert "1 of 4 texts were cut to 22 tokens" in capsys.readouterr().out
     if suffix == "json":
         said = [entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())]
         assert len(said) == 4 and set(said) <= set(ANSWERS)
@@ -178,7 +179,7 @@ def test_bad_evaluations_are_refused_before_any_work(vqa_run, data_dir, pretrain
     ]
     for model, split, output, options, message in cases:
         with pytest.raises((ConfigError, DataError), match=message) as error:
-            program.evaluate(model, split, output, **options)
+            evaluate(model, split, output, **options)
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
     with flagsaver.flagsaver((WORKDIR, str(vqa_run))), pytest.raises(ConfigError, match="Missing: --split, --output"):
@@ -216,7 +217,7 @@ def test_wups_that_cannot_be_had_is_refused_before_any_work(vqa_run, pretrained,
     ]
     for model, split, suffix, folder, message in cases:
         with pytest.raises((ConfigError, DataError), match=message) as error:
-            program.evaluate(model, split, tmp_path / f"a{suffix}", wordnet=str(folder))
+            evaluate(model, split, tmp_path / f"a{suffix}", wordnet=str(folder))
         assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "whole"]
 
@@ -224,8 +225,8 @@ def test_wups_that_cannot_be_had_is_refused_before_any_work(vqa_run, pretrained,
 def test_answers_that_cannot_be_scored_are_refused_before_any_work(vqa_run, tmp_path):
     loaded = with_data(pixelbert_jax.load(vqa_run), answers_are="votes")
     with pytest.raises(DataError, match=r"too few answers for the accuracy of VQA.*data.answers_are=right"):
-        program.evaluate(loaded, "val", tmp_path / "a.json")
-    ten = program.evaluate(loaded, "votes", tmp_path / "a.json")
+        evaluate(loaded, "val", tmp_path / "a.json")
+    ten = evaluate(loaded, "votes", tmp_path / "a.json")
     assert ten["questions"] == 10
 
 
@@ -256,7 +257,7 @@ def test_bad_fine_tuning_is_refused_before_anything_is_built(vqa_config, data_di
             pretrain(bad, tmp_path / f"run{number}")
         assert "\n" not in str(error.value)
     retrieval = dataclasses.replace(vqa_config, task=RetrievalConfig())
-    with pytest.raises(ConfigError, match=r"data.texts_per_image=2.*one text a picture"):
+    with pytest.raises(ConfigError, match=r"data.texts_per_image=2.*one text per image"):
         validate(retrieval)
 
 

@@ -20,10 +20,11 @@ from experiments.evaluation import predict
 from experiments.evaluation.metrics.vqa import vqa_accuracy
 from experiments.evaluation.predict import Prediction
 from experiments.run.common_flags import OUTPUT, SPLIT, WORKDIR
+from experiments.tasks import nlvr2, vqa
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
+from tests.experiments.evaluating import evaluate
 from tests.experiments.evaluation.metrics.wordnet_folder import write_wordnet
 from tests.experiments.fine_tuning import config_of, fine_tune, held_out, steps
-from tests.experiments.tiny_config import get_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -48,7 +49,7 @@ def test_evaluation_writes_the_servers_file(vqa_run, own_data, tmp_path, capsys)
 
 def test_a_split_without_answers_gives_the_file_alone(vqa_run, tmp_path):
     loaded = pixelbert_jax.load(vqa_run)
-    assert program.evaluate(loaded, "test", tmp_path / "a.json") == {"questions": 15}
+    assert evaluate(loaded, "test", tmp_path / "a.json") == {"questions": 15}
     assert len(json.loads((tmp_path / "a.json").read_text())) == 15
 
 
@@ -80,7 +81,7 @@ def test_answers_are_those_of_the_model(vqa_run, own_data, tmp_path, monkeypatch
     mean = np.mean(list(logits.values()), 0)
     head = loaded.model.answer_head.outer
     head.bias[...] = head.bias[...] - mean  # so that small differences make other answers
-    program.evaluate(loaded, "val", tmp_path / "a.json")
+    evaluate(loaded, "val", tmp_path / "a.json")
     said = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())}
     answers = loaded.description["answers"]
     assert said == {question: answers[int((x - mean).argmax())] for question, x in logits.items()}
@@ -88,7 +89,7 @@ def test_answers_are_those_of_the_model(vqa_run, own_data, tmp_path, monkeypatch
     seeds, plan = [], predict.EvaluationPlan
     spy = lambda *arrays, seed, **more: seeds.append(seed) or plan(*arrays, seed=seed, **more)  # noqa: E731
     monkeypatch.setattr(predict, "EvaluationPlan", spy)
-    program.evaluate(loaded, "val", tmp_path / "b.json", shuffle_images=True)
+    evaluate(loaded, "val", tmp_path / "b.json", shuffle_images=True)
     assert seeds == [0]
     shuffled = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "b.json").read_text())}
     assert list(shuffled) == list(said) and shuffled != said
@@ -101,7 +102,7 @@ def test_votes_are_scored_by_the_official_accuracy(vqa_config, tmp_path):
         Prediction({"question_id": k, "answers": a, "answer_type": f"t{k % 2}"}, "?", said)
         for k, (a, said) in enumerate(zip(given, ("red", "no", "no"), strict=True))
     ]
-    scores = predict.hand_in(votes, answered, "val", tmp_path / "a.json")
+    scores = vqa.write_submission(votes, answered, tmp_path / "a.json")
     expected = [vqa_accuracy(p.answer, p.label["answers"]) for p in answered]
     assert scores["accuracy"] == pytest.approx(np.mean(expected)) and 0 < scores["accuracy"] < 1
     assert scores["per_answer_type/t0"] == pytest.approx((expected[0] + expected[2]) / 2)
@@ -116,15 +117,15 @@ def test_each_of_several_right_answers_is_right(vqa_config, tmp_path):
         Prediction({"question_id": k, "answers": a}, "?", said)
         for k, (a, said) in enumerate(zip(given, ("dog", "dog", "dog", "black dog"), strict=True))
     ]
-    scores = predict.hand_in(right, answered, "val", tmp_path / "a.json", answers=known)
+    scores = vqa.write_submission(right, answered, tmp_path / "a.json", known)
     assert scores == {"accuracy": 2 / 4, "questions": 4, "unanswered": 0}
     for prediction in answered:  # what training's metric says of the same answers
         index_S, score_S = known.soft_targets(prediction.label["answers"], votes=False)
         expected = dict(zip(index_S.tolist(), score_S.tolist(), strict=True)).get(known.index(prediction.answer), 0)
-        one = predict.hand_in(right, [prediction], "val", tmp_path / "a.json", answers=known)
+        one = vqa.write_submission(right, [prediction], tmp_path / "a.json", known)
         assert one["accuracy"] == expected
     sets = dataclasses.replace(right, data=dataclasses.replace(right.data, answers_are="set"))
-    assert predict.hand_in(sets, answered, "val", tmp_path / "a.json", answers=known)["accuracy"] == 0
+    assert vqa.write_submission(sets, answered, tmp_path / "a.json", known)["accuracy"] == 0
 
 
 def test_wups_of_right_answers(vqa_run, own_data, tmp_path, capsys):
@@ -156,7 +157,7 @@ def test_pairs_from_fine_tuning_to_the_official_file(own_data, small_run, tmp_pa
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
     fine_tune(config, tmp_path / "run")
     loaded = pixelbert_jax.load(tmp_path / "run")
-    scores = program.evaluate(loaded, "val", tmp_path / "said.csv")
+    scores = evaluate(loaded, "val", tmp_path / "said.csv")
     with (tmp_path / "said.csv").open() as file:
         said = dict(csv.reader(file))
     labels = [json.loads(label) for r in open_records(own_data, "image_pairs", "val") for label in r.labels]
@@ -166,17 +167,15 @@ def test_pairs_from_fine_tuning_to_the_official_file(own_data, small_run, tmp_pa
     assert scores["accuracy"] == pytest.approx(sum(right.values()) / len(right))
     assert scores["consistency"] == pytest.approx(sum(map(all, groups)) / 2)
     assert held_out(tmp_path / "run", "eval/nlvr2_accuracy")[2] == pytest.approx(scores["accuracy"], abs=1e-6)
-    assert program.evaluate(loaded, "test", tmp_path / "test.csv") == {"examples": 9}
+    assert evaluate(loaded, "test", tmp_path / "test.csv") == {"examples": 9}
     with pytest.raises(DataError, match="have no identifier; use a data set for nlvr2"):
-        program.evaluate(loaded, "val", tmp_path / "x.csv", dataset="vqa")
+        evaluate(loaded, "val", tmp_path / "x.csv", dataset="vqa")
 
 
 def test_drawings_are_scored_with_all_their_permutations(tmp_path):
-    config = dataclasses.replace(get_config(), task=Nlvr2Config(1))
     answered = [
-        Prediction({"identifier": "7-1", "permutation": k, "label": False, "group": "7"}, "?", str(k == 5))
-        for k in range(6)
+        Prediction({"identifier": "7-1", "permutation": k, "label": False, "group": "7"}, "?", k == 5) for k in range(6)
     ]
-    scores = predict.hand_in(config, answered, "dev", tmp_path / "a.csv")
+    scores = nlvr2.write_submission(answered, "dev", tmp_path / "a.csv")
     assert scores["accuracy"] == pytest.approx(5 / 6) and scores["consistency"] == 0
     assert (tmp_path / "a.csv").read_text().splitlines()[5] == "dev-7-1-5.png,True"

@@ -10,8 +10,8 @@ from flax import nnx
 
 import pixelbert_jax
 from data_pipelines.config import SourceConfig
-from experiments import evaluate as program
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
+from tests.experiments.evaluating import evaluate
 from tests.experiments.fine_tuning import ANSWERS, fine_tune, held_out, retrieval_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -39,6 +39,6 @@ def test_retrieval_starts_from_the_matching_head(data_dir, small_run, pretrained
     )
     for name, array in after.items():
         assert np.array_equal(array, before[name]) == ("backbone" in name), name
-    found = program.evaluate(loaded, "validation", tmp_path / "a.npz")
+    found = evaluate(loaded, "validation", tmp_path / "a.npz")
     assert found["images"] == 13 and 0 <= found["text_recall_1"] <= found["text_recall_10"] <= 1
     assert 0 <= held_out(tmp_path / "run", "eval/retrieval_accuracy")[2] <= 1

@@ -13,15 +13,13 @@ from flax import nnx
 import pixelbert_jax
 from data_pipelines.errors import DataError
 from data_pipelines.storage.records import open_records
-from experiments import evaluate as program
 from experiments import export as export_program
-from experiments.evaluation.retrieval import evaluate
 from experiments.pretrain import pretrain
 from experiments.run.common_flags import OUTPUT, WORKDIR
 from experiments.run.config import CheckpointConfig, RunConfig
-from experiments.run.inputs import check_regions
 from experiments.run.metric_writer import read_metrics
 from experiments.run.validation import validate
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.config import RegionsConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, named_arrays
@@ -31,6 +29,7 @@ from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.weights.initialize import InitConfig
+from tests.experiments.evaluating import evaluate, rank
 from tests.experiments.evaluation.test_retrieval import CLOSE, chosen_by_hand, saved
 from tests.experiments.fine_tuning import (
     fine_tune,
@@ -46,6 +45,10 @@ from tests.multi_process.outcomes import assert_same_checkpoint, figures
 from tests.saved_run import save_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+def check_records(config, records):
+    recipe_of(config).check_records(config, records, known=True, scored=True)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +166,7 @@ BLOCKS = {"block_images": 4, "block_texts": 10}  # neither divides 13 pictures o
 def test_scores_are_those_of_each_pair_alone(fine_tuned, held_out_scenes, tmp_path):
     """13 pictures in blocks of 4: rows that fill a block show nothing."""
     loaded, output = pixelbert_jax.load(fine_tuned), tmp_path / "a.npz"
-    found = evaluate(loaded, held_out_scenes, output, **BLOCKS)
+    found = rank(loaded, held_out_scenes, output, **BLOCKS)
     expected = pairs_alone(loaded, held_out_scenes)
     np.testing.assert_allclose(saved(output)["scores"], expected, atol=CLOSE)
     assert expected.std(0).min() > 1e-3 and (found["images"], found["texts"]) == (13, 52)
@@ -175,7 +178,7 @@ def test_scores_are_those_of_each_pair_alone(fine_tuned, held_out_scenes, tmp_pa
 
 def test_reranking_reads_the_surest_regions_first(fine_tuned, held_out_scenes, tmp_path, capsys):
     loaded, output = pixelbert_jax.load(fine_tuned), tmp_path / "a.npz"
-    found = evaluate(loaded, held_out_scenes, output, rerank_top=3, rerank_pixels=4, **BLOCKS)
+    found = rank(loaded, held_out_scenes, output, rerank_top=3, rerank_pixels=4, **BLOCKS)
     first, exact = pairs_alone(loaded, held_out_scenes, 4), pairs_alone(loaded, held_out_scenes)
     file = saved(output)
     assert (file["exact"] == chosen_by_hand(first, 3)).mean() > 0.99  # nearly equal scores may change places
@@ -191,11 +194,11 @@ def test_zero_shot_with_the_whole_picture(region_data, held_out_scenes, tmp_path
         loaded = pixelbert_jax.load(
             save_run(tmp_path / "run", region_data, config=with_whole_picture(regions_config(region_data)))
         )
-    found = program.evaluate(loaded, "validation", tmp_path / "a.npz")
+    found = evaluate(loaded, "validation", tmp_path / "a.npz")
     np.testing.assert_allclose(saved(tmp_path / "a.npz")["scores"], pairs_alone(loaded, held_out_scenes), atol=CLOSE)
     assert (found["images"], found["texts"]) == (13, 52)
     with pytest.raises(DataError, match=r"has no regions, but data\.regions=8"):
-        evaluate(loaded, with_index(region_data, region_size=0), tmp_path / "b.npz")
+        rank(loaded, with_index(region_data, region_size=0), tmp_path / "b.npz")
 
 
 def with_index(region_data, **fields):
@@ -316,8 +319,8 @@ def test_classes_that_nobody_knows(config, region_data, held_out_scenes):
     """They are needed for one loss alone."""
     unknown = with_index(region_data, region_classes=0)
     with pytest.raises(ConfigError, match=r"of Records.* have no classes; set task\.moc_weight=0") as error:
-        check_regions(config, unknown)
+        check_records(config, unknown)
     assert "\n" not in str(error.value)
-    check_regions(dataclasses.replace(config, task=RegionsPretrainingConfig(moc_weight=0.0)), unknown)
-    check_regions(retrieval(config, Path("run")), unknown)
-    check_regions(config, held_out_scenes)
+    check_records(dataclasses.replace(config, task=RegionsPretrainingConfig(moc_weight=0.0)), unknown)
+    check_records(retrieval(config, Path("run")), unknown)
+    check_records(config, held_out_scenes)

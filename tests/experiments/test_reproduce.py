@@ -9,11 +9,12 @@ import pytest
 from absl import flags
 
 from data_pipelines import datasets
-from experiments import evaluate
+from experiments.evaluation.options import EvaluationOptions
 from experiments.run.config import RunConfig
 from experiments.run.config_flags import load_config, split_arguments
 from experiments.run.stages import stages_of
 from experiments.run.validation import validate
+from experiments.tasks.registry import recipe_named
 from pixelbert_jax.config import ImageBertConfig
 from pixelbert_jax.tasks.registry import task_name
 
@@ -101,7 +102,7 @@ def test_evaluations_are_of_runs_and_take_their_flags(runs, commands):
             for name, value in given.items():
                 flags.FLAGS[name].parser.parse(value)
             task = task_name(runs[given["workdir"]][1].task)
-            assert given["output"].endswith(evaluate._SUFFIXES[task])
+            assert given["output"].endswith(recipe_named(task).output_suffix_of(EvaluationOptions()))
             outputs.append(given["output"])
             evaluated.add(given["workdir"])
     assert evaluated == {workdir for workdir, (module, _) in runs.items() if module == "experiments.finetune"}

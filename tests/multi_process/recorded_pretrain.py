@@ -123,6 +123,23 @@ class Blocking:
         return batch
 
 
+class Disturbed:
+    """A task's recipe, whose task and batches are disturbed as the environment says."""
+
+    def __init__(self, recipe):
+        self._recipe = recipe
+
+    def __getattr__(self, name):
+        return getattr(self._recipe, name)
+
+    def make_task(self, *args):
+        task = self._recipe.make_task(*args)
+        return SpoiledTask(task) if "BAD_GRADIENT" in os.environ else task
+
+    def make_batches(self, *args, **kwargs):
+        return Blocking(self._recipe.make_batches(*args, **kwargs))
+
+
 def keep_programs(folder: str) -> None:
     """Compile once for all processes of all runs.
 
@@ -139,9 +156,7 @@ if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR1)  # the tests ask where a run hangs
     if "HOLD_SAVE" in os.environ:
         os.rename = hold(os.environ["HOLD_SAVE"], os.rename)
-    make_trainer, make_batches, make_task = build.make_trainer, build.make_batches, build.make_task
-    if "BAD_GRADIENT" in os.environ:
-        build.make_task = lambda *args, **kwargs: SpoiledTask(make_task(*args, **kwargs))
+    make_trainer, recipe_of = build.make_trainer, build.recipe_of
     build.make_trainer = lambda *args, **kwargs: recorded(make_trainer(*args, **kwargs))
-    build.make_batches = lambda *args, **kwargs: Blocking(make_batches(*args, **kwargs))
+    build.recipe_of = lambda config: Disturbed(recipe_of(config))
     run_main(main, many_processes=True)

@@ -94,9 +94,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("maker", "task", "canvas"), CASES)
-@pytest.mark.parametrize("held_out", [False, True])
-def test_batches_fit_the_tasks_contract(maker, task, canvas, held_out):
-    maker = dataclasses.replace(maker, held_out=held_out)
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_batches_fit_the_tasks_contract(maker, task, canvas, evaluation):
+    maker = dataclasses.replace(maker, evaluation=evaluation)
     for plan in (one_batch([0, 1, 2, 3, 4, 1], canvas=canvas), *held_out_plan(4, canvas)):
         assert_fits_task(maker(plan), task, len(TOKENIZER.vocabulary))
 
@@ -105,7 +105,7 @@ def test_batches_fit_the_tasks_contract(maker, task, canvas, held_out):
 @pytest.mark.parametrize("seed", [None, 5])
 def test_held_out_texts_come_exactly_once(maker, canvas, seed):
     """K divides neither the questions of most pictures nor the rows; all else is masked."""
-    maker = dataclasses.replace(maker, held_out=True)
+    maker = dataclasses.replace(maker, evaluation=True)
     plan = held_out_plan(4, canvas, seed=seed)
     seen = []
     for number in range(len(plan)):
@@ -127,11 +127,11 @@ def test_held_out_texts_come_exactly_once(maker, canvas, seed):
     assert (seen == everything) == (seed is None)
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_what_a_batch_asks_is_told_without_reading_records(monkeypatch, held_out):
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_what_a_batch_asks_is_told_without_reading_records(monkeypatch, evaluation):
     """Of two sources; the batch shows those texts in those places."""
     other = FakeRecords([record(0, [f"{word} it ?" for word in WORDS[-5:]], [{"question_id": 0}] * 5)])
-    maker = vqa_maker(held_out=held_out)
+    maker = vqa_maker(evaluation=evaluation)
     maker = dataclasses.replace(maker, sources=(*maker.sources, other))
     plan = one_batch([0, -1, 1, 0, 0], visits=[0, 0, 1, 0, 1])
     plan = dataclasses.replace(plan, source_B=np.array([0, 0, 0, 1, 1]))
@@ -141,7 +141,7 @@ def test_what_a_batch_asks_is_told_without_reading_records(monkeypatch, held_out
     monkeypatch.setattr(FakeRecords, "__getitem__", lambda *_: pytest.fail("read a record"))
     told = {(row, k): texts[plan.source_B[row]][plan.record_B[row]][text] for row, k, text in maker.texts_of(plan)}
     assert told == shown
-    assert len(told) == (1 + 1 + 3 + 2 if held_out else 4 * K)
+    assert len(told) == (1 + 1 + 3 + 2 if evaluation else 4 * K)
 
 
 def test_rows_of_a_seeded_plan_are_the_same_in_another_order():
@@ -172,7 +172,7 @@ def test_training_shows_all_texts_of_a_picture_in_its_visits():
 def test_hosts_together_load_what_one_host_loads(maker, canvas, hosts):
     plan = one_batch([3, 1, 4, 1], canvas=canvas, visits=[0, 0, 0, 1])
     share = 4 // hosts
-    for fields in ({}, {"held_out": True}, {"shuffle_images": True}):
+    for fields in ({}, {"evaluation": True}, {"shuffle_images": True}):
         whole = dataclasses.replace(maker, **fields)
         parts = [dataclasses.replace(whole, rows=(i * share, (i + 1) * share))(plan) for i in range(hosts)]
         assert_same(whole(plan), {name: np.concatenate([part[name] for part in parts]) for name in whole(plan)})
@@ -197,18 +197,18 @@ def test_soft_targets_lie_in_the_slots():
         ["dog"] * 10,
         ["blue"] * 4 + ["two"] * 6,
     )
-    batch = vqa_maker(votes, held_out=True)(one_batch([0]))
+    batch = vqa_maker(votes, evaluation=True)(one_batch([0]))
     assert slots(batch) == [{0: 0.3, 3: 0.6, 2: 0.9}, {}, {1: 1.0, 2: 1.0}]
     assert batch["pair_mask"].all()
     assert batch["answer"][0, 0].tolist() == [2, 3, 0]  # the most right one first
-    two = vqa_maker(votes, held_out=True, answer_slots=2)(one_batch([0]))
+    two = vqa_maker(votes, evaluation=True, answer_slots=2)(one_batch([0]))
     assert slots(two)[0] == {2: 0.9, 3: 0.6}
-    assert slots(vqa_maker(votes, held_out=True, answers=None)(one_batch([0]))) == [{}, {}, {}]
+    assert slots(vqa_maker(votes, evaluation=True, answers=None)(one_batch([0]))) == [{}, {}, {}]
 
 
 def test_answers_that_are_right():
     given = asked(["red", "blue"], ["cat"], None)
-    votes = vqa_maker(given, held_out=True)
+    votes = vqa_maker(given, evaluation=True)
     right = dataclasses.replace(votes, config=dataclasses.replace(CONFIG, answers_are="right"))
     assert slots(right(one_batch([0]))) == [{0: 1.0, 1: 1.0}, {3: 1.0}, {}]
     sets = dataclasses.replace(votes, config=dataclasses.replace(CONFIG, answers_are="set"))
@@ -220,7 +220,7 @@ def test_answers_that_are_right():
 
 
 def test_labels_of_sentences():
-    batch = nlvr2_maker(held_out=True)(one_batch([1, 1], canvas=2, visits=[0, 1]))
+    batch = nlvr2_maker(evaluation=True)(one_batch([1, 1], canvas=2, visits=[0, 1]))
     assert batch["label"].tolist() == [[1, 0, 1], [0, 0, 0]]
     assert batch["pair_mask"].tolist() == [[True] * 3, [True, False, False]]
 
@@ -261,7 +261,7 @@ def test_a_question_of_200_words_is_cut():
 def test_shuffled_pictures_are_of_another_record(maker, canvas):
     """Neighbours may be visits of one record; the picture moves with its size, and nothing else does."""
     plan = one_batch([2, 2, 2, -1, 1, 1, 0, -1], canvas=canvas, visits=[0, 1, 2, 0, 0, 1, 0, 0])
-    maker = dataclasses.replace(maker, held_out=True)
+    maker = dataclasses.replace(maker, evaluation=True)
     plain, shuffled = maker(plan), dataclasses.replace(maker, shuffle_images=True)(plan)
     moved = ("images", "image_size")
     assert_same(*({k: v for k, v in b.items() if k not in moved} for b in (plain, shuffled)))

@@ -11,6 +11,7 @@ from data_pipelines.images import resize
 from experiments import evaluate as program
 from experiments.evaluation import retrieval
 from experiments.run.common_flags import OUTPUT, SPLIT, WORKDIR
+from tests.experiments.evaluating import rank
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -46,7 +47,7 @@ def recall_by_hand(scores, image_of_text, k) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def zero_shot(pretrained, scenes, tmp_path_factory):
     output = tmp_path_factory.mktemp("zero_shot") / "scores.npz"
-    found = retrieval.evaluate(pretrained, scenes, output, block_images=4, block_texts=10)
+    found = rank(pretrained, scenes, output, block_images=4, block_texts=10)
     return found, output
 
 
@@ -89,13 +90,13 @@ def test_an_evaluation_that_was_stopped_goes_on(zero_shot, pretrained, scenes, t
     monkeypatch.setattr(retrieval.PairScorer, "score", counted)
     output = tmp_path / "scores.npz"
     with pytest.raises(KeyboardInterrupt):
-        retrieval.evaluate(pretrained, scenes, output, block_images=4, block_texts=10)
+        rank(pretrained, scenes, output, block_images=4, block_texts=10)
     (parts,) = tmp_path.iterdir()
     assert parts.name.startswith(".scores.npz.") and sorted(p.name for p in parts.iterdir()) == ["0.npy", "1.npy"]
     calls += [1] * 10
     for block_images, expected in ((8, 2), (4, 2)):
         begun = len(calls)
-        found = retrieval.evaluate(pretrained, scenes, output, block_images=block_images, block_texts=10)
+        found = rank(pretrained, scenes, output, block_images=block_images, block_texts=10)
         assert len(calls) - begun == expected
         assert found == zero_shot[0]
         with np.load(output) as mine, np.load(zero_shot[1]) as theirs:
@@ -117,7 +118,7 @@ def test_texts_as_long_as_the_model_takes(pretrained, scenes, tmp_path):
 
 def test_control_with_shuffled_pictures(pretrained, scenes, zero_shot, tmp_path):
     """The scores stay; the texts are held to belong to the next picture."""
-    retrieval.evaluate(pretrained, scenes, tmp_path / "a.npz", shuffle_images=True)
+    rank(pretrained, scenes, tmp_path / "a.npz", shuffle_images=True)
     with np.load(tmp_path / "a.npz") as mine, np.load(zero_shot[1]) as theirs:
         np.testing.assert_allclose(mine["scores"], theirs["scores"], atol=2e-5)
         np.testing.assert_array_equal(mine["image_of_text"], (theirs["image_of_text"] + 1) % 13)

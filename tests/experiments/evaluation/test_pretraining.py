@@ -8,13 +8,14 @@ from absl.testing import flagsaver
 
 import pixelbert_jax
 from experiments import evaluate as program
+from experiments.run import loop
 from experiments.run.build import assemble
 from experiments.run.common_flags import OUTPUT, SPLIT, WORKDIR
 from experiments.run.config import RunConfig
-from experiments.run.loop import evaluate
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build
 from pixelbert_jax.training.checkpoint import Checkpoints
+from tests.experiments.evaluating import evaluate
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -28,7 +29,7 @@ def of_training(small_run, pretrained):
     run = assemble(config, small_run, checkpoints)
     state = checkpoints.restore(0, run.trainer.abstract_state)
     checkpoints.close()
-    return config, evaluate(run.trainer, state, run.evaluation["eval"], config)
+    return config, loop.evaluate(run.trainer, state, run.evaluation["eval"], config)
 
 
 def test_the_numbers_of_training(of_training, small_run, tmp_path, capsys):
@@ -44,20 +45,20 @@ def test_the_numbers_of_training(of_training, small_run, tmp_path, capsys):
 
 def test_shuffled_images_and_a_few_of_them(of_training, pretrained, tmp_path):
     config, expected = of_training
-    shuffled = program.evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", shuffle_images=True)
+    shuffled = evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", shuffle_images=True)
     assert shuffled["mlm_loss"] != pytest.approx(expected["mlm_loss"], abs=1e-6)
-    few = program.evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", images=5)
+    few = evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", num_images=5)
     assert few["itm_accuracy_examples"] == 5 * config.data.texts_per_image
 
 
 def test_what_has_no_such_tasks_is_refused(vqa_run, pretrained, tmp_path):
     fine_tuned = pixelbert_jax.load(vqa_run)
     with pytest.raises(ConfigError, match=r"--measure=tasks is for pre-trained models.*a model of the task vqa"):
-        program.evaluate(fine_tuned, "val", tmp_path / "a.json", measure="tasks")
+        evaluate(fine_tuned, "val", tmp_path / "a.json", measure="tasks")
     with pytest.raises(ConfigError, match=r"--num_images=3: the official scores of vqa are of a whole split"):
-        program.evaluate(fine_tuned, "val", tmp_path / "a.json", images=3)
+        evaluate(fine_tuned, "val", tmp_path / "a.json", num_images=3)
     with pytest.raises(ConfigError, match=r"without --rerank_top.*--rerank_top=2"):
-        program.evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", rerank_top=2)
+        evaluate(pretrained, "validation", tmp_path / "a.json", measure="tasks", rerank_top=2)
     with pytest.raises(ConfigError, match=r"name a \.json file"):
-        program.evaluate(pretrained, "validation", tmp_path / "a.npz", measure="tasks")
+        evaluate(pretrained, "validation", tmp_path / "a.npz", measure="tasks")
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from experiments.evaluation.retrieval import best_pairs, ranked_below
 from experiments.run.common_flags import OUTPUT, SPLIT, WORKDIR
 from pixelbert_jax.errors import ConfigError
 from tests.data_pipelines.fakes import FilledMemory
+from tests.experiments.evaluating import evaluate, rank
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -44,14 +45,14 @@ def assert_close(first: np.ndarray, second: np.ndarray, atol: float) -> None:
 def exact(pretrained, scenes, tmp_path_factory):
     """Figures and file of the exact result."""
     output = tmp_path_factory.mktemp("exact") / "scores.npz"
-    return retrieval.evaluate(pretrained, scenes, output, **BLOCKS), saved(output)
+    return rank(pretrained, scenes, output, **BLOCKS), saved(output)
 
 
 @pytest.fixture(scope="module")
 def reranked(pretrained, scenes, tmp_path_factory):
     """Figures and file of the same with re-ranking."""
     output = tmp_path_factory.mktemp("reranked") / "scores.npz"
-    found = retrieval.evaluate(pretrained, scenes, output, **RERANK)
+    found = rank(pretrained, scenes, output, **RERANK)
     assert list(output.parent.iterdir()) == [output]
     return found, saved(output)
 
@@ -83,7 +84,7 @@ def test_some_images_with_their_texts(exact, pretrained, scenes, tmp_path):
     """Evenly spaced ones: their part of all scores."""
     chosen, image_of_text = [0, 3, 6, 9, 12], exact[1]["image_of_text"]
     expected = exact[1]["scores"][chosen][:, np.isin(image_of_text, chosen)]
-    found = retrieval.evaluate(pretrained, scenes, tmp_path / "a.npz", images=5, **BLOCKS)
+    found = rank(pretrained, scenes, tmp_path / "a.npz", num_images=5, **BLOCKS)
     file = saved(tmp_path / "a.npz")
     assert found["images"] == 5 and found["texts"] == expected.shape[1] == 20
     np.testing.assert_allclose(file["scores"], expected, atol=CLOSE)
@@ -119,13 +120,13 @@ def test_the_best_pairs_of_the_first_pass_are_scored_exactly(reranked, exact, pr
 def test_a_top_of_all_is_the_exact_result(exact, pretrained, scenes, tmp_path, capsys):
     """All texts, or all pictures, of which there are fewer."""
     for top in (13, 52, 1000):
-        found = retrieval.evaluate(pretrained, scenes, tmp_path / "a.npz", **RERANK | {"rerank_top": top})
+        found = rank(pretrained, scenes, tmp_path / "a.npz", **RERANK | {"rerank_top": top})
         assert found == exact[0]
         assert f"--rerank_top={top} takes in every pair" in capsys.readouterr().out
         for name, array in saved(tmp_path / "a.npz").items():
             np.testing.assert_array_equal(array, exact[1][name])
     almost = RERANK | {"rerank_top": 12, "rerank_pixels": 36}
-    found = retrieval.evaluate(pretrained, scenes, tmp_path / "b.npz", **almost)
+    found = rank(pretrained, scenes, tmp_path / "b.npz", **almost)
     assert found["exactly_scored_pairs"] < 13 * 52 and "INEXACT" in capsys.readouterr().out
     file = saved(tmp_path / "b.npz")
     np.testing.assert_allclose(file["scores"][file["exact"]], exact[1]["scores"][file["exact"]], atol=CLOSE)
@@ -171,7 +172,7 @@ def test_exact_and_inexact_parts_stay_apart(exact, reranked, pretrained, scenes,
     monkeypatch.setattr(PairScorer, "match_chosen", counted_or_stopped)
     output = tmp_path / "scores.npz"
     with pytest.raises(Stopped):
-        retrieval.evaluate(pretrained, scenes, output, **RERANK)
+        rank(pretrained, scenes, output, **RERANK)
     assert sorted(len(list(folder.iterdir())) for folder in tmp_path.iterdir()) == [1, 4]
     cases = (
         ({"rerank_top": 0}, ["all"] * 4, 0, exact),
@@ -181,7 +182,7 @@ def test_exact_and_inexact_parts_stay_apart(exact, reranked, pretrained, scenes,
     )
     for changes, first, second, expected in cases:
         calls[:] = ["earlier"] * 10
-        found = retrieval.evaluate(pretrained, scenes, output, **RERANK | changes)
+        found = rank(pretrained, scenes, output, **RERANK | changes)
         assert calls[10:] == first + ["chosen"] * second, changes
         if expected:
             assert found == expected[0]
@@ -267,10 +268,10 @@ def test_bad_reranking_is_refused_before_any_work(pretrained, scenes, tmp_path, 
     ]
     for options, message in cases:
         with pytest.raises(ConfigError, match=message) as error:
-            program.evaluate(pretrained, "validation", tmp_path / "a.npz", **options)
+            evaluate(pretrained, "validation", tmp_path / "a.npz", **options)
         assert "\n" not in str(error.value)
     for task, suffix in (("vqa", "json"), ("nlvr2", "csv")):
         other = dataclasses.replace(pretrained, description={**pretrained.description, "task": task})
         with pytest.raises(ConfigError, match=rf"--rerank_top=5 ranks .* a model of the task {task}; leave the flag"):
-            program.evaluate(other, "validation", tmp_path / f"a.{suffix}", rerank_top=5)
+            evaluate(other, "validation", tmp_path / f"a.{suffix}", rerank_top=5)
     assert not list(tmp_path.iterdir())

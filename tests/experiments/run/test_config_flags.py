@@ -206,7 +206,7 @@ def test_an_upright_and_a_flat_picture_have_a_canvas_in_common(name):
         ({"evaluation.every": "10", "data.eval": "[]"}, "data.eval names no data set"),
         ({"init.backbone": ""}, "nothing is loaded into it; set init.backbone"),
         ({"checkpoint.every": "0"}, "checkpoint.every=0 must be at least 1"),
-        ({"evaluation.every": "0", "report": "true"}, "report=true draws held-out figures"),
+        ({"evaluation.every": "0", "report": "true"}, "report=true draws evaluation metrics"),
     ],
 )
 def test_what_does_not_fit_is_refused(config, overrides, message):

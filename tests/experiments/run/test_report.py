@@ -9,8 +9,8 @@ from PIL import Image
 
 from experiments.run import report as module
 from experiments.run.build import assemble
-from experiments.run.inputs import unmeasurable
 from experiments.run.metric_writer import MetricWriter
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.checkpoint import Checkpoints
 from tests.experiments.tiny_config import get_config
 
@@ -75,8 +75,8 @@ def test_text_alone_is_guessed_from_the_neighbours(finished):
 
 def test_without_mismatched_pairs_matching_has_no_value(finished, tmp_path, monkeypatch, capsys):
     run, state, _ = finished
-    monkeypatch.setattr("experiments.run.inputs.can_mismatch", lambda sources: False)
-    assert unmeasurable(run.config, [run.train.make_batch.sources[0]]) == ("itm_accuracy",)
+    monkeypatch.setattr("experiments.tasks.pretraining.can_mismatch", lambda sources: False)
+    assert recipe_of(run.config).unmeasurable([run.train.make_batch.sources[0]]) == ("itm_accuracy",)
     assert "have the same texts, so that there is no mismatched pair" in capsys.readouterr().out
     stream = dataclasses.replace(run.evaluation["eval"], unmeasurable=("itm_accuracy",))
     writer = MetricWriter(tmp_path / "metrics.jsonl")

@@ -20,7 +20,7 @@ from data_pipelines.text.tokenizer import Tokenizer, train_vocabulary
 from experiments.evaluation.predict import Prediction, predict
 from experiments.run.build import find_vocabulary
 from experiments.run.config import RunConfig
-from experiments.run.inputs import Vocabularies, check_labels, find_answers
+from experiments.tasks.vqa import RECIPE
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.vqa import VqaConfig
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh, replicated
@@ -76,7 +76,7 @@ def test_answers_of_the_training_data(records, reads, answers_are):
     alone = [[answer] for answers in given for answer in answers]
     expected = build_vocabulary(given, 5) if answers_are == "votes" else build_vocabulary(alone, 5, normalize=False)
     reads.clear()
-    found = find_answers(config_of(answers_are=answers_are, answer_minimum=5), [records, records])
+    found = RECIPE.find_answers(config_of(answers_are=answers_are, answer_minimum=5), [records, records])
     assert found.answers == expected.answers and len(found) > 1
     assert not reads
 
@@ -90,9 +90,9 @@ def test_vocabulary_of_the_training_data(records, reads):
 
 
 def test_labels_are_checked_on_the_first_record(records, reads):
-    check_labels(config_of(answers_are="right"), records, known=True, scored=True)
+    RECIPE.check_records(config_of(answers_are="right"), records, known=True, scored=True)
     with pytest.raises(DataError, match="too few answers for the accuracy of VQA"):
-        check_labels(config_of(), records, known=True, scored=True)
+        RECIPE.check_records(config_of(), records, known=True, scored=True)
     assert not reads
 
 
@@ -100,11 +100,11 @@ def test_damaged_texts_are_told_by_all_who_need_them(prepared, records, tmp_path
     """Also through the trainer of vocabularies, which is no Python."""
     cut = tmp_path / "texts-train.jsonl.gz"
     cut.write_bytes(next(prepared.rglob(cut.name)).read_bytes()[:-20])
-    records = Records(records._shards, records.index, str(cut))
+    intact, records = records, Records(records._shards, records.index, str(cut))
     for need in (
-        lambda: find_answers(config_of(), [records]),
+        lambda: RECIPE.find_answers(config_of(), [records]),
         lambda: find_vocabulary(config_of(), [(SourceConfig("vqa"), records)]),
-        lambda: predict(small_model(), config_of(), words_of(records), records),
+        lambda: predictions(config_of(), tokenizer_of(intact), records),
     ):
         with pytest.raises(DataError, match=r"texts-train.jsonl.gz is missing or damaged; delete"):
             need()
@@ -123,9 +123,21 @@ class LastWordTask:
         return (jnp.take_along_axis(batch["text"], length - 3, -1)[..., 0] + module.shift[...]) % len(ANSWERS)
 
 
-def words_of(records: Records) -> Vocabularies:
-    texts = [text for record in records for text in record.texts]
-    return Vocabularies(Tokenizer(train_vocabulary(texts, 1000)), AnswerVocabulary(ANSWERS))
+def tokenizer_of(records: Records) -> Tokenizer:
+    return Tokenizer(train_vocabulary([text for record in records for text in record.texts], 1000))
+
+
+def predictions(config: RunConfig, tokenizer: Tokenizer, records: Records, **options) -> list[Prediction]:
+    answers, drawn = AnswerVocabulary(ANSWERS), {"seed": 0, "rows": None, "evaluation": True}
+    return predict(
+        small_model(),
+        config,
+        lambda data: RECIPE.make_batches(config, tokenizer, answers, [records], data, **drawn),
+        records,
+        lambda number: ANSWERS[int(number)],
+        visits=RECIPE.evaluation_visits(config, records),
+        **options,
+    )
 
 
 def small_model() -> LoadedModel:
@@ -137,14 +149,14 @@ def small_model() -> LoadedModel:
 @pytest.mark.parametrize("shuffle_images", [False, True])
 def test_predictions_read_each_visited_record_once(records, reads, shuffle_images):
     """Every question in order, with its own label and answer; a batch reads a record once, whatever it shows of it."""
-    words = words_of(records)
+    tokenizer = tokenizer_of(records)
     expected = []
     for record in records:
         for text, label in zip(record.texts, record.labels, strict=True):
-            number = (words.tokenizer.encode(text, 40)[-3] + 1) % len(ANSWERS)
+            number = (tokenizer.encode(text, 40)[-3] + 1) % len(ANSWERS)
             expected.append(Prediction(json.loads(label), text, ANSWERS[number]))
     reads.clear()
     config = config_of(texts_per_image=5, batch_images=3)
-    found = predict(small_model(), config, words, records, shuffle_images=shuffle_images)
+    found = predictions(config, tokenizer, records, shuffle_images=shuffle_images)
     assert found == expected and len({p.answer for p in found}) > 1
     assert np.bincount(reads).tolist() == [1] * PICTURES

@@ -1,0 +1,93 @@
+"""NLVR2 and NLVR: whether a sentence is true of two images, or of one drawing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.batches.nlvr2 import Nlvr2Batches
+from data_pipelines.config import DataConfig
+from data_pipelines.storage.records import Records
+from data_pipelines.text.answers import AnswerVocabulary
+from data_pipelines.text.tokenizer import Tokenizer
+from experiments.evaluation.metrics import nlvr2
+from experiments.evaluation.options import EvaluationOptions
+from experiments.evaluation.predict import Prediction, predict
+from experiments.run.config import RunConfig
+from experiments.tasks.recipe import ExampleTexts, Recipe, without_augmentation
+from pixelbert_jax.loading import LoadedModel
+
+
+class Nlvr2Recipe(Recipe):
+    """The official script's accuracy and consistency."""
+
+    summary = "fine-tuned to judge sentences about images"
+    label_fields = ("identifier", "label")
+    each_text_once = True
+    may_mirror = False
+    output_suffix = ".csv"
+    metric_meanings = {"nlvr2_accuracy": "share of sentences that are judged rightly (chance 0.5)"}
+
+    def make_batches(
+        self,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        answers: AnswerVocabulary | None,
+        sources: Sequence[Records],
+        data: DataConfig,
+        *,
+        seed: int,
+        rows: tuple[int, int] | None,
+        evaluation: bool,
+    ) -> Nlvr2Batches:
+        data, images = without_augmentation(data, evaluation=evaluation), config.task.pictures
+        return Nlvr2Batches(
+            tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation, pictures_a_row=images
+        )
+
+    def evaluate(
+        self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
+    ) -> dict[str, Any]:
+        """Write the official script's CSV; scores where the sentences have labels."""
+        predicted = predict(
+            loaded,
+            config,
+            lambda data: self.make_batches(
+                config, loaded.tokenizer, None, [records], data, seed=0, rows=None, evaluation=True
+            ),
+            records,
+            bool,
+            visits=self.evaluation_visits(config, records),
+            shuffle_images=options.shuffle_images,
+        )
+        return write_submission(predicted, options.split, output)
+
+    def example(self, loaded: LoadedModel, texts: ExampleTexts) -> list[str]:
+        images = f'"{texts.image}"' if loaded.task.config.pictures == 1 else '"left.jpg", "right.jpg"'
+        return [f'predictor.judge({images}, "{texts.sentence}")  # probability that it is true']
+
+
+def write_submission(predicted: Sequence[Prediction], split: str, output: Path) -> dict[str, Any]:
+    """Write the official file and return the scores; without labels only the number of examples."""
+    permuted = any("permutation" in p.label for p in predicted)
+    judged = {identifier(p): p.answer for p in predicted}
+    labels = {str(p.label["identifier"]): p.label["label"] for p in predicted if "label" in p.label}
+    if permuted:
+        nlvr2.write_nlvr_predictions(output, judged, split)
+    else:
+        nlvr2.write_predictions(output, judged)
+    if not labels:
+        return {"examples": len(predicted)}
+    if permuted:
+        return nlvr2.nlvr_scores(judged, labels)
+    # Users' own pairs have identifiers of any form, so the data set says which belong together.
+    group_of = {identifier(p): p.label["group"] for p in predicted}
+    return nlvr2.pair_scores(judged, labels, group_of.__getitem__)
+
+
+def identifier(prediction: Prediction) -> str:
+    """Of an example, as the metrics take it."""
+    label = prediction.label
+    return f"{label['identifier']}-{label['permutation']}" if "permutation" in label else str(label["identifier"])
+
+
+RECIPE = Nlvr2Recipe()
