@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from data_pipelines.images import resize as pictures
+from data_pipelines.images import resize
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel, load
@@ -108,16 +108,16 @@ class Predictor:
         """
         originals = [pixels_of(image) for image in listed_images(images)]
         by_canvas: dict[int, list[int]] = {}
-        sizes = [pictures.resized_size(*pixels.shape[:2], self.data.resize) for pixels in originals]
+        sizes = [resize.resized_size(*pixels.shape[:2], self.data.resize) for pixels in originals]
         for place, size in enumerate(sizes):
-            by_canvas.setdefault(pictures.choose_canvas(*size, self.data.all_canvases), []).append(place)
+            by_canvas.setdefault(resize.choose_canvas(*size, self.data.all_canvases), []).append(place)
         chunks = []
         for canvas, places in by_canvas.items():
             for chunk in _chunks(places, self.batch_images):
                 batch = np.zeros((self.batch_images, *self.data.all_canvases[canvas], 3), np.uint8)
                 size_Bx2 = np.ones((self.batch_images, 2), np.int32)
                 for row, place in enumerate(chunk):
-                    resized = pictures.resize(originals[place], sizes[place])
+                    resized = resize.resize(originals[place], sizes[place])
                     batch[row, : resized.shape[0], : resized.shape[1]] = resized
                     size_Bx2[row] = resized.shape[:2]
                 pixels_BxPxD, mask_BxP = self._encode(self._state, batch, size_Bx2)
@@ -272,8 +272,8 @@ class Predictor:
         of_heads = attention_HxSxS.mean(0) if head is None else attention_HxSxS[head]
         row_P = of_heads[places, ids_1xT.shape[1] :].mean(0)
         original = encoded.originals[0]
-        size = pictures.resized_size(*original.shape[:2], self.data.resize)
-        canvas = self.data.all_canvases[pictures.choose_canvas(*size, self.data.all_canvases)]
+        size = resize.resized_size(*original.shape[:2], self.data.resize)
+        canvas = self.data.all_canvases[resize.choose_canvas(*size, self.data.all_canvases)]
         rows, columns = self.loaded.task.model.grid(*size)
         grid = row_P.reshape(self.loaded.task.model.grid(*canvas))[:rows, :columns]
         return AttentionMap(word, grid, _drawn_out(grid, self.loaded.task.model.stride, size, original), original)

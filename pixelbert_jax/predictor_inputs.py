@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from data_pipelines.images import resize as pictures
+from data_pipelines.images import resize
 from data_pipelines.images.files import BadImageError, open_image
 from data_pipelines.images.orientation import orientation_of
 from pixelbert_jax.errors import ConfigError, in_short
@@ -29,9 +29,9 @@ def pixels_of(image: AnImage) -> np.ndarray:
         return _decoded(bytes(image), "image")
     if isinstance(image, Image.Image):
         try:
-            return pictures.from_pillow(image)
+            return resize.from_pillow(image)
         except BadImageError as error:
-            raise pictures.DataError(f"A PIL image cannot be used: {error}.") from None
+            raise resize.DataError(f"A PIL image cannot be used: {error}.") from None
     array = _array(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise ConfigError(
@@ -60,9 +60,9 @@ def _array(image: Any) -> np.ndarray:
 def _decoded(encoded: bytes, name: str) -> np.ndarray:
     try:
         _, image = open_image(encoded)
-    except pictures.DataError as error:
-        raise pictures.DataError(f"{name}: {error}") from None
-    return pictures.decode(encoded, name, orientation_of(image))
+    except resize.DataError as error:
+        raise resize.DataError(f"{name}: {error}") from None
+    return resize.decode(encoded, name, orientation_of(image))
 
 
 def listed_images(images: Any) -> list:

@@ -82,7 +82,7 @@ def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) ->
       BadRecordError: the bytes are not a picture that OpenCV can read, or it would be too large.
     """
     try:
-        _, picture = open_image(encoded)
+        _, header = open_image(encoded)
     except BadImageError as error:
         too_large = "over" in error.reason
         what = error.reason if too_large else f"{len(encoded)} bytes that are not a readable picture"
@@ -90,7 +90,7 @@ def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) ->
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-        opacity_HxW = opacity(picture)
+        opacity_HxW = opacity(header)
     except (cv2.error, *DAMAGE):
         image = None
     if image is None or (opacity_HxW is not None and opacity_HxW.shape != image.shape[:2]):

@@ -150,7 +150,7 @@ def train(
         if step % config.train.log_every == 0 or step == total:
             writer.write(step, figures | rates)
 
-    def hold_out(step: int) -> None:
+    def evaluate_all(step: int) -> None:
         figures = {}
         for name, eval_stream in eval_streams.items():
             for key, value in evaluate(trainer, state, eval_stream, config, watchdog).items():
@@ -172,7 +172,7 @@ def train(
             if fresh and config.evaluation.every and (step % config.evaluation.every == 0 or step == total):
                 flush()
                 with clock.paused():
-                    hold_out(step)
+                    evaluate_all(step)
             due = fresh and (step % config.checkpoint.every == 0 or step == total)
             if due or (stops and (fresh or checkpoints.latest is None)):
                 flush()

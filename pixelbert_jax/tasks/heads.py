@@ -80,31 +80,31 @@ def word_fields(model: ModelConfig) -> dict[str, Field]:
 
 
 def read_pairs(model: PixelBert, batch: Batch, key: jax.Array | None) -> jax.Array:
-    """[CLS] NxIxD of every text (N = B*K) with each of its row's I pictures; all pixels are read.
+    """[CLS] NxIxD of every text (N = B*K) with each of its row's I images_per_row; all pixels are read.
 
     `key` is None in evaluation; see Task.loss.
     """
     images, sizes = batch["images"], batch["image_size"]
     if images.ndim == 4:
         images, sizes = images[:, None], sizes[:, None]
-    rows, pictures = images.shape[:2]
+    rows, images_per_row = images.shape[:2]
     texts, length = batch["text"].shape[1:]
     pixels, mask = model.encode_image(
-        images.reshape(rows * pictures, *images.shape[2:]),
-        sizes.reshape(rows * pictures, 2),
+        images.reshape(rows * images_per_row, *images.shape[2:]),
+        sizes.reshape(rows * images_per_row, 2),
         train=key is not None,
     )
     dropout_key = None if key is None else jax.random.fold_in(key, batch["row"][0])  # differs by micro-batch
 
     def spread(x: jax.Array) -> jax.Array:
-        """BIx... to BKIx..., each text with its row's pictures."""
-        x = jnp.repeat(x.reshape(rows, 1, pictures, *x.shape[1:]), texts, axis=1)
-        return x.reshape(rows * texts * pictures, *x.shape[3:])
+        """BIx... to BKIx..., each text with its row's images."""
+        x = jnp.repeat(x.reshape(rows, 1, images_per_row, *x.shape[1:]), texts, axis=1)
+        return x.reshape(rows * texts * images_per_row, *x.shape[3:])
 
     def repeated(x_BxKxT: jax.Array) -> jax.Array:
-        return jnp.repeat(x_BxKxT.reshape(rows * texts, length), pictures, axis=0)
+        return jnp.repeat(x_BxKxT.reshape(rows * texts, length), images_per_row, axis=0)
 
     hidden = model.fuse_at(
         repeated(batch["text"]), repeated(batch["text_mask"]), spread(pixels), spread(mask), dropout_key
     )
-    return hidden[:, 0].reshape(rows * texts, pictures, -1)
+    return hidden[:, 0].reshape(rows * texts, images_per_row, -1)

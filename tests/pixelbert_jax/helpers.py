@@ -121,10 +121,10 @@ def make_batch(
     }
 
 
-def make_pairs(rows: int = 8, texts: int = 2, pictures: int = 0, **options: Any) -> dict[str, np.ndarray]:
-    """What the batches of the downstream tasks share, random; `pictures` a row, 0: one, without an axis of its own."""
-    batch = make_batch(rows * max(1, pictures), texts, **options)
-    shape = (rows, pictures) if pictures else (rows,)
+def make_pairs(rows: int = 8, texts: int = 2, per_row: int = 0, **options: Any) -> dict[str, np.ndarray]:
+    """What the batches of the downstream tasks share, random; `per_row` a row, 0: one, without an axis of its own."""
+    batch = make_batch(rows * max(1, per_row), texts, **options)
+    shape = (rows, per_row) if per_row else (rows,)
     images = {name: batch[name].reshape(*shape, *batch[name].shape[1:]) for name in ("images", "image_size")}
     return images | {name: batch[name][:rows] for name in ("text", "text_mask", "pair_mask")}
 

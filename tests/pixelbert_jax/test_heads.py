@@ -26,11 +26,11 @@ def one_pair(model, image, size, text, mask):
     return model.fuse(text[None], mask[None], pixels, pixel_mask)[0, 0]
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2])
-def test_pairs_equal_each_text_with_each_picture(model, pictures):
+@pytest.mark.parametrize("per_row", [0, 1, 2])
+def test_pairs_equal_each_text_with_each_picture(model, per_row):
     """Upright, flat and small pictures on one canvas, texts of several lengths."""
-    rows, texts, each = 3, 2, max(1, pictures)
-    arrays = make_pairs(rows, texts, pictures)
+    rows, texts, each = 3, 2, max(1, per_row)
+    arrays = make_pairs(rows, texts, per_row)
     sizes = arrays["image_size"].reshape(-1, 2)
     sizes[0], sizes[1], sizes[-1] = (48, 20), (17, 64), (48, 64)
     found = np.asarray(nnx.jit(lambda model, batch: read_pairs(model, batch, None))(model, arrays))

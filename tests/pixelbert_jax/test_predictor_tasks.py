@@ -83,11 +83,11 @@ def test_an_image_goes_through_the_backbone_once(vqa, monkeypatch):
     assert len(calls) == 1 and predictor._answer._cache_size() == 1
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_judgements(pretrained, pictures):
-    loaded = judging(pretrained, pictures)
+@pytest.mark.parametrize("per_row", [1, 2])
+def test_judgements(pretrained, per_row):
+    loaded = judging(pretrained, per_row)
     predictor = Predictor(loaded, batch_images=2, batch_pairs=2)
-    sides = [PICTURES, PICTURES[::-1]][:pictures]
+    sides = [PICTURES, PICTURES[::-1]][:per_row]
 
     def by_hand(images, sentence):
         cls = np.concatenate([hidden(loaded, image, sentence)[:, 0] for image in images], axis=-1)
@@ -103,7 +103,7 @@ def test_judgements(pretrained, pictures):
     same = [by_hand([side[0] for side in sides], question) for question in QUESTIONS]
     np.testing.assert_allclose(predictor.judge(*(side[0] for side in sides), QUESTIONS), same, atol=1e-5)
     assert predictor.judge(*([] for _ in sides), []).shape == (0,)
-    form = r"judge\(left, right, sentence\)" if pictures == 2 else r"judge\(image, sentence\)"
+    form = r"judge\(left, right, sentence\)" if per_row == 2 else r"judge\(image, sentence\)"
     with pytest.raises(ConfigError, match=rf"4 arguments were given, but .* takes {form}"):
         predictor.judge(*PICTURES, QUESTIONS[0])
 

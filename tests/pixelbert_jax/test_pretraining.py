@@ -11,7 +11,7 @@ from flax import nnx
 
 from pixelbert_jax.pixelbert import PixelBert
 from pixelbert_jax.tasks.pretraining import PretrainingConfig, PretrainingTask
-from pixelbert_jax.tasks.task import figures
+from pixelbert_jax.tasks.task import mean_metrics
 from tests.pixelbert_jax.helpers import (
     VOCABULARY,
     abstract_loss,
@@ -51,7 +51,7 @@ def batch():
 
 
 def run(config=None, arrays=None, key=KEY, given=None, totals_of=None, **fields):
-    """Loss and figures (name -> (sum, count)) from given logits."""
+    """Loss and metrics (name -> (sum, count)) from given logits."""
     task = GivenLogits(small_model(), config or PretrainingConfig(), **fields)
     arrays = {name: jnp.array(array) for name, array in (arrays or batch()).items()}
     loss, sums = task.loss(given or logits(), arrays, task.totals(totals_of or arrays), key)
@@ -138,7 +138,7 @@ def test_nothing_masked_gives_no_nan():
     arrays["mlm_mask"][:] = False
     loss, sums = run(arrays=arrays)
     assert loss == pytest.approx(sums["itm_loss"][0] / sums["itm_loss"][1])
-    means = figures({name: (jnp.array(a), jnp.array(b)) for name, (a, b) in sums.items()})
+    means = mean_metrics({name: (jnp.array(a), jnp.array(b)) for name, (a, b) in sums.items()})
     assert means["mlm_loss"] == means["mlm_accuracy"] == 0
 
 

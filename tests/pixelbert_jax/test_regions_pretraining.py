@@ -11,7 +11,7 @@ from flax import nnx
 
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig, RegionsPretrainingTask
-from pixelbert_jax.tasks.task import figures
+from pixelbert_jax.tasks.task import mean_metrics
 from tests.pixelbert_jax.helpers import (
     VOCABULARY,
     assert_fields,
@@ -75,7 +75,7 @@ def value_and_gradient(config, given, arrays, totals_of, held_out):
 
 
 def run(config=None, arrays=None, given=None, totals_of=None, held_out=False):
-    """Loss, figures and the gradients of the outputs."""
+    """Loss, metrics and the gradients of the outputs."""
     arrays = arrays or batch()
     (loss, sums), gradients = value_and_gradient(
         config or RegionsPretrainingConfig(), given or outputs(), arrays, totals_of or arrays, held_out
@@ -191,7 +191,7 @@ def test_nothing_masked_gives_no_nan():
             arrays[name][:] = value
         loss, sums, gradients = run(arrays=arrays)
         assert loss == pytest.approx(sums["itm_loss"][0] / sums["itm_loss"][1])
-        means = figures({name: (jnp.array(a), jnp.array(b)) for name, (a, b) in sums.items()})
+        means = mean_metrics({name: (jnp.array(a), jnp.array(b)) for name, (a, b) in sums.items()})
         assert means["mlm_loss"] == means["moc_loss"] == means["mrfr_loss"] == means["moc_accuracy"] == 0
         assert not gradients[0].any() and not gradients[2].any() and gradients[1].any()
 
@@ -214,7 +214,7 @@ WHOLE = 3
 
 @pytest.fixture(scope="module", params=[0, WHOLE], ids=["regions", "whole picture too"])
 def model(request):
-    """A task, its module, and its outputs and figures for a batch, compiled."""
+    """A task, its module, and its outputs and metrics for a batch, compiled."""
     task = RegionsPretrainingTask(small_imagebert({"global_size": request.param}), RegionsPretrainingConfig())
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(module)

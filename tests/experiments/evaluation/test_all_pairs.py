@@ -16,7 +16,7 @@ from tests.experiments.evaluating import rank
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
-def pairs_alone(loaded, records, pictures: list[int]) -> np.ndarray:
+def pairs_alone(loaded, records, indices: list[int]) -> np.ndarray:
     """Matching logits of some pictures with every text, the whole model for each pair."""
 
     @nnx.jit
@@ -26,9 +26,9 @@ def pairs_alone(loaded, records, pictures: list[int]) -> np.ndarray:
 
     length = loaded.data.max_text_length
     texts = [text for record in records for text in record.texts]
-    scores = np.zeros((len(pictures), len(texts)), np.float32)
-    for i, picture in enumerate(pictures):
-        pixels = resize.decode(records[picture].image)[None]
+    scores = np.zeros((len(indices), len(texts)), np.float32)
+    for i, index in enumerate(indices):
+        pixels = resize.decode(records[index].image)[None]
         for k, text in enumerate(texts):
             ids = loaded.tokenizer.encode(text, length)
             padded = np.pad(ids, (0, length - len(ids)), constant_values=loaded.tokenizer.pad)[None]
