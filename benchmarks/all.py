@@ -96,7 +96,7 @@ def cpu_set() -> list[Benchmark]:
                 f"--config={CONFIGS}/pretrain_r50.py",
                 data,
                 f"--config.data.vocabulary={VOCABULARY}",
-                "--pictures=64",
+                "--images=64",
                 "--turns=5",
             ),
             (

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pretraining_step --config=experiments/configs/pretrain_r50.py --images=1 --steps=3
 
-Pictures are random bytes on the largest canvas of the config, so nothing has to be downloaded. Prints one JSON object
+Images are random bytes on the largest canvas of the config, so nothing has to be downloaded. Prints one JSON object
 and writes it to --output=FILE. Operations are those of the step without what the backward pass recomputes.
 """
 
@@ -18,7 +18,7 @@ from absl import app, flags
 from benchmarks.harness.measuring import (
     IMAGES,
     countable,
-    largest_picture,
+    largest_image,
     machine,
     operations,
     report,
@@ -36,9 +36,9 @@ _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps.")
 
 
 def random_batch(config, images: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """A batch of the config's shapes; each picture fills what the resize rule lets it fill of the canvas."""
+    """A batch of the config's shapes; each image fills what the resize rule lets it fill of the canvas."""
     rng = np.random.default_rng(0)
-    canvas, size = largest_picture(config.data)
+    canvas, size = largest_image(config.data)
     texts, length, slots = (
         config.data.texts_per_image,
         config.data.max_text_length,

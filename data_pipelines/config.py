@@ -60,14 +60,14 @@ class DataConfig:
     canvases: tuple[Canvas, ...] = ()  # (height, width) each; empty: chosen for the resize rule
     batch_images: int = 1024  # rows of a global batch
     texts_per_image: int = 4  # K; a batch has batch_images * K pairs, matched and mismatched together
-    max_text_length: int = 40  # word pieces, [CLS] and [SEP] included
+    max_text_length: int = 40  # tokens, [CLS] and [SEP] included
     epoch: Literal["texts", "images"] = "texts"  # what an epoch passes over once
     mask_rate: float = 0.15
     whole_word_masking: bool = False
-    replaced_pictures: float = 0.0  # share of the mismatched pairs in which the picture, not the text, is another's
+    replaced_images: float = 0.0  # share of the mismatched pairs in which the image, not the text, is another's
     flip_rate: float = 0.0  # share of training visits that show the image mirrored; neither paper does that
-    regions: int = 0  # a detector's regions of each picture, the surest; 0: the model reads pixels
-    whole_picture: Literal["none", "mean", "stored"] = "none"  # one more: their mean, or the source's own feature
+    regions: int = 0  # a detector's regions of each image, the highest-scoring; 0: the model reads pixels
+    whole_image: Literal["none", "mean", "stored"] = "none"  # one more: their mean, or the source's own feature
     region_mask_rate: float = 0.15
     region_keep_rate: float = 0.1  # share of the masked regions whose feature stays
     max_bad_records: int = 100  # damaged ones that a process leaves out before training stops; 0: the first stops it
@@ -88,14 +88,14 @@ class DataConfig:
         for name in ("mask_rate", "region_mask_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise DataError(f"data.{name}={getattr(self, name)} must lie between 0 and 1.")
-        for name in ("replaced_pictures", "region_keep_rate", "flip_rate"):
+        for name in ("replaced_images", "region_keep_rate", "flip_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"data.{name}={getattr(self, name)} must lie in [0, 1].")
         if self.max_bad_records < 0:
             raise DataError(f"data.max_bad_records={self.max_bad_records} must be at least 0.")
-        if self.regions < 0 or (self.whole_picture != "none" and not self.regions):
+        if self.regions < 0 or (self.whole_image != "none" and not self.regions):
             raise DataError(
-                f"data.regions={self.regions} with data.whole_picture={self.whole_picture!r}: set the first above 0 "
+                f"data.regions={self.regions} with data.whole_image={self.whole_image!r}: set the first above 0 "
                 "for a model of regions, or the second to 'none'."
             )
         if self.flip_rate and self.regions:

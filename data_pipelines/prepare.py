@@ -71,7 +71,9 @@ _OPTIONS = {
     "regions": flags.DEFINE_string(
         "regions", "", "Path of a detector's regions (docs/data.md), kept beside single images; shapes: drawn."
     ),
-    "max_regions": flags.DEFINE_integer("max_regions", 100, "With --regions: the surest regions kept of each image."),
+    "max_regions": flags.DEFINE_integer(
+        "max_regions", 100, "With --regions: the highest-scoring regions kept of each image."
+    ),
     "num_regions": flags.DEFINE_integer("num_regions", 8, "shapes with --regions=drawn: regions of each image."),
 }
 

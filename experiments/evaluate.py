@@ -32,7 +32,7 @@ from pixelbert_jax.serialization import build
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the first of the run's data.eval.")
-_SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another picture: a control that must lose.")
+_SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another image: a control that must lose.")
 _WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of sets of answers.")
 _MEASURE = flags.DEFINE_enum(
     "measure", "retrieval", ["retrieval", "tasks"], "Of a pre-trained model: zero-shot retrieval, or its own tasks."
@@ -43,10 +43,10 @@ _IMAGES = flags.DEFINE_integer(
 _RERANK_TOP = flags.DEFINE_integer(
     "rerank_top",
     0,
-    "Retrieval, inexact but sooner: score exactly only so many of each picture's texts and of each text's pictures, "
+    "Retrieval, inexact but sooner: score exactly only so many of each image's texts and of each text's images, "
     "the best by a first pass with few pixels. 0: all pairs exactly.",
 )
-_RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each picture in the first pass of --rerank_top.")
+_RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each image in the first pass of --rerank_top.")
 
 
 def run_config(loaded: LoadedModel, data_dir: str) -> RunConfig:

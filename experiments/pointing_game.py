@@ -1,10 +1,10 @@
-"""Do words look at what they name? The pointing game (Zhang et al. 2016) on held-out drawn scenes.
+"""Do words look at what they name? The pointing game (Zhang et al. 2016) on evaluation drawn scenes.
 
     python -m experiments.pointing_game --workdir=RUN [--data_dir=data] [--split=validation] [--scenes=200]
 
 For a colour or shape word that names exactly one object of a scene, the cell of the attention map with the greatest
 weight counts as a hit if its centre lies in that object's box. Printed beside it: the same model with weights from
-chance, the same maps on the pictures of other scenes, and the share of the picture that the boxes cover.
+chance, the same maps on the images of other scenes, and the share of the image that the boxes cover.
 """
 
 import dataclasses
@@ -38,19 +38,19 @@ def named_objects(record: Record) -> Iterator[tuple[str, Object]]:
                 yield word, named[0]
 
 
-def play(predictor: Predictor, records: list[Record], *, other_pictures: bool = False) -> dict[int, float]:
+def play(predictor: Predictor, records: list[Record], *, other_images: bool = False) -> dict[int, float]:
     """Share of hits by layer.
 
     Args:
       predictor: of a model that was trained on drawn scenes.
       records: scenes with their captions.
-      other_pictures: show each caption the picture of the next scene, while the boxes stay: a control that must lose.
+      other_images: show each caption the image of the next scene, while the boxes stay: a control that must lose.
     """
     layers = range(predictor.loaded.task.model.encoder.layers)
     encoded: list[EncodedImages] = [predictor.encode(record.image) for record in records]
     hits: dict[int, list[bool]] = {layer: [] for layer in layers}
     for place, record in enumerate(records):
-        shown = encoded[(place + 1) % len(records)] if other_pictures else encoded[place]
+        shown = encoded[(place + 1) % len(records)] if other_images else encoded[place]
         for word, thing in named_objects(record):
             for layer in layers:
                 grid = predictor.attention_map(shown, record.texts[0], word, layer=layer).grid
@@ -67,7 +67,7 @@ def with_random_weights(loaded: LoadedModel) -> LoadedModel:
 
 
 def covered(records: list[Record]) -> float:
-    """Mean share of the picture in a named object's box: what a blind guess hits."""
+    """Mean share of the image in a named object's box: what a blind guess hits."""
     return float(np.mean([thing.side**2 for record in records for _, thing in named_objects(record)]))
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     predictor = Predictor(loaded)
     rows = {
         "trained": play(predictor, chosen),
-        "trained, other pictures": play(predictor, chosen, other_pictures=True),
+        "trained, other images": play(predictor, chosen, other_images=True),
         "random weights": play(Predictor(with_random_weights(loaded)), chosen),
     }
     words = sum(len(list(named_objects(record))) for record in chosen)

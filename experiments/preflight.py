@@ -38,7 +38,7 @@ from pixelbert_jax.errors import ConfigError
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Slice to compile for, such as v5e:8x8; local: the devices here.")
 _CANVASES = flags.DEFINE_string("canvases", "largest", "Canvases to compile: largest, all, or HxW,HxW.")
-_VISITS = flags.DEFINE_integer("visits_per_epoch", 0, "Pictures an epoch, where no data is prepared.", lower_bound=0)
+_VISITS = flags.DEFINE_integer("visits_per_epoch", 0, "Images an epoch, where no data is prepared.", lower_bound=0)
 _TRIES = flags.DEFINE_integer("tries", 6, "Compilations at most in search of what fits; 0: none.", lower_bound=0)
 
 
@@ -76,7 +76,7 @@ def preflight(
       devices: what to compile for.
       slice_: what the devices are; None: not in the table of chips.
       canvases: which to compile, see `choose_canvases`.
-      visits_per_epoch: pictures an epoch; 0: those of the prepared data.
+      visits_per_epoch: images an epoch; 0: those of the prepared data.
       tries: compilations at most in search of what fits.
 
     Returns:

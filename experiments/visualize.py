@@ -1,9 +1,9 @@
-"""Draw where words look in a picture, as in the paper's figure 3.
+"""Draw where words look in an image, as in the paper's figure 3.
 
     python -m experiments.visualize --workdir=RUN --image=FILE --text="a red square" --output=FILE.png \
         [--words=red,square] [--layer=0] [--head=3]
 
-One picture a word, side by side; without --words all words of the text. The weights of each word are scaled to its own
+One image a word, side by side; without --words all words of the text. The weights of each word are scaled to its own
 greatest; their sum over the image (the rest goes to tokens) is printed, and where the model has a head for it the
 probability that both belong together.
 """
@@ -28,7 +28,7 @@ _COLUMNS = 4
 
 
 def contact_sheet(maps: list[AttentionMap], title: str) -> bytes:
-    """The picture, then each word's map over it, as a PNG."""
+    """The image, then each word's map over it, as a PNG."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -68,7 +68,7 @@ def main() -> None:
     head = "mean of heads" if _HEAD.value is None else f"head {_HEAD.value}"
     write_atomically(output, contact_sheet(maps, f"“{text}”{matches}\nlayer {_LAYER.value}, {head}"))
     for attention in maps:
-        say(f"{attention.word}: {attention.grid.sum():.2f} of its attention lies on the picture")
+        say(f"{attention.word}: {attention.grid.sum():.2f} of its attention lies on the image")
     if probability is not None:
         say(f"the image and the text belong together with probability {probability:.3f}")
     say(f"{output} shows where {len(maps)} word(s) look")

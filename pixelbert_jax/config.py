@@ -220,7 +220,7 @@ class RegionsConfig:
 
     feature_size: int = 2048  # numbers of a region's feature
     classes: int = 1600  # that the detector tells apart
-    global_size: int = 0  # numbers of a feature of the whole picture, read as one more region; 0: none
+    global_size: int = 0  # numbers of a feature of the whole image, read as one more region; 0: none
 
     def __post_init__(self) -> None:
         if min(self.feature_size, self.classes) < 1 or self.global_size < 0:
@@ -247,7 +247,7 @@ ModelConfig = PixelBertConfig | ImageBertConfig
 
 
 def imagebert_base() -> ImageBertConfig:
-    """The paper's model: BERT-base over 100 regions and 44 word pieces."""
+    """The paper's model: BERT-base over 100 regions and 44 tokens."""
     return ImageBertConfig()
 
 

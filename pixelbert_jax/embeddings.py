@@ -1,4 +1,4 @@
-"""What the encoder reads: word pieces, pixels and regions as vectors of the same width."""
+"""What the encoder reads: tokens, pixels and regions as vectors of the same width."""
 
 import jax
 import jax.numpy as jnp
@@ -118,18 +118,18 @@ class RegionEmbedding(nnx.Module):
         self.whole = linear(config.regions.global_size) if config.regions.global_size else None
 
     def __call__(self, feature_NxRxF: jax.Array, box_NxRx4: jax.Array, whole_NxG: jax.Array | None = None) -> jax.Array:
-        """Regions to NxRxD, or to Nx(1+R)xD where the model reads a feature of the whole picture, which comes first.
+        """Regions to NxRxD, or to Nx(1+R)xD where the model reads a feature of the whole image, which comes first.
 
         Args:
           feature_NxRxF: of the detector.
-          box_NxRx4: left, top, right, bottom, as shares of the picture's width and height.
-          whole_NxG: feature of the whole picture; its box is the picture's.
+          box_NxRx4: left, top, right, bottom, as shares of the image's width and height.
+          whole_NxG: feature of the whole image; its box is the image's.
         """
         x_NxRxD = self._embed(self.feature(feature_NxRxF.astype(self.dtype)), box_NxRx4)
         if self.whole is None:
             return x_NxRxD
-        picture_Nx1x4 = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0]), (len(box_NxRx4), 1, 4))
-        whole_Nx1xD = self._embed(self.whole(whole_NxG.astype(self.dtype))[:, None], picture_Nx1x4)
+        image_Nx1x4 = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0]), (len(box_NxRx4), 1, 4))
+        whole_Nx1xD = self._embed(self.whole(whole_NxG.astype(self.dtype))[:, None], image_Nx1x4)
         return jnp.concatenate([whole_Nx1xD, x_NxRxD], axis=1)
 
     def _embed(self, feature_NxRxD: jax.Array, box_NxRx4: jax.Array) -> jax.Array:
@@ -139,7 +139,7 @@ class RegionEmbedding(nnx.Module):
 
 
 def box_vectors(box_NxRx4: jax.Array) -> jax.Array:
-    """Left, top, right, bottom, as shares of the picture, and the share of its area: NxRx5."""
+    """Left, top, right, bottom, as shares of the image, and the share of its area: NxRx5."""
     width, height = (box_NxRx4[..., i + 2] - box_NxRx4[..., i] for i in (0, 1))
     return jnp.concatenate([box_NxRx4, (width * height)[..., None]], axis=-1)
 

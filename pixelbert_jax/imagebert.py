@@ -39,12 +39,12 @@ class ImageBert(JointModel):
 
         Args:
           feature_NxRxF: of the detector.
-          box_NxRx4: left, top, right, bottom, as shares of the picture's width and height.
+          box_NxRx4: left, top, right, bottom, as shares of the image's width and height.
           mask_NxR: True for regions that are there.
-          whole_NxG: feature of the whole picture, for a model that reads one.
+          whole_NxG: feature of the whole image, for a model that reads one.
 
         Returns:
-          regions_NxPxD and mask_NxP; P = R, or 1 + R with the whole picture first.
+          regions_NxPxD and mask_NxP; P = R, or 1 + R with the whole image first.
         """
         x_NxPxD = self.region_embedding(feature_NxRxF, box_NxRx4, whole_NxG)
         whole_mask_Nx1 = jnp.ones((len(mask_NxR), x_NxPxD.shape[1] - mask_NxR.shape[1]), bool)

@@ -1,4 +1,4 @@
-"""What Pixel-BERT and ImageBERT share: word pieces and what was seen of a picture go through one encoder."""
+"""What Pixel-BERT and ImageBERT share: tokens and what was seen of an image go through one encoder."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class JointModel(nnx.Module):
     visual_dropout: float = 0.0
 
     def encode_visual(self, batch: Batch, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """What is seen of each row's picture, BxPxD, and a mask BxP, from a batch's visual fields."""
+        """What is seen of each row's image, BxPxD, and a mask BxP, from a batch's visual fields."""
         raise NotImplementedError
 
     def fuse(

@@ -40,13 +40,13 @@ WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE = "model.safetensors", "config.json",
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A trained model and what it needs to read pictures and words as it did in training.
+    """A trained model and what it needs to read images and words as it did in training.
 
     Attributes:
       model: the task's module, such as ModelForPretraining.
       tokenizer: of the run's vocabulary.
       task: what was trained, with the model's configuration.
-      data: how pictures are resized, the canvases, the length of texts.
+      data: how images are resized, the canvases, the length of texts.
       description: what the checkpoint says of itself: configuration, data, command, versions.
       path: where it was read from.
     """
@@ -149,7 +149,7 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
       card: the text of README.md.
 
     Raises:
-      ConfigError: the folder exists, or a word piece has a line break, which vocab.txt cannot hold.
+      ConfigError: the folder exists, or a token has a line break, which vocab.txt cannot hold.
     """
     import safetensors.numpy
 
@@ -159,7 +159,7 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
     words = "\n".join(loaded.tokenizer.vocabulary) + "\n"
     if split_vocabulary(words) != loaded.tokenizer.vocabulary:
         raise ConfigError(
-            f"{loaded.path}: a word piece has a line break, which {VOCABULARY_FILE} cannot hold; train with another "
+            f"{loaded.path}: a token has a line break, which {VOCABULARY_FILE} cannot hold; train with another "
             "data.vocabulary, or open the run itself."
         )
     temporary = folder.with_name(f".{folder.name}.unfinished")

@@ -34,16 +34,16 @@ class PixelBert(JointModel):
     def encode_image(
         self, images_BxHxWx3: jax.Array, image_size_Bx2: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """Pictures on a canvas to pixel embeddings.
+        """Images on a canvas to pixel embeddings.
 
         Args:
-          images_BxHxWx3: uint8 RGB, each picture in the top-left corner.
-          image_size_Bx2: valid (height, width) of each picture, in pixels.
+          images_BxHxWx3: uint8 RGB, each image in the top-left corner.
+          image_size_Bx2: valid (height, width) of each image, in pixels.
           train: see ResNet.
 
         Returns:
           pixels_BxPxD: all pixels of the grid, row by row.
-          mask_BxP: True for pixels of the picture.
+          mask_BxP: True for pixels of the image.
         """
         scale = 255.0 * jnp.array(self.config.image_std, jnp.float32)
         shift = jnp.array(self.config.image_mean, jnp.float32) / jnp.array(self.config.image_std, jnp.float32)
@@ -52,5 +52,5 @@ class PixelBert(JointModel):
         return self.pixel_embedding(features, size_Bx2)
 
     def encode_visual(self, batch: Batch, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """`encode_image` of a batch's pictures."""
+        """`encode_image` of a batch's images."""
         return self.encode_image(batch["images"], batch["image_size"], train=train)

@@ -19,10 +19,10 @@ from pixelbert_jax.predictor_inputs import AnImage, listed_images, listed_texts,
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages:
-    """Pictures after the backbone, to be asked as often as one likes; made by `Predictor.encode`.
+    """Images after the backbone, to be asked as often as one likes; made by `Predictor.encode`.
 
     Attributes:
-      chunks: (places of the pictures in the list, pixels_BxPxD, mask_BxP) of each batch that was run.
+      chunks: (places of the images in the list, pixels_BxPxD, mask_BxP) of each batch that was run.
       originals: the images, uint8 HxWx3; none where they were not kept.
     """
 
@@ -40,8 +40,8 @@ class AttentionMap:
     Attributes:
       word: the word.
       grid: float32, rows x columns of the pixels; the share of its attention that each gets.
-      weights: the same, drawn out smoothly over the picture, height x width.
-      image: the picture, uint8 HxWx3.
+      weights: the same, drawn out smoothly over the image, height x width.
+      image: the image, uint8 HxWx3.
     """
 
     word: str
@@ -64,9 +64,9 @@ class Predictor:
     """A trained model ready to be asked: `match`, `rank` and `fill_mask` of a pre-trained model, `match` and `rank` of
     one of retrieval, `answer` of one of visual question answering, `judge` of one of NLVR2; `attention_map` of each.
 
-    Pictures are paths, encoded bytes, PIL images or uint8 arrays (HxWx3 or HxW; NumPy's, JAX's, torch's), one or a list
+    Images are paths, encoded bytes, PIL images or uint8 arrays (HxWx3 or HxW; NumPy's, JAX's, torch's), one or a list
     of any sizes, or a batch (NxHxWx3). Texts are strings, one or many: a list, a generator, an array or a column of a
-    table. All pixels of a picture are read; white lies behind transparent ones. Programs are compiled once for each
+    table. All pixels of an image are read; white lies behind transparent ones. Programs are compiled once for each
     canvas and kept.
     """
 
@@ -75,16 +75,16 @@ class Predictor:
 
         Args:
           loaded: a Pixel-BERT of any task.
-          batch_images: pictures that go through the backbone at once; 0: 1 on a CPU, which gains nothing from more,
+          batch_images: images that go through the backbone at once; 0: 1 on a CPU, which gains nothing from more,
             else 16.
           batch_pairs: pairs that go through the encoder at once; 0: 8 on a CPU, else 64.
 
         Raises:
-          ConfigError: the model reads regions, which pictures alone do not have.
+          ConfigError: the model reads regions, which images alone do not have.
         """
         if not isinstance(loaded.task.model, PixelBertConfig):
             raise ConfigError(
-                f"{loaded.path} is an ImageBERT, which reads a detector's regions, not pictures; prepare the pictures "
+                f"{loaded.path} is an ImageBERT, which reads a detector's regions, not images; prepare the images "
                 "with --regions and use `python -m experiments.evaluate`."
             )
         self.loaded, self.tokenizer, self.data = loaded, loaded.tokenizer, loaded.data
@@ -100,11 +100,11 @@ class Predictor:
         return cls(load(path, **options))
 
     def encode(self, images: AnImage | Sequence[AnImage]) -> EncodedImages:
-        """Run the backbone once for each picture; the other methods take the result in place of pictures.
+        """Run the backbone once for each image; the other methods take the result in place of images.
 
         Raises:
-          DataError: a file that is no readable picture, or is too large.
-          ConfigError: an array that is no picture.
+          DataError: a file that is no readable image, or is too large.
+          ConfigError: an array that is no image.
         """
         originals = [pixels_of(image) for image in listed_images(images)]
         by_canvas: dict[int, list[int]] = {}
@@ -131,10 +131,10 @@ class Predictor:
         return make_index(self, images, progress=progress)
 
     def match(self, images: AnImage | Sequence[AnImage] | EncodedImages, texts: str | Iterable[str]) -> np.ndarray:
-        """Probability that each picture and each text belong together: float32, pictures x texts.
+        """Probability that each image and each text belong together: float32, images x texts.
 
         Raises:
-          ConfigError: what is no picture or no text, or a text that is too long.
+          ConfigError: what is no image or no text, or a text that is too long.
         """
         self.requires("match")
         texts, encoded = listed_texts(texts), self._encoded(images)
@@ -186,7 +186,7 @@ class Predictor:
             image or no text; lists of different lengths.
         """
         self.requires("judge")
-        needed = self.loaded.task.config.pictures
+        needed = self.loaded.task.config.images
         if len(images_and_sentence) != needed + 1:
             form = "judge(left, right, sentence)" if needed == 2 else "judge(image, sentence)"
             raise ConfigError(
@@ -208,7 +208,7 @@ class Predictor:
         return float(probability_N[0]) if len(probability_N) == 1 and isinstance(sentences, str) else probability_N
 
     def rank(self, images: Sequence[AnImage] | EncodedImages, text: str) -> list[tuple[int, float]]:
-        """Places of the pictures in the list and their probabilities, best match first.
+        """Places of the images in the list and their probabilities, best match first.
 
         Raises:
           ConfigError: as `match`, or there is not exactly one text.
@@ -218,10 +218,10 @@ class Predictor:
         return [(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")]
 
     def fill_mask(self, image: AnImage | EncodedImages, text: str, *, top: int = 5) -> list[list[tuple[str, float]]]:
-        """For each [MASK] of the text the `top` likeliest word pieces with their probabilities.
+        """For each [MASK] of the text the `top` likeliest tokens with their probabilities.
 
         Raises:
-          ConfigError: the text has no [MASK], or there is not exactly one picture and one text.
+          ConfigError: the text has no [MASK], or there is not exactly one image and one text.
         """
         self.requires("fill_mask")
         text = only_text(text)
@@ -241,17 +241,17 @@ class Predictor:
     def attention_map(
         self, image: AnImage | EncodedImages, text: str, word: str, *, layer: int = 0, head: int | None = None
     ) -> AttentionMap:
-        """Where a word of the text looks in the picture (paper, figure 3).
+        """Where a word of the text looks in the image (paper, figure 3).
 
         Args:
-          image: one picture.
+          image: one image.
           text: the sentence that is read with it.
-          word: a word of the text; of several word pieces, or where it stands several times, the mean is taken.
+          word: a word of the text; of several tokens, or where it stands several times, the mean is taken.
           layer: of the encoder, counted from 0.
           head: one of the layer's heads; None: their mean.
 
         Raises:
-          ConfigError: no such word, layer or head, or not exactly one picture.
+          ConfigError: no such word, layer or head, or not exactly one image.
         """
         text, word = only_text(text), only_text(word)
         encoder = self.loaded.task.model.encoder
@@ -320,10 +320,10 @@ class Predictor:
         return images if isinstance(images, EncodedImages) else self.encode(images)
 
     def _only(self, image: AnImage | EncodedImages) -> tuple[jax.Array, jax.Array]:
-        """Pixels 1xPxD and mask 1xP of exactly one picture."""
+        """Pixels 1xPxD and mask 1xP of exactly one image."""
         encoded = self._encoded(image)
         if len(encoded) != 1:
-            raise ConfigError(f"One picture is needed here, {len(encoded)} were given; call this once for each.")
+            raise ConfigError(f"One image is needed here, {len(encoded)} were given; call this once for each.")
         _, pixels_BxPxD, mask_BxP = encoded.chunks[0]
         return pixels_BxPxD[:1], mask_BxP[:1]
 
@@ -334,7 +334,7 @@ class Predictor:
         length = max(map(len, encoded), default=0)
         if length > longest:
             text = max(zip(encoded, texts, strict=True), key=lambda pair: len(pair[0]))[1]
-            raise ConfigError(f"A text has more than the model's {longest} word pieces: {text[:60]!r}...; shorten it.")
+            raise ConfigError(f"A text has more than the model's {longest} tokens: {text[:60]!r}...; shorten it.")
         slots = self.data.max_text_length if length <= self.data.max_text_length else longest
         ids_MxT = np.full((len(texts), slots), self.tokenizer.pad, np.int32)
         for row, ids in enumerate(encoded):
@@ -342,7 +342,7 @@ class Predictor:
         return ids_MxT, np.arange(slots)[None] < np.array([len(ids) for ids in encoded])[:, None]
 
     def _places(self, ids_T: np.ndarray, word: str) -> list[int]:
-        """Places of all word pieces of a word, wherever it stands in the text."""
+        """Places of all tokens of a word, wherever it stands in the text."""
         pieces = self.tokenizer.pieces(word)
         starts = [i for i in range(len(ids_T)) if pieces and ids_T[i : i + len(pieces)].tolist() == pieces]
         return sorted({i + k for i in starts for k in range(len(pieces))})
@@ -354,7 +354,7 @@ class Predictor:
 
     @functools.cached_property
     def _match(self) -> Any:
-        return self._on_cls(lambda module, cls_Nx1xD: jax.nn.sigmoid(module.matching_logit(cls_Nx1xD)))
+        return self._on_cls(lambda module, cls_Nx1xD: jax.nn.sigmoid(module.itm_logit(cls_Nx1xD)))
 
     @functools.cached_property
     def _answer(self) -> Any:
@@ -383,7 +383,7 @@ class Predictor:
             module = self._merged(state)
             hidden = module.model.fuse(ids, mask, pixels, pixel_mask)
             everywhere = jax.numpy.arange(ids.shape[1])[None]
-            return jax.nn.softmax(module.word_logits(hidden, everywhere))
+            return jax.nn.softmax(module.token_logits(hidden, everywhere))
 
         return jax.jit(fill)
 
@@ -399,7 +399,7 @@ class Predictor:
 
 
 def _drawn_out(grid: np.ndarray, stride: int, size: tuple[int, int], original: np.ndarray) -> np.ndarray:
-    """A grid over a picture that was resized to `size`, at the original's size, linear between cells."""
+    """A grid over an image that was resized to `size`, at the original's size, linear between cells."""
     fine = cv2.resize(grid, (grid.shape[1] * stride, grid.shape[0] * stride), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(fine[: size[0], : size[1]], original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 

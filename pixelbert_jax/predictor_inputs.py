@@ -23,7 +23,7 @@ def pixels_of(image: AnImage) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         path = Path(image).expanduser()
         if not path.is_file():
-            raise ConfigError(f"{path}: no such picture; give the path of a file.")
+            raise ConfigError(f"{path}: no such image; give the path of a file.")
         return _decoded(path.read_bytes(), str(path))
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded(bytes(image), "image")
@@ -35,7 +35,7 @@ def pixels_of(image: AnImage) -> np.ndarray:
     array = _array(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise ConfigError(
-            f"An array of type {array.dtype} and shape {array.shape} is no picture; give uint8, HxWx3 (RGB) or HxW."
+            f"An array of type {array.dtype} and shape {array.shape} is no image; give uint8, HxWx3 (RGB) or HxW."
         )
     if not array.size:
         raise ConfigError(f"An array of shape {array.shape} has no pixels; give an image of at least one.")

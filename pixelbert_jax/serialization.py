@@ -6,9 +6,24 @@ import reprlib
 import sys
 import types
 import typing
+from collections.abc import Collection
 from typing import Any
 
 from pixelbert_jax.errors import ConfigError
+
+# Fields as earlier releases called them, which configurations and checkpoints of then still hold.
+OLD_NAMES = {
+    "hardest": "hardest_negatives",
+    "pictures": "images",
+    "replaced_pictures": "replaced_images",
+    "whole_picture": "whole_image",
+}
+
+
+def current_name(name: str, fields: Collection[str]) -> str:
+    """The field that a name means, of the fields of a class: its own, or what an earlier release called so."""
+    renamed = OLD_NAMES.get(name, name)
+    return renamed if name not in fields and renamed in fields else name
 
 
 def build(value: Any, hint: Any, name: str = "config") -> Any:
@@ -40,6 +55,8 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
             return tuple(build(item, arguments[i], f"{name}.{i}") for i, item in enumerate(value))
     elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
         hints = typing.get_type_hints(hint)
+        if len(named := {current_name(key, hints): item for key, item in value.items()}) == len(value):
+            value = named
         unknown = set(value) - set(hints)
         if unknown:
             fields = reprlib.repr(sorted(unknown, key=str))

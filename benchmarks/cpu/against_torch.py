@@ -3,8 +3,8 @@
     python -m benchmarks.cpu.against_torch --backbone=r50 --what=inference --output=FILE.json
     python -m benchmarks.cpu.against_torch --backbone=r50 --what=step
 
-Inference: one picture of 608x1024 and 32 word pieces, float32, all hidden states. Step: two pictures of 384x640 with
-one text each, 100 pixels, SGD and AdamW, no part of the backbone frozen, nothing recomputed. Pictures fill their
+Inference: one image of 608x1024 and 32 tokens, float32, all hidden states. Step: two images of 384x640 with
+one text each, 100 pixels, SGD and AdamW, no part of the backbone frozen, nothing recomputed. Images fill their
 canvases. Prints one JSON object: medians, spread and the ratio (time of ours / time of PyTorch), and in `torch_compile`
 whether the peer was compiled.
 """
@@ -71,7 +71,7 @@ def full_precision(model: PixelBertConfig) -> PixelBertConfig:
 
 
 def batch_of(size: tuple[int, int], images: int, texts: int, words: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """Random pictures of one size, texts without padding, 15% of whose words are masked."""
+    """Random images of one size, texts without padding, 15% of whose words are masked."""
     rng, slots = np.random.default_rng(0), max(1, round(0.15 * words))
     pairs = (images, texts)
     return {
@@ -88,7 +88,7 @@ def batch_of(size: tuple[int, int], images: int, texts: int, words: int, vocabul
 
 
 def our_inference(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-    """Matching logits of pictures with one text each."""
+    """Matching logits of images with one text each."""
     platform = jax.default_backend()
     make = lambda: ModelForPretraining(model, platform=platform, rngs=nnx.Rngs(params=0))  # noqa: E731
     graphdef = nnx.graphdef(nnx.eval_shape(make))
@@ -100,7 +100,7 @@ def our_inference(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Calla
     ) -> tuple[jax.Array, jax.Array]:
         module = nnx.merge(graphdef, state)
         hidden = module.model.fuse(text, mask, *module.model.encode_image(images, size))
-        return module.matching_logit(hidden), hidden
+        return module.itm_logit(hidden), hidden
 
     arrays = batch["images"], batch["image_size"], batch["text"][:, 0], batch["text_mask"][:, 0]
     return lambda: np.asarray(jax.block_until_ready(run(state, *arrays))[0])
@@ -146,7 +146,7 @@ def measure(model: PixelBertConfig, what: str, turns: int, *, compiled: bool = F
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "torch_compile": compiled,
-        "picture": list(batch["images"].shape[1:3]),
+        "image": list(batch["images"].shape[1:3]),
         "pairs": int(batch["pair_mask"].size),
         **compared(seconds, "ours", "torch"),
         "matrix_rate_tflops": round(matrix_rate("float32") / 1e12, 3),

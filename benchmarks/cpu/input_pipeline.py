@@ -1,20 +1,20 @@
-"""Pictures a processor second: our batches, decoding and resizing alone, and a PyTorch loader with Pillow, in turn.
+"""Images a processor second: our batches, decoding and resizing alone, and a PyTorch loader with Pillow, in turn.
 
     python -m data_pipelines.prepare coco_captions --source_dir=/path/to/coco --data_dir=data
     python -m benchmarks.cpu.input_pipeline --config=experiments/configs/pretrain_r50.py --config.data.data_dir=data \
         --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt
 
-Pictures are those of the config's first source. Ours is a batch of pre-training as a run makes it: records read, JPEG
+Images are those of the config's first source. Ours is a batch of pre-training as a run makes it: records read, JPEG
 decoded and resized onto its canvas, texts chosen, tokenised and masked; each batch is dropped before the next,
-which takes its memory. Against it stand, each picture dropped at once, so that all stays in the processor's cache:
+which takes its memory. Against it stand, each image dropped at once, so that all stays in the processor's cache:
 
-    alone   our two functions decode and resize the same pictures from memory
+    alone   our two functions decode and resize the same images from memory
     bare    the library alone does, without a look at the header
     placed  bare, but into new batches, which no pipeline can do without
     torch   a `torch.utils.data.DataLoader` in this process: Pillow, the same resize rule and canvas, Hugging Face's
             fast tokeniser, no masking
 
-Prints one JSON object; `ours_parts` are milliseconds of the processor a picture, measured apart.
+Prints one JSON object; `ours_parts` are milliseconds of the processor an image, measured apart.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ from experiments.run.common_flags import OUTPUT
 from experiments.run.config import RunConfig
 from experiments.run.config_flags import run_main
 
-_PICTURES = flags.DEFINE_integer("pictures", 64, "Pictures a turn.", lower_bound=1)
+_IMAGES = flags.DEFINE_integer("images_per_turn", 64, "Images of a turn.", lower_bound=1)
 ROWS = 8  # of a batch
 PARTS = (  # what is called, and the name of its part
     (ArrayRecordDataSource, "__getitem__", "read a record"),
@@ -68,7 +68,7 @@ PARTS = (  # what is called, and the name of its part
 
 
 def one_canvas(split: Records, data: DataConfig, count: int) -> tuple[int, np.ndarray]:
-    """The canvas that most pictures of a split lie on, and the first `count` of them."""
+    """The canvas that most images of a split lie on, and the first `count` of them."""
     sizes = zip(split.index.heights.tolist(), split.index.widths.tolist(), strict=True)
     canvas_N = np.array(
         [
@@ -81,7 +81,7 @@ def one_canvas(split: Records, data: DataConfig, count: int) -> tuple[int, np.nd
 
 
 class TorchPictures(torch.utils.data.Dataset):
-    """The pictures and their texts, decoded by Pillow."""
+    """The images and their texts, decoded by Pillow."""
 
     def __init__(self, encoded: list[bytes], texts: list[list[str]], data: DataConfig, canvas: int, vocabulary: dict):
         self.encoded, self.texts, self.data = encoded, texts, data
@@ -94,20 +94,20 @@ class TorchPictures(torch.utils.data.Dataset):
         return len(self.encoded)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        picture = Image.open(io.BytesIO(self.encoded[i])).convert("RGB")
-        height, width = resize.resized_size(picture.height, picture.width, self.data.resize)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        image = Image.open(io.BytesIO(self.encoded[i])).convert("RGB")
+        height, width = resize.resized_size(image.height, image.width, self.data.resize)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
         canvas = torch.zeros(self.height, self.width, 3, dtype=torch.uint8)
-        canvas[:height, :width] = torch.from_numpy(np.array(picture))
+        canvas[:height, :width] = torch.from_numpy(np.array(image))
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(self.texts[i])]
         return canvas, torch.tensor(ids)
 
 
-def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, pictures: int, turns: int) -> dict[str, Any]:
+def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, images: int, turns: int) -> dict[str, Any]:
     """Time the five ways in turn, each on one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    canvas, chosen = one_canvas(split, data, pictures - pictures % ROWS or ROWS)
+    canvas, chosen = one_canvas(split, data, images - images % ROWS or ROWS)
     chosen = np.resize(chosen, max(ROWS, len(chosen) - len(chosen) % ROWS))
     encoded = [split[int(i)].image for i in chosen]
     texts = [list(np.resize(split[int(i)].texts, data.texts_per_image)) for i in chosen]
@@ -135,13 +135,13 @@ def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, pictures: in
 
     def bare() -> None:
         for image, size in zip(encoded, sizes, strict=True):
-            bare_picture(image, size)
+            bare_image(image, size)
 
     def placed() -> None:
         for numbers in rows:
             canvases = np.zeros((ROWS, *data.all_canvases[canvas], 3), np.uint8)
             for place, i in enumerate(numbers):
-                bare_picture(encoded[i], sizes[i], canvases[place, : sizes[i][0], : sizes[i][1]])
+                bare_image(encoded[i], sizes[i], canvases[place, : sizes[i][0], : sizes[i][1]])
 
     def peer() -> None:
         for _ in loader:
@@ -155,12 +155,12 @@ def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, pictures: in
             ours()
     return {
         **host(),
-        "pictures": len(chosen),
+        "images": len(chosen),
         "canvas": list(data.all_canvases[canvas]),
         "texts_per_image": data.texts_per_image,
         "opencv": cv2.__version__,
         "rows": ROWS,
-        "pictures_a_second_a_core": {name: spread(values) for name, values in rates.items()},
+        "images_a_second_a_core": {name: spread(values) for name, values in rates.items()},
         **{f"ours_over_{peer}": ratio(rates["ours"], rates[peer]) for peer in ("alone", "bare", "placed", "torch")},
         "ours_parts": {
             name: rounded(1e3 * spent / turns / len(chosen))
@@ -169,7 +169,7 @@ def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, pictures: in
     }
 
 
-def bare_picture(encoded: bytes, size: resize.Canvas, out: np.ndarray | None = None) -> np.ndarray:
+def bare_image(encoded: bytes, size: resize.Canvas, out: np.ndarray | None = None) -> np.ndarray:
     """What `resize.decode` and `resize.resize` ask of OpenCV."""
     how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), how)
@@ -207,9 +207,9 @@ def ratio(ours: list[float], peer: list[float]) -> dict[str, float]:
 
 
 def described(data_dir: str, name: str, split: Records) -> dict[str, Any]:
-    """Name, version, number of pictures and fingerprint of a prepared split; not where it lies."""
+    """Name, version, number of images and fingerprint of a prepared split; not where it lies."""
     version = find_folder(data_dir, name).name
-    return {"name": name, "version": version, "pictures": len(split), "fingerprint": split.index.fingerprint[:8]}
+    return {"name": name, "version": version, "images": len(split), "fingerprint": split.index.fingerprint[:8]}
 
 
 def main(config: RunConfig) -> None:
@@ -218,7 +218,7 @@ def main(config: RunConfig) -> None:
     tokenizer = Tokenizer(read_vocabulary(data.vocabulary), data.lowercase)
     source = data.train[0]
     split = open_records(data.data_dir, source.name, source.split.partition("+")[0])
-    found = measure(split, data, tokenizer, _PICTURES.value, TURNS.value)
+    found = measure(split, data, tokenizer, _IMAGES.value, TURNS.value)
     report({"data": described(data.data_dir, source.name, split)} | found, OUTPUT.value)
 
 

@@ -8,7 +8,7 @@
         --config.data.data_dir=data --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt --loop_steps=50
 
 Each turn of the loop is a run of `--loop_steps` steps in a fresh folder that ends with a checkpoint and waits until it
-is whole; no held-out pictures are evaluated. The bare steps take one batch of each canvas again and again, in the
+is whole; no evaluation images are evaluated. The bare steps take one batch of each canvas again and again, in the
 plan's order. Prints one JSON object: the share of the bare rate that the loop reaches, and `extra_seconds`, where the
 loop's time beyond that of the bare steps goes, a turn:
 

@@ -1,4 +1,4 @@
-"""Pre-training of r50 at the paper's picture size that a CPU can do: two pictures a step, float32, the one data set.
+"""Pre-training of r50 at the paper's image size that a CPU can do: two images a step, float32, the one data set.
 
 For `benchmarks.cpu.loop_overhead`, whose loop is as pre-training's; the checkpoint holds all 134.6 million parameters
 and both optimizers' moments.

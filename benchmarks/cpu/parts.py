@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu.parts --backbone=r50 --output=FILE.json
 
-Two pictures of 384x640, 32 word pieces and 100 pixels a pair, float32, without dropout: the stem, the stages, pooling
+Two images of 384x640, 32 tokens and 100 pixels a pair, float32, without dropout: the stem, the stages, pooling
 and projection, the encoder, the head for masked words, each forward alone and with its gradients; and the optimizer.
 The limit is the larger of operations over the measured rate of a large matrix product, and bytes of what goes in and
 out, parameters included, over the measured rate of a large copy.
@@ -76,7 +76,7 @@ def parts(model: PixelBertConfig, size: tuple[int, int]) -> dict[str, Part]:
     )
     found["words' head"] = (
         lambda ours, x: ours.mlm_head(x, ours.model.text_embedding.word[...]),
-        lambda peer, x: peer.word_logits(x),
+        lambda peer, x: peer.token_logits(x),
         (IMAGES, max(1, round(0.15 * WORDS)), width),
     )
     return found
@@ -106,7 +106,7 @@ def our_ways(
         return run(jax.tree.unflatten(jax.tree.structure(params), leaves), x)
 
     def gradients(held: list[jax.Array], x: jax.Array) -> Any:
-        # A picture needs no gradient.
+        # An image needs no gradient.
         inputs = (held,) if shape[-1] == 3 else (held, x)
         y, back = jax.vjp(lambda held, x=x: forward(held, x), *inputs)
         return back(y)
@@ -203,7 +203,7 @@ def measure(model: PixelBertConfig, size: tuple[int, int], turns: int) -> dict[s
     rows.append(_row("optimizer", "update", in_turn(ways, turns, 1), 0.0, held, rate, bandwidth))
     return {
         **machine(make_mesh(MeshConfig())),
-        "picture": list(size),
+        "image": list(size),
         "images": IMAGES,
         "matrix_rate_gflops": rounded(rate / 1e9),
         "copy_rate_gb": rounded(bandwidth / 1e9),

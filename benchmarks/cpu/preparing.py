@@ -39,22 +39,22 @@ _WORKERS = flags.DEFINE_integer("workers", 1, "Worker processes of Beam; with 1 
 _FILES = flags.DEFINE_integer("files", None, "--num_shards of prepare.")
 _PAGE = resource.getpagesize()
 _SIDE = 64  # pixels
-_DISTINCT = 1000  # pictures
+_DISTINCT = 1000  # images
 
 
 def draw(folder: Path, number: int) -> None:
     """Save so many scenes as JPEG, a thousand to a folder, and a file of lines with all of them.
 
-    After the first thousand the pictures come again, under other names.
+    After the first thousand the images come again, under other names.
     """
-    pictures = []
+    images = []
     with (folder / "all.lines").open("w") as lines:
         for i in range(number):
             if i < _DISTINCT:
                 scene = shapes_scene.scene(0, "train", i)
                 pixels_HxWx3 = shapes_scene.render(scene, _SIDE)[..., ::-1]
-                pictures.append((cv2.imencode(".jpg", pixels_HxWx3)[1].tobytes(), shapes_scene.captions(scene)))
-            encoded, captions = pictures[i % _DISTINCT]
+                images.append((cv2.imencode(".jpg", pixels_HxWx3)[1].tobytes(), shapes_scene.captions(scene)))
+            encoded, captions = images[i % _DISTINCT]
             path = folder / f"{i // 1000:05d}" / f"{i:09d}.jpg"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(encoded)

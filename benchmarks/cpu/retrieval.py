@@ -3,17 +3,17 @@
     python -m benchmarks.cpu.retrieval --config.model.dtype=float32 --output=retrieval.json
     python -m benchmarks.cpu.retrieval --images=32 --texts=2048 --block_images=8 --block_texts=512 --plain_pairs=64
 
-The first line takes a few minutes on a CPU of two cores, the second suits a GPU. Weights, pictures and texts are
-random; pictures fill the largest canvas of the config, and texts are as long as captions of COCO. Every turn times each
+The first line takes a few minutes on a CPU of two cores, the second suits a GPU. Weights, images and texts are
+random; images fill the largest canvas of the config, and texts are as long as captions of COCO. Every turn times each
 of these ways once:
 
     plain          backbone and encoder for each pair, texts padded to data.max_text_length
-    backbone_once  the backbone once a picture
+    backbone_once  the backbone once an image
     grouped        and texts grouped by length
     cls_only       and [CLS] alone in the last layer: this is what experiments.evaluate does
 
-The plain way finds its pictures on the device, the others take decoded pictures from the host. Times of COCO 5K (5,000
-pictures, 25,010 texts, all on that canvas) are the operations that it takes, as the compiler counts them, at the rates
+The plain way finds its images on the device, the others take decoded images from the host. Times of COCO 5K (5,000
+images, 25,010 texts, all on that canvas) are the operations that it takes, as the compiler counts them, at the rates
 of the parts that were measured. Prints one JSON object and writes it to --output=FILE.
 """
 
@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 from benchmarks.harness.measuring import (
     IMAGES,
     countable,
-    largest_picture,
+    largest_image,
     machine,
     operations,
     report,
@@ -52,9 +52,9 @@ from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask
 from pixelbert_jax.training.sharding import batch_sharding, make_mesh, replicated, state_shardings
 
-_TEXTS = flags.DEFINE_integer("texts", 32, "Texts that each picture is scored with.", lower_bound=1)
-_BLOCK_IMAGES = flags.DEFINE_integer("block_images", 1, "Pictures that go through the backbone at once.", lower_bound=1)
-_BLOCK_TEXTS = flags.DEFINE_integer("block_texts", 8, "Texts that a picture is scored with at once.", lower_bound=1)
+_TEXTS = flags.DEFINE_integer("texts", 32, "Texts that each image is scored with.", lower_bound=1)
+_BLOCK_IMAGES = flags.DEFINE_integer("block_images", 1, "Images that go through the backbone at once.", lower_bound=1)
+_BLOCK_TEXTS = flags.DEFINE_integer("block_texts", 8, "Texts that an image is scored with at once.", lower_bound=1)
 _PLAIN_PAIRS = flags.DEFINE_integer("plain_pairs", 2, "Pairs a turn of the plain way, all at once.", lower_bound=1)
 
 COCO_IMAGES, COCO_TEXTS = 5000, 25010
@@ -79,7 +79,7 @@ class WholeLastLayer(PairScorer):
 
     @staticmethod
     def logits(module: Any, *pairs: jax.Array) -> jax.Array:
-        return module.matching_logit(module.model.fuse(*pairs))
+        return module.itm_logit(module.model.fuse(*pairs))
 
 
 class OneLength(WholeLastLayer):
@@ -114,9 +114,9 @@ def random_model(config: RunConfig) -> LoadedModel:
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """Floating-point operations, and the number of rows that the texts of a picture are scored in."""
+    """Floating-point operations, and the number of rows that the texts of an image are scored in."""
 
-    backbone: float  # of a picture
+    backbone: float  # of an image
     pair: dict[tuple[int, bool], float]  # of the encoder, by the padded length of the text and whether all is computed
     longest: int
     rows: int
@@ -126,24 +126,24 @@ class Operations:
         return self.backbone + self.pair[self.longest, True]
 
     def encoder(self, way: type[PairScorer], length_T: np.ndarray) -> float:
-        """Of a picture with texts of these lengths, the rows that fill the last group included."""
+        """Of an image with texts of these lengths, the rows that fill the last group included."""
         slots_T = padded_lengths(length_T, self.longest, way.length_step)
         groups = length_groups(slots_T, self.rows)
         return sum(self.rows * self.pair[int(slots_T[places].max()), way is not PairScorer] for places in groups)
 
 
 def count_operations(model: PixelBertConfig, data: DataConfig, mesh: Mesh, block_texts: int) -> Operations:
-    """Have the compiler count the backbone for one picture, and the encoder for one pair of each padded length."""
+    """Have the compiler count the backbone for one image, and the encoder for one pair of each padded length."""
     task = RetrievalTask(countable(model), RetrievalConfig())
     module = nnx.eval_shape(lambda: task.init(platform=mesh.devices.flat[0].platform, rngs=nnx.Rngs(params=0)))
     graphdef, state = nnx.split(module)
-    canvas, _ = largest_picture(data)
+    canvas, _ = largest_image(data)
 
     def encode(state: Any, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
         return nnx.merge(graphdef, state).model.encode_image(images, sizes)
 
-    picture = jax.ShapeDtypeStruct((1, *canvas, 3), np.uint8), jax.ShapeDtypeStruct((1, 2), np.int32)
-    seen = jax.eval_shape(encode, state, *picture)
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), np.uint8), jax.ShapeDtypeStruct((1, 2), np.int32)
+    seen = jax.eval_shape(encode, state, *image)
 
     def pair(slots: int, way: type[PairScorer]) -> float:
         text = jax.ShapeDtypeStruct((1, slots), np.int32), jax.ShapeDtypeStruct((1, slots), bool)
@@ -154,7 +154,7 @@ def count_operations(model: PixelBertConfig, data: DataConfig, mesh: Mesh, block
     pairs = {
         (slots, way is WholeLastLayer): pair(slots, way) for way in (PairScorer, WholeLastLayer) for slots in lengths
     }
-    return Operations(operations(encode, state, *picture), pairs, longest, _up(block_texts, mesh.size))
+    return Operations(operations(encode, state, *image), pairs, longest, _up(block_texts, mesh.size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,32 +172,32 @@ class Times:
 def time_ways(loaded: LoadedModel, mesh: Mesh, sizes: Sizes) -> Times:
     """Time all ways in turn; the first turn compiles and does not count."""
     rng, longest, tokenizer = np.random.default_rng(0), loaded.data.max_text_length, loaded.tokenizer
-    canvas, size = largest_picture(loaded.data)
-    pictures_IxHxWx3 = rng.integers(0, 256, (sizes.images, *canvas, 3), np.uint8)
+    canvas, size = largest_image(loaded.data)
+    images_IxHxWx3 = rng.integers(0, 256, (sizes.images, *canvas, 3), np.uint8)
     size_Ix2 = np.tile(np.array(size, np.int32), (sizes.images, 1))
     words = tokenizer.vocabulary[len(SPECIAL) :]
     texts = [" ".join(rng.choice(words, length - 2)) for length in caption_lengths(sizes.texts, longest)]
     # The pairs of the plain way are spread over all of them.
     pair_N = np.linspace(0, sizes.images * sizes.texts - 1, sizes.plain_pairs).astype(int)
-    picture_N, text_N = np.divmod(pair_N, sizes.texts)
+    image_N, text_N = np.divmod(pair_N, sizes.texts)
     ids = [tokenizer.encode(texts[text], longest) for text in text_N]
     text_NxT = np.stack([np.pad(i, (0, longest - len(i)), constant_values=tokenizer.pad) for i in ids])
     mask_NxT = np.arange(longest)[None] < np.array([len(i) for i in ids])[:, None]
-    pairs = pictures_IxHxWx3[picture_N], size_Ix2[picture_N], text_NxT, mask_NxT
+    pairs = images_IxHxWx3[image_N], size_Ix2[image_N], text_NxT, mask_NxT
     pairs = jax.device_put(pairs, batch_sharding(mesh))
     graphdef, state = nnx.split(loaded.model)
     state = nnx.as_pure(state)
 
     def whole_model(state: Any, images: jax.Array, sizes: jax.Array, text: jax.Array, mask: jax.Array) -> jax.Array:
         module = nnx.merge(graphdef, state)
-        return module.matching_logit(module.model.fuse(text, mask, *module.model.encode_image(images, sizes)))
+        return module.itm_logit(module.model.fuse(text, mask, *module.model.encode_image(images, sizes)))
 
     plain = jax.jit(whole_model, out_shardings=replicated(mesh))
     scorers = {name: way(loaded, texts, sizes.block_texts) for name, way in WAYS.items()}
     blocks = [slice(start, start + sizes.block_images) for start in range(0, sizes.images, sizes.block_images)]
 
     def backbone() -> list[tuple[jax.Array, jax.Array]]:
-        batches = ({"images": pictures_IxHxWx3[part], "image_size": size_Ix2[part]} for part in blocks)
+        batches = ({"images": images_IxHxWx3[part], "image_size": size_Ix2[part]} for part in blocks)
         return [scorers["cls_only"].encode(batch) for batch in batches]
 
     def encoder(scorer: PairScorer, seen: list[tuple[jax.Array, jax.Array]]) -> np.ndarray:
@@ -215,7 +215,7 @@ def time_ways(loaded: LoadedModel, mesh: Mesh, sizes: Sizes) -> Times:
         expected_N = np.asarray(timed("plain", plain, state, *pairs))
         seen = timed("backbone", backbone)
         logits = [timed(name, encoder, scorer, seen) for name, scorer in scorers.items()]
-    difference = max(np.abs(logits_IxT[picture_N, text_N] - expected_N).max() for logits_IxT in logits)
+    difference = max(np.abs(logits_IxT[image_N, text_N] - expected_N).max() for logits_IxT in logits)
     first = {name: round(times.pop(0), 1) for name, times in seconds.items()}
     return Times(seconds, first, float(difference))
 
@@ -237,13 +237,13 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         **{name: sizes.images * counted.encoder(way, length_T) / times.median(name) for name, way in WAYS.items()},
     }
     coco_length_T = caption_lengths(COCO_TEXTS, longest)
-    encoder = {name: counted.encoder(way, coco_length_T) for name, way in WAYS.items()}  # of a picture with all texts
-    picture_operations = {
+    encoder = {name: counted.encoder(way, coco_length_T) for name, way in WAYS.items()}  # of an image with all texts
+    image_operations = {
         "plain": COCO_TEXTS * counted.plain(),
         **{name: counted.backbone + count for name, count in encoder.items()},
     }
-    picture_seconds = {
-        "plain": picture_operations["plain"] / rates["plain"],
+    image_seconds = {
+        "plain": image_operations["plain"] / rates["plain"],
         **{name: counted.backbone / rates["backbone"] + count / rates[name] for name, count in encoder.items()},
     }
     pairs_a_second = {
@@ -257,28 +257,28 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         },
     }
     ratios = [ours / plain for ours, plain in zip(pairs_a_second["cls_only"], pairs_a_second["plain"], strict=True)]
-    canvas, size = largest_picture(config.data)
+    canvas, size = largest_image(config.data)
     return {
         **machine(mesh),
         **dataclasses.asdict(sizes),
         "dtype": config.model.dtype,
         "canvas": list(canvas),
-        "picture": list(size),
+        "image": list(size),
         "mean_word_pieces_of_a_text": round(float(length_T.mean()), 2),
         "pairs_a_second": {name: spread(values) for name, values in pairs_a_second.items()},
         "ratio_of_cls_only_to_plain": spread(ratios),
-        "backbone_seconds_a_picture": spread([s / sizes.images for s in times.turns["backbone"]]),
+        "backbone_seconds_a_image": spread([s / sizes.images for s in times.turns["backbone"]]),
         "first_turn_seconds": times.first,
         "largest_difference_to_a_plain_logit": times.largest_difference,
         "gigaflop": {
-            "backbone_a_picture": rounded(counted.backbone / 1e9),
+            "backbone_a_image": rounded(counted.backbone / 1e9),
             "encoder_a_pair": {str(s): rounded(n / 1e9) for (s, whole), n in counted.pair.items() if not whole},
             "encoder_a_pair_plain": rounded(counted.pair[longest, True] / 1e9),
         },
         "teraflop_a_second": {name: rounded(rate / 1e12) for name, rate in rates.items()},
-        "coco_5k_gigaflop_a_pair": {name: rounded(n / COCO_TEXTS / 1e9) for name, n in picture_operations.items()},
-        "coco_5k_hours": {name: rounded(COCO_IMAGES * s / 3600) for name, s in picture_seconds.items()},
-        "coco_5k_ratio_of_cls_only_to_plain": rounded(picture_seconds["plain"] / picture_seconds["cls_only"]),
+        "coco_5k_gigaflop_a_pair": {name: rounded(n / COCO_TEXTS / 1e9) for name, n in image_operations.items()},
+        "coco_5k_hours": {name: rounded(COCO_IMAGES * s / 3600) for name, s in image_seconds.items()},
+        "coco_5k_ratio_of_cls_only_to_plain": rounded(image_seconds["plain"] / image_seconds["cls_only"]),
     }
 
 

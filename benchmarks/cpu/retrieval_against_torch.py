@@ -1,8 +1,8 @@
-"""Scoring texts against a picture whose pixels are kept: our evaluation and the PyTorch peer, in turn.
+"""Scoring texts against an image whose pixels are kept: our evaluation and the PyTorch peer, in turn.
 
     python -m benchmarks.cpu.retrieval_against_torch --config.model.dtype=float32 --output=FILE.json
 
-Pictures fill the largest canvas of the config, texts are as long as captions of COCO. Both keep the picture's pixels
+Images fill the largest canvas of the config, texts are as long as captions of COCO. Both keep the image's pixels
 and take texts in order of their length, 8 at once; the peer's are padded to the longest of the 8, without a mask,
 which is less work than a correct evaluation needs. Prints one JSON object: pairs a second and their ratio.
 """
@@ -15,7 +15,7 @@ import torch
 from absl import app, flags
 
 from benchmarks.cpu.retrieval import caption_lengths, random_model
-from benchmarks.harness.measuring import largest_picture, machine, report
+from benchmarks.harness.measuring import largest_image, machine, report
 from benchmarks.harness.torch_peer import TorchPixelBert
 from benchmarks.harness.turns import TURNS, in_turn, spread
 from data_pipelines.text.tokenizer import SPECIAL
@@ -25,7 +25,7 @@ from experiments.run.config import RunConfig
 from experiments.run.config_flags import load_config, split_arguments
 from pixelbert_jax.training.sharding import make_mesh
 
-_SCORED = flags.DEFINE_integer("scored_texts", 24, "Texts that the picture is scored with.", lower_bound=1)
+_SCORED = flags.DEFINE_integer("scored_texts", 24, "Texts that the image is scored with.", lower_bound=1)
 _CONFIG, _AT_ONCE = "experiments/configs/retrieval_r50.py", 8
 
 
@@ -36,12 +36,12 @@ def measure(config: RunConfig, texts: int, turns: int) -> dict[str, Any]:
     words = loaded.tokenizer.vocabulary[len(SPECIAL) :]
     length_T = np.sort(caption_lengths(texts, longest))
     scorer = PairScorer(loaded, [" ".join(rng.choice(words, length - 2)) for length in length_T], _AT_ONCE)
-    canvas, size = largest_picture(config.data)
-    picture = {"images": rng.integers(0, 256, (1, *canvas, 3), np.uint8), "image_size": np.array([size], np.int32)}
-    seen = scorer.encode(picture)
+    canvas, size = largest_image(config.data)
+    image = {"images": rng.integers(0, 256, (1, *canvas, 3), np.uint8), "image_size": np.array([size], np.int32)}
+    seen = scorer.encode(image)
 
     peer = TorchPixelBert(model).eval()
-    shown = torch.from_numpy(picture["images"][:, : size[0], : size[1]].copy()).permute(0, 3, 1, 2)
+    shown = torch.from_numpy(image["images"][:, : size[0], : size[1]].copy()).permute(0, 3, 1, 2)
     with torch.inference_mode():
         pixels = peer.encode_image(shown)
     blocks = [

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu.texts_an_image --output=FILE.json
 
-ResNet-50, one picture on the paper's canvas of 832x1344, 32 word pieces and 100 pixels a pair, float32, nothing frozen,
+ResNet-50, one image on the paper's canvas of 832x1344, 32 tokens and 100 pixels a pair, float32, nothing frozen,
 nothing recomputed.
 """
 
@@ -19,7 +19,7 @@ from pixelbert_jax.config import PixelBertConfig, pixelbert_r50
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 CANVAS = (832, 1344)
-_TEXTS = flags.DEFINE_integer("texts_an_image", 4, "Texts that share a picture.", lower_bound=2)
+_TEXTS = flags.DEFINE_integer("texts_an_image", 4, "Texts that share an image.", lower_bound=2)
 
 
 def measure(model: PixelBertConfig, size: tuple[int, int], texts: int, turns: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def measure(model: PixelBertConfig, size: tuple[int, int], texts: int, turns: in
     ratios = [texts * one / many for one, many in zip(seconds["1"], seconds[str(texts)], strict=True)]
     return {
         **machine(make_mesh(MeshConfig())),
-        "picture": list(size),
+        "image": list(size),
         "texts": texts,
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "pairs_a_second_ratio": spread(ratios),

@@ -9,14 +9,14 @@ Each part is a process of its own, so that it has the memory of the card (of whi
 the results are written to --output after each.
 
     rates             rate of a large bfloat16 product and of a copy
-    MODEL_ours_REMAT  trials of our step with more and more pictures until memory is full; nothing of the backbone is
+    MODEL_ours_REMAT  trials of our step with more and more images until memory is full; nothing of the backbone is
                       frozen; recomputed in the backward pass: none (nothing), dots (the configs' own: blocks of the
                       backbone, all but products of the encoder), full (blocks and layers)
     MODEL_torch       the same of the peer: torch.compile, channels-last, bfloat16 autocast, PyTorch's own attention
     MODEL_torch_eager the same without torch.compile; it follows where that fails
     lowerings         ways to lower grouped and 1x1 convolutions
 
-MODEL is r50 (800 x at most 1333) or x152 (600 x at most 1000), each with 4 texts a picture. Compiled programs are kept
+MODEL is r50 (800 x at most 1333) or x152 (600 x at most 1000), each with 4 texts an image. Compiled programs are kept
 where JAX_COMPILATION_CACHE_DIR says, so that a second call on the same machine has more time to measure.
 
 Worth trying for ours, and off by default: --xla_flags='--xla_gpu_enable_latency_hiding_scheduler=true' (with one card

@@ -12,7 +12,7 @@ from benchmarks.harness.measuring import rounded
 from benchmarks.harness.turns import in_turn
 from pixelbert_jax import conv
 
-CANVAS, CHANNELS = (832, 1344), (128, 256, 512, 1024)  # of the pictures; of the 3x3 convolutions, a stage
+CANVAS, CHANNELS = (832, 1344), (128, 256, 512, 1024)  # of the images; of the 3x3 convolutions, a stage
 
 
 def forward_and_gradients(convolution: Callable, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Callable[[], Any]:
@@ -36,8 +36,8 @@ def lowerings(canvas: tuple[int, int], images: int, until: float, scale: int = 1
     """Milliseconds of ways to lower ResNeXt-152's grouped and ResNet's 1x1 convolutions, forward and gradients.
 
     Args:
-      canvas: of the pictures.
-      images: pictures.
+      canvas: of the images.
+      images: images.
       until: `time.monotonic()` after which nothing is begun.
       scale: channels are divided by it, to try it.
     """

@@ -21,7 +21,7 @@ def with_remat(config: RunConfig, remat: str) -> RunConfig:
 
 
 def tiny(config: RunConfig) -> RunConfig:
-    """The config with one block, one layer and pictures of 64x64."""
+    """The config with one block, one layer and images of 64x64."""
     backbone = dataclasses.replace(
         config.model.backbone,
         depths=(1,),

@@ -21,7 +21,7 @@ from benchmarks.gpu.models import CONFIGS, REMATS, tiny, with_remat
 from benchmarks.gpu.ours import operations_a_pair, our_attempt
 from benchmarks.gpu.peer import peer_attempt
 from benchmarks.gpu.trials import trials
-from benchmarks.harness.measuring import largest_picture, machine, rounded
+from benchmarks.harness.measuring import largest_image, machine, rounded
 from benchmarks.harness.rates import copy_rate, matrix_rate
 from benchmarks.harness.shared_flags import TINY
 from experiments.run.config import RunConfig
@@ -32,11 +32,11 @@ from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 _PART = flags.DEFINE_string("part", None, "What is measured.")
 _LINES = flags.DEFINE_string("lines", None, "File to which findings are appended.")
 _SECONDS = flags.DEFINE_float("seconds", 100, "No trial is begun that is expected to end later.")
-FIRST_IMAGES = flags.DEFINE_integer("first_images", 16, "Pictures of the first trial.", lower_bound=1)
-MOST_IMAGES = flags.DEFINE_integer("most_images", 4096, "Pictures of the largest trial.", lower_bound=1)
+FIRST_IMAGES = flags.DEFINE_integer("first_images", 16, "Images of the first trial.", lower_bound=1)
+MOST_IMAGES = flags.DEFINE_integer("most_images", 4096, "Images of the largest trial.", lower_bound=1)
 STEPS = flags.DEFINE_integer("timed_steps", 10, "Timed steps a trial.", lower_bound=1)
 MEMORY_GIB = flags.DEFINE_float("memory_gib", 78, "Memory that a part may take: what an 80 GB card leaves.")
-FULL_AT = flags.DEFINE_integer("full_at", 0, "Pictures from which memory counts as full, to try that; 0: when it is.")
+FULL_AT = flags.DEFINE_integer("full_at", 0, "Images from which memory counts as full, to try that; 0: when it is.")
 _COUNT = flags.DEFINE_bool("count_operations", True, "Have those of our step counted.")
 
 
@@ -71,8 +71,8 @@ def findings(part: str, config: RunConfig | None, until: float) -> Iterator[dict
         return
     _, side, *remat = part.split("_")
     config = with_remat(tiny(config) if TINY.value else config, remat[0] if side == "ours" else "none")
-    canvas, size = largest_picture(config.data)
-    yield {"canvas": list(canvas), "picture": list(size), "texts_per_image": config.data.texts_per_image}
+    canvas, size = largest_image(config.data)
+    yield {"canvas": list(canvas), "image": list(size), "texts_per_image": config.data.texts_per_image}
     if side == "torch":
         compiled = "eager" not in remat
         attempt = peer_attempt(config, STEPS.value, MEMORY_GIB.value, compiled=compiled, tiny=TINY.value)

@@ -14,7 +14,7 @@ from pixelbert_jax.errors import ConfigError
 def peer_attempt(config: RunConfig, steps: int, memory_gib: float, *, compiled: bool, tiny: bool) -> Attempt:
     """Tries the peer's step: channels-last, bfloat16 by autocast, its own attention; compiled if asked, on a card.
 
-    It gets the same pictures, padded to a multiple of 32 and not to our canvas.
+    It gets the same images, padded to a multiple of 32 and not to our canvas.
 
     Args:
       config: of the model.

@@ -14,7 +14,7 @@ MEMORY_IS_FULL = "memory is full"  # why trials ended
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "failed to allocate")
 _ROOM = 0.97  # share of the memory that a guess fills
 
-Attempt = Callable[[int], dict[str, Any]]  # tries a number of pictures
+Attempt = Callable[[int], dict[str, Any]]  # tries a number of images
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -24,11 +24,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def next_size(fitted: Sequence[tuple[int, float | None]], failed: Sequence[int], first: int, limit: float) -> int:
-    """Pictures of the next trial, or 0 where no larger one is expected to fit.
+    """Images of the next trial, or 0 where no larger one is expected to fit.
 
     Args:
-      fitted: pictures and peak of memory (GiB, None: not known) of the trials that went well, in growing order.
-      failed: pictures of those that did not fit; with any, peaks no longer count: JAX's never falls.
+      fitted: images and peak of memory (GiB, None: not known) of the trials that went well, in growing order.
+      failed: images of those that did not fit; with any, peaks no longer count: JAX's never falls.
       first: of the first trial.
       limit: GiB that there are.
     """
@@ -42,8 +42,8 @@ def next_size(fitted: Sequence[tuple[int, float | None]], failed: Sequence[int],
         guess = 2 * last
     else:
         before, peak_before = fitted[-2]
-        a_picture = max((peak - peak_before) / (last - before), 1e-6)
-        guess = min(int(last + (_ROOM * limit - peak) / a_picture), 8 * last)
+        a_image = max((peak - peak_before) / (last - before), 1e-6)
+        guess = min(int(last + (_ROOM * limit - peak) / a_image), 8 * last)
     return int(guess) if guess > last + last // 16 else 0
 
 
@@ -60,12 +60,12 @@ def trials(
     """Larger and larger trials until the memory is full, the guess of the largest included; then why it ended.
 
     Args:
-      attempt: tries a step with a number of pictures.
-      first: pictures of the first trial.
-      most: pictures that are not exceeded.
+      attempt: tries a step with a number of images.
+      first: images of the first trial.
+      most: images that are not exceeded.
       limit: GiB of memory.
       until: time of the clock after which no trial should end.
-      full_at: pictures from which memory counts as full; 0: never.
+      full_at: images from which memory counts as full; 0: never.
       clock: tells the seconds.
     """
     fitted: list[tuple[int, float | None]] = []
@@ -74,7 +74,7 @@ def trials(
     while images := min(next_size(fitted, failed, first, limit), most):
         begun = clock()
         if begun + 1.2 * longest > until:
-            yield {"ended": f"no time for a trial of {images} pictures"}
+            yield {"ended": f"no time for a trial of {images} images"}
             return
         found, error = _tried(attempt, images, full_at)
         if error and not is_out_of_memory(error):
@@ -89,7 +89,7 @@ def trials(
             fitted.append((images, found.get("peak_gib")))
         yield {"images": images, "trial_seconds": round(clock() - begun, 1)} | (found or {"out_of_memory": True})
         if images == most and found:
-            yield {"ended": "the most pictures that were asked for"}
+            yield {"ended": "the most images that were asked for"}
             return
     yield {"ended": MEMORY_IS_FULL}
 

@@ -17,7 +17,7 @@ def run(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def figures_in(printed: str) -> dict[str, float]:
+def metrics_in(printed: str) -> dict[str, float]:
     """The scores in what evaluate prints."""
     return {key: float(value) for key, value in re.findall(r"^(\S+) {2,}([\d.]+)$", printed, re.MULTILINE)}
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: machine and versions, the largest picture of a config, operations, the report."""
+"""What the benchmarks share: machine and versions, the largest image of a config, operations, the report."""
 
 import dataclasses
 import importlib.metadata
@@ -21,7 +21,7 @@ from data_pipelines.storage.atomic_files import write_atomically
 from pixelbert_jax.config import PixelBertConfig
 
 IMAGES = flags.DEFINE_integer("images", 1, "Images a step or turn, on all devices together.", lower_bound=1)
-VOCABULARY = 30522  # word pieces, where the config takes the number from a vocabulary
+VOCABULARY = 30522  # tokens, where the config takes the number from a vocabulary
 
 
 def machine(mesh: Mesh) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def with_vocabulary(model: PixelBertConfig) -> PixelBertConfig:
     return dataclasses.replace(model, text=text)
 
 
-def largest_picture(data: DataConfig) -> tuple[Canvas, Canvas]:
-    """The largest canvas, and the size of a picture that fills what the resize rule lets it fill of the canvas."""
+def largest_image(data: DataConfig) -> tuple[Canvas, Canvas]:
+    """The largest canvas, and the size of an image that fills what the resize rule lets it fill of the canvas."""
     height, width = max(data.all_canvases, key=lambda canvas: (canvas[0] * canvas[1], canvas[1]))
     shorter, longer = data.resize.shorter_edge, data.resize.longer_edge
     return (height, width), (shorter, longer) if width >= height else (longer, shorter)

@@ -67,7 +67,7 @@ class TorchPixelBert(nn.Module):
         return self
 
     def encode_image(self, images_Bx3xHxW: torch.Tensor) -> torch.Tensor:
-        """Pixels BxPxD of uint8 pictures that fill their canvases."""
+        """Pixels BxPxD of uint8 images that fill their canvases."""
         return self.pixels_of(self.backbone((images_Bx3xHxW.float() - self.mean) / self.std).last_hidden_state)
 
     def pixels_of(self, features_BxCxHxW: torch.Tensor) -> torch.Tensor:
@@ -80,15 +80,15 @@ class TorchPixelBert(nn.Module):
         return self.bert.encoder(torch.cat([self.bert.embeddings(text_NxT), pixels_NxPxD], 1)).last_hidden_state
 
     def forward(self, images: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Logits that text and picture belong together."""
+        """Logits that text and image belong together."""
         return self.matching_head(self.fuse(text, self.encode_image(images))[:, 0])[:, 0]
 
-    def word_logits(self, hidden_NxMxD: torch.Tensor) -> torch.Tensor:
-        """Logits NxMxV of the word pieces."""
+    def token_logits(self, hidden_NxMxD: torch.Tensor) -> torch.Tensor:
+        """Logits NxMxV of the tokens."""
         return self.word_head(hidden_NxMxD) @ self.bert.embeddings.word_embeddings.weight.T + self.word_bias
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Masked words plus matching, of B pictures with K texts each."""
+        """Masked words plus matching, of B images with K texts each."""
         texts = batch["text"].shape[1]
         pixels = self.encode_image(batch["images"]).repeat_interleave(texts, 0)
         if self.samples and self.samples < pixels.shape[1]:
@@ -96,14 +96,14 @@ class TorchPixelBert(nn.Module):
             pixels = pixels.gather(1, chosen[..., None].expand(-1, -1, pixels.shape[-1]))
         hidden = self.fuse(batch["text"].flatten(0, 1), pixels)
         place = batch["mlm_position"].flatten(0, 1)[..., None].expand(-1, -1, hidden.shape[-1])
-        words = self.word_logits(hidden.gather(1, place))
+        words = self.token_logits(hidden.gather(1, place))
         word_loss = nn.functional.cross_entropy(words.flatten(0, 1).float(), batch["mlm_target"].flatten())
         logit = self.matching_head(hidden[:, 0])[:, 0].float()
         return word_loss + nn.functional.binary_cross_entropy_with_logits(logit, batch["itm_label"].flatten().float())
 
 
 def torch_batch(batch: dict[str, np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
-    """A batch of ours, pictures that fill their canvases, for the peer."""
+    """A batch of ours, images that fill their canvases, for the peer."""
     found = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
     for name in ("text", "mlm_position", "mlm_target"):
         found[name] = found[name].long()

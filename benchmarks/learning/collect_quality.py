@@ -45,7 +45,7 @@ _MIN_SIDE = flags.DEFINE_integer("min_side", 300, "As of data_pipelines.collect.
 _MAX_DISTANCE = flags.DEFINE_integer("max_distance", 4, "As of data_pipelines.collect.")
 _MATCHING_MODEL = flags.DEFINE_string("matching_model", "", "Trained model that scores the texts.")
 
-_BOILERPLATE = "click the picture for more of this"
+_BOILERPLATE = "click the image for more of this"
 _SHARDS = 3
 _MIN_SCORES = (0.5, 0.9)
 # Texts that one stage must drop, made from a true one.

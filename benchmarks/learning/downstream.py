@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning.downstream --pretrained=runs/tiny --data_dir=data --folder=runs/downstream
 
-Fine-tunes with the same budget and several seeds, evaluates on the held-out split with the true and with shuffled
-pictures, and prints a table with the guesses that see no picture. Runs that are finished are not run again. Data sets:
+Fine-tunes with the same budget and several seeds, evaluates on the evaluation split with the true and with shuffled
+images, and prints a table with the guesses that see no image. Runs that are finished are not run again. Data sets:
 daquar, nlvr and flickr8k, prepared; the tasks that are to be run can be chosen with --tasks.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from benchmarks.harness.comparing import figures_in, run, table_of
+from benchmarks.harness.comparing import metrics_in, run, table_of
 from benchmarks.harness.shared_flags import FOLDER
 from benchmarks.learning.blind_guesses import nearest, questions, usual
 from data_pipelines.storage.atomic_files import write_atomically
@@ -81,7 +81,7 @@ def main() -> None:
 
 def _add(rows: dict[str, list[Mapping[str, float]]], label: str, scores: Mapping[str, Mapping[str, float]]) -> None:
     rows[label].append(scores["true"])
-    rows[f"{label}, shuffled pictures"].append(scores["shuffled"])
+    rows[f"{label}, shuffled images"].append(scores["shuffled"])
 
 
 def _fine_tune(experiment: _Experiment, workdir: Path, start: str, seed: int) -> None:
@@ -100,7 +100,7 @@ def _fine_tune(experiment: _Experiment, workdir: Path, start: str, seed: int) ->
 
 
 def _scores(name: str, experiment: _Experiment, model: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Scores with the true and with shuffled pictures; kept in `folder`."""
+    """Scores with the true and with shuffled images; kept in `folder`."""
     kept = folder / "scores.json"
     if kept.exists():
         return json.loads(kept.read_text())
@@ -119,20 +119,20 @@ def _scores(name: str, experiment: _Experiment, model: Path, folder: Path) -> di
 
 def _evaluate(name: str, experiment: _Experiment, model: Path, output: Path, *more: str) -> dict[str, float]:
     command = ["experiments.evaluate", f"--workdir={model}", f"--dataset={name}", f"--data_dir={DATA_DIR.value}"]
-    return figures_in(run([*command, f"--split={experiment.split}", f"--output={output}", *more]))
+    return metrics_in(run([*command, f"--split={experiment.split}", f"--output={output}", *more]))
 
 
 def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
-    """Figures of guesses that see no picture."""
-    held_out = open_records(DATA_DIR.value, name, experiment.split)
+    """Figures of guesses that see no image."""
+    evaluation = open_records(DATA_DIR.value, name, experiment.split)
     if name == "flickr8k":
-        shape = (len(held_out), int(held_out.index.num_texts.sum()))
+        shape = (len(evaluation), int(evaluation.index.num_texts.sum()))
         generator = np.random.default_rng(0)
-        image_of_text = np.repeat(np.arange(len(held_out)), held_out.index.num_texts)
+        image_of_text = np.repeat(np.arange(len(evaluation)), evaluation.index.num_texts)
         draws = [recalls(generator.permutation(math.prod(shape)).reshape(shape), image_of_text) for _ in range(100)]
         return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
     train = [open_records(DATA_DIR.value, name, split) for split in experiment.train]
-    known, asked = [q for records in train for q in questions(records)], list(questions(held_out))
+    known, asked = [q for records in train for q in questions(records)], list(questions(evaluation))
     most_frequent = usual(known)
     found = {"usual answer": [answer == most_frequent for _, answer in asked]}
     if name == "daquar":

@@ -4,7 +4,7 @@
     python -m data_pipelines.prepare noisy_shapes --data_dir=data/regions --regions=drawn
     python -m benchmarks.learning.imagebert --data_dir=data/regions --folder=runs/imagebert_ablations
 
-Pre-trains every variant with the same number of steps, judges its four tasks on held-out scenes, with each text's own
+Pre-trains every variant with the same number of steps, judges its four tasks on evaluation scenes, with each text's own
 regions and with another scene's, and its retrieval of the test split, zero-shot and after fine-tuning with each loss.
 Runs that are finished are not run again.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from benchmarks.harness.comparing import figures_in, run, table_of
+from benchmarks.harness.comparing import metrics_in, run, table_of
 from benchmarks.harness.shared_flags import FOLDER
 from data_pipelines.storage.atomic_files import write_atomically
 from data_pipelines.storage.records import open_records
@@ -38,7 +38,7 @@ _VARIANTS = {
     "no region regression": ["task.mrfr_weight=0"],
     "no region classes": ["task.moc_weight=0"],
     "masked tasks of mismatched pairs too": ["task.conditional_mask=false"],
-    "feature of the whole picture": ["data.whole_picture=stored", "model.regions.global_size=192"],
+    "feature of the whole image": ["data.whole_image=stored", "model.regions.global_size=192"],
     "3 regions": ["data.regions=3"],
 }
 _STAGES = {
@@ -91,11 +91,11 @@ def _judged(
     """Figures of a pre-training with the true and with other regions, and zero-shot recalls."""
     workdir = folder / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
     _train("experiments.pretrain", workdir, config, overrides, seed)
-    figures = {**_held_out(workdir), **_recalls(workdir)}
+    figures = {**_evaluation(workdir), **_recalls(workdir)}
     yield label, figures
     if label == next(iter(_VARIANTS)):
         columns = json.loads((workdir / "report.json").read_text())
-        for column in ("shuffled pictures", "text alone", "usual region"):
+        for column in ("shuffled images", "text alone", "usual region"):
             yield f"its control: {column}", {k: v for k, v in columns[column].items() if k in _TASKS}
 
 
@@ -124,8 +124,8 @@ def _train(program: str, workdir: Path, config: str, overrides: list[str], seed:
     write_atomically(finished, settings)
 
 
-def _held_out(workdir: Path) -> dict[str, float]:
-    """The last held-out figures of a run."""
+def _evaluation(workdir: Path) -> dict[str, float]:
+    """The last evaluation metrics of a run."""
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = next(record for record in reversed(records) if "eval/itm_accuracy" in record)
     return {name: last[f"eval/{name}"] for name in _TASKS if f"eval/{name}" in last}
@@ -137,15 +137,15 @@ def _recalls(workdir: Path) -> dict[str, float]:
     if not kept.exists():
         where = [f"--workdir={workdir}", f"--data_dir={DATA_DIR.value}", f"--output={workdir / 'scores.npz'}"]
         printed = run(["experiments.evaluate", *where, "--dataset=shapes", "--split=test"])
-        write_atomically(kept, json.dumps(figures_in(printed)))
+        write_atomically(kept, json.dumps(metrics_in(printed)))
     return json.loads(kept.read_text())
 
 
 def _chance() -> dict[str, float]:
     """Recalls of random scores, of mismatched pairs by tossing a coin."""
-    held_out = open_records(DATA_DIR.value, "shapes", "test")
-    shape = (len(held_out), int(held_out.index.num_texts.sum()))
-    image_of_text = np.repeat(np.arange(len(held_out)), held_out.index.num_texts)
+    evaluation = open_records(DATA_DIR.value, "shapes", "test")
+    shape = (len(evaluation), int(evaluation.index.num_texts.sum()))
+    image_of_text = np.repeat(np.arange(len(evaluation)), evaluation.index.num_texts)
     generator = np.random.default_rng(0)
     draws = [recalls(generator.random(shape), image_of_text) for _ in range(100)]
     return {"itm_accuracy": 0.5} | {name: float(np.mean([draw[name] for draw in draws])) for name in _RECALLS}

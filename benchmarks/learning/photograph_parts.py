@@ -141,7 +141,9 @@ def _text_alone(workspace: Workspace, workdir: Path) -> dict[str, float]:
     stream = Stream(EvaluationPlan([canvas_of(splits["test"], data)], rows=evaluation_rows(config)), makers["test"])
     return {
         "mlm_accuracy_matched": neighbour_guess(makers["train"], stream, ()),
-        "mlm_accuracy_words": neighbour_guess(makers["train"], stream, recipe.make_task(config, tokenizer).word_ids),
+        "mlm_accuracy_words": neighbour_guess(
+            makers["train"], stream, recipe.make_task(config, tokenizer).reported_ids
+        ),
     }
 
 

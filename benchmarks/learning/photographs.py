@@ -47,7 +47,7 @@ _FEW = (
     "retrieval_photographs:train.steps=2",
     "retrieval_photographs:data.batch_images=8",
     "retrieval_photographs:task.negatives=3",
-    "retrieval_photographs:task.hardest=2",
+    "retrieval_photographs:task.hardest_negatives=2",
     "vqa_photographs:train.epochs=0",
     "vqa_photographs:train.steps=2",
 )

@@ -11,7 +11,7 @@ _MOST_BLOCKS = 8  # more arrays than these at once get memory of their own
 _ALIGNMENT = 64  # bytes; JAX copies what lies otherwise, even where its device is this processor
 
 
-class ReusedMemory:
+class BufferPool:
     """Hands out uint8 arrays with any content, in blocks that nobody refers to any more.
 
     A block is in use as long as an array that lies in it lives, or anything that holds one: another view, a transfer to

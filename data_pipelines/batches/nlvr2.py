@@ -1,4 +1,4 @@
-"""Batches of NLVR2 and NLVR: one or two pictures with K sentences each, true or false."""
+"""Batches of NLVR2 and NLVR: one or two images with K sentences each, true or false."""
 
 import dataclasses
 from typing import Any
@@ -12,11 +12,11 @@ from data_pipelines.batches.pairs import PairBatches
 class Nlvr2Batches(PairBatches):
     """The arrays named in pixelbert_jax.tasks.nlvr2; a sentence without a label has label 0."""
 
-    pictures_a_row: int = 2
+    images_per_row: int = 2
 
     @property
-    def pictures(self) -> int:
-        return self.pictures_a_row
+    def images(self) -> int:
+        return self.images_per_row
 
     def blank_labels(self, rows: int) -> dict[str, np.ndarray]:
         return {"label": np.zeros((rows, self.config.texts_per_image), np.int32)}

@@ -1,4 +1,4 @@
-"""Batches of rows with one or two pictures and K texts each: what visual question answering and NLVR2 share."""
+"""Batches of rows with one or two images and K texts each: what visual question answering and NLVR2 share."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from data_pipelines.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class PairBatches:
-    """Turns a BatchPlan into pictures and texts; a subclass adds its labels. Picklable.
+    """Turns a BatchPlan into images and texts; a subclass adds its labels. Picklable.
 
     Attributes:
       sources: prepared splits.
@@ -25,7 +25,7 @@ class PairBatches:
       config: sizes.
       seed: of the order of a record's texts in training.
       rows: first and last + 1 of the global batch's rows to load; None: all.
-      shuffle_images: show each text the picture of another record of the batch, or none: a control that must lose.
+      shuffle_images: show each text the image of another record of the batch, or none: a control that must lose.
       evaluation: show each text exactly once, in the publisher's order.
     """
 
@@ -38,8 +38,8 @@ class PairBatches:
     evaluation: bool = False
 
     @property
-    def pictures(self) -> int:
-        """Pictures a row; 0: one, without an axis of its own."""
+    def images(self) -> int:
+        """Images a row; 0: one, without an axis of its own."""
         return 0
 
     def blank_labels(self, rows: int) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ class PairBatches:
         raise NotImplementedError
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays that the task states, for this host's rows; rows with record -1, or a damaged one, are fillers."""
+        """The task's arrays, for this host's rows. A row without a record, or with a damaged one, is padding."""
         reader = shared.Reader(self.sources, plan)
 
         def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
@@ -74,18 +74,18 @@ class PairBatches:
         return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
 
     def _show(self, batch: dict[str, np.ndarray], place: int, shown: Record | None) -> None:
-        """Show a record's pictures, or nothing, in row `place`."""
+        """Show a record's images, or nothing, in row `place`."""
         if shown is None:
             shared.show_nothing(batch, place)
             return
-        for number, picture in enumerate(shared.pictures_of(shown, max(1, self.pictures))):
-            at = (place, number) if self.pictures else (place,)
+        for number, image in enumerate(shared.images_of(shown, max(1, self.images))):
+            at = (place, number) if self.images else (place,)
             row_arrays = batch["images"][at], batch["image_size"][at]
-            shared.show(*row_arrays, picture, shown.image_id, self.config.resize)
+            shared.show(*row_arrays, image, shown.image_id, self.config.resize)
 
     def _blank(self, canvas: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of fillers."""
-        axes = (self.pictures,) if self.pictures else ()
+        """Rows of padding rows."""
+        axes = (self.images,) if self.images else ()
         texts, length = self.config.texts_per_image, self.config.max_text_length
         return {
             **shared.blank_images(rows, self.config.all_canvases[canvas], *axes),
@@ -100,8 +100,7 @@ class PairBatches:
         return shared.visited_texts(self.seed, plan, row, count, self.config.texts_per_image)
 
     def texts_of(self, plan: BatchPlan) -> Iterator[tuple[int, int, int]]:
-        """(row, k, which of the texts of the row's record) of everything that a batch asks, fillers left out; no record
-        is read."""
+        """(row, k, index in the row's record) of each text of a batch without its padding; no record is read."""
         for row in np.flatnonzero(plan.record_B >= 0).tolist():
             count = int(self.sources[plan.source_B[row]].index.num_texts[plan.record_B[row]])
             for k, text in enumerate(self.shown_texts(plan, row, count)):

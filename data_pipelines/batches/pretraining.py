@@ -1,4 +1,4 @@
-"""Batches of pre-training: pictures with K texts each, half of the pairs mismatched, words hidden.
+"""Batches of pre-training: images with K texts each, half of the pairs mismatched, words hidden.
 
 Every choice depends on (seed, step, row) alone, so hosts that load different rows of a batch agree on it.
 """
@@ -15,7 +15,7 @@ from data_pipelines.batches.visuals import PixelVisuals, RegionVisuals, visuals_
 from data_pipelines.config import DataConfig
 from data_pipelines.order.plan import BatchPlan
 from data_pipelines.storage.records import Record, Records
-from data_pipelines.text.tokenizer import Tokenizer, mask_words
+from data_pipelines.text.tokenizer import Tokenizer, mask_tokens
 
 _MISMATCHES, _ROW = 11, 12  # purposes that the seed is split into; 10 is in shared.py
 
@@ -29,19 +29,18 @@ class PretrainingBatches:
     config: DataConfig
     seed: int
     rows: tuple[int, int] | None = None  # first and last + 1 of the global batch's rows to load; None: all
-    shuffle_images: bool = False  # show each text the picture of another row: a control that must lose
+    shuffle_images: bool = False  # show each text the image of another row: a control that must lose
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
         """The arrays named in pixelbert_jax.tasks.pretraining, for this host's rows.
 
-        Rows with record -1 are fillers, as are those with a damaged record: pair_mask is False and the picture is one
-        black pixel.
+        A row without a record, or with a damaged one, is padding: pair_mask is False and the image is one black pixel.
         """
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
         mismatched_BxK, replaced_B = self._mismatched(plan)
 
         def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
-            rng = shared.chance(self.seed, _ROW, plan.step, row)
+            rng = shared.make_rng(self.seed, _ROW, plan.step, row)
             replacement = self._other_row(reader, row, rng) if replaced_B[row] else None
             shown_row = row if replacement is None else replacement
             if self.shuffle_images:
@@ -52,7 +51,7 @@ class PretrainingBatches:
                 other = self._other_text(reader, row, rng) if mismatched_BxK[row, k] else None
                 batch["itm_label"][place, k] = other is None and replacement is None
                 ids = self.tokenizer.encode(text if other is None else other, length)
-                masked, position, target = mask_words(
+                masked, position, target = mask_tokens(
                     ids,
                     self.tokenizer,
                     rng,
@@ -87,7 +86,7 @@ class PretrainingBatches:
             self.write_regions(batch, place, shown, plan, row)
 
     def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of fillers."""
+        """Rows of padding rows."""
         texts, slots = self.config.texts_per_image, self.config.mask_slots
         return {
             **visuals.blank(rows, canvas),
@@ -110,10 +109,10 @@ class PretrainingBatches:
     def _mismatched(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
         """Half of the pairs: those that get another image's text (BxK), and rows that show another image (B)."""
         texts, valid = self.config.texts_per_image, np.flatnonzero(plan.record_B >= 0)
-        rng = shared.chance(self.seed, _MISMATCHES, plan.step)
+        rng = shared.make_rng(self.seed, _MISMATCHES, plan.step)
         half, replaced_B = len(valid) * texts // 2, np.zeros(len(plan.record_B), bool)
-        if self.config.replaced_pictures:
-            wanted = round(self.config.replaced_pictures * half / texts)
+        if self.config.replaced_images:
+            wanted = round(self.config.replaced_images * half / texts)
             replaced_B[rng.permutation(valid)[: min(wanted, half // texts)]] = True
         pairs = np.flatnonzero(np.repeat((plan.record_B >= 0) & ~replaced_B, texts))
         mismatched = np.zeros(len(plan.record_B) * texts, bool)

@@ -27,13 +27,13 @@ class RegionsPretrainingBatches(PretrainingBatches):
     def write_regions(self, batch: dict[str, np.ndarray], place: int, shown: Record, plan: BatchPlan, row: int) -> None:
         count = int(batch["region_mask"][place].sum())
         batch["region_class"][place, :count] = np.maximum(shown.regions.classes[:count], 0)
-        rng = shared.chance(self.seed, _REGIONS, plan.step, row)
+        rng = shared.make_rng(self.seed, _REGIONS, plan.step, row)
         texts = self.config.texts_per_image
         target_KxR = rng.random((texts, count)) < self.config.region_mask_rate
         zeroed_KxR = target_KxR & (rng.random((texts, count)) >= self.config.region_keep_rate)
         batch["region_target"][place, :, :count] = target_KxR
         batch["region_zeroed"][place, :, :count] = zeroed_KxR
-        if self.config.whole_picture == "mean":
+        if self.config.whole_image == "mean":
             # The mean of all would tell what is hidden.
             seen_RxF = shown.regions.features[:count][~zeroed_KxR.any(0)].astype(np.float32)
             batch["whole"][place] = seen_RxF.mean(0) if len(seen_RxF) else 0

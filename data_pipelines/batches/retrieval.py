@@ -1,4 +1,4 @@
-"""Batches of image-text retrieval: pictures with one true text and texts of other pictures."""
+"""Batches of image-text retrieval: images with one true text and texts of other images."""
 
 import dataclasses
 import functools
@@ -21,8 +21,8 @@ _OTHERS = 13  # purpose that the seed is split into
 class RetrievalBatches:
     """The arrays named in pixelbert_jax.tasks.retrieval.
 
-    A row is one picture with one of its texts (data.texts_per_image = 1: each text is visited once a pass). The others
-    are texts of other pictures of the same global batch, without replacement; a small batch may have fewer than asked.
+    A row is one image with one of its texts (data.texts_per_image = 1: each text is visited once a pass). The others
+    are texts of other images of the same global batch, without replacement; a small batch may have fewer than asked.
     """
 
     sources: tuple[Records, ...]
@@ -33,11 +33,11 @@ class RetrievalBatches:
     rows: tuple[int, int] | None = None
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays for this host's rows; rows with record -1, or a damaged one, are fillers."""
+        """The arrays for this host's rows; rows with record -1, or a damaged one, are padding rows."""
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
         # Every host looks at all rows, so that the numbers of groups and the texts to choose from agree.
         groups: dict[str, int] = {}
-        pool: dict[tuple[str, str], str] = {}  # each text of each picture once
+        pool: dict[tuple[str, str], str] = {}  # each text of each image once
         for _, record in reader.readable(reader.rows):
             groups.setdefault(record.image_id, len(groups))
             pool |= {(record.image_id, comparable(text)): text for text in record.texts}
@@ -55,7 +55,7 @@ class RetrievalBatches:
         return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
 
     def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of fillers."""
+        """Rows of padding rows."""
         return {
             **visuals.blank(rows, canvas),
             **shared.blank_texts(rows, 1 + self.negatives, self.config.max_text_length, self.tokenizer),
@@ -63,11 +63,11 @@ class RetrievalBatches:
         }
 
     def _texts(self, record: Record, pool: dict[tuple[str, str], str], plan: BatchPlan, row: int) -> list[str]:
-        """A text of the row's picture, then texts of other pictures, none of them like one of its own or another."""
+        """A text of the row's image, then texts of other images, none of them like one of its own or another."""
         taken = {text for image_id, text in pool if image_id == record.image_id}
         (chosen,) = shared.visited_texts(self.seed, plan, row, len(record.texts), 1)
         texts, others = [record.texts[chosen]], list(pool.items())
-        rng = shared.chance(self.seed, _OTHERS, plan.step, row)
+        rng = shared.make_rng(self.seed, _OTHERS, plan.step, row)
         for choice in rng.permutation(len(others)):
             (_, comparable_text), text = others[choice]
             if len(texts) > self.negatives:

@@ -1,4 +1,4 @@
-"""What the batches of all tasks share: records of a plan, pictures on canvases, texts of a visit, encoded text."""
+"""What the batches of all tasks share: records of a plan, images on canvases, texts of a visit, encoded text."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,18 +6,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_pipelines.batches.buffer_pool import ReusedMemory
+from data_pipelines.batches.buffer_pool import BufferPool
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.images import resize
 from data_pipelines.images.resize import Canvas, ResizeRule
 from data_pipelines.order.plan import BatchPlan
-from data_pipelines.storage.records import Picture, Record, Records
+from data_pipelines.storage.records import Record, RecordImage, Records
 from data_pipelines.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 PROBLEMS = "problems"  # what a batch says of its damaged records; no array for the devices
-_memory = ReusedMemory()
+_memory = BufferPool()
 _TEXTS, _FLIPS = 10, 15  # purposes that the seed is split into; the other files here have the others
 
 
@@ -25,7 +25,7 @@ class Reader:
     """The records of one batch by row, each read once, and only when asked for.
 
     Attributes:
-      rows: the batch's rows in order, without the fillers.
+      rows: the batch's rows in order, without the padding rows.
     """
 
     def __init__(self, sources: Sequence[Records], plan: BatchPlan) -> None:
@@ -44,7 +44,7 @@ class Reader:
         return self._read[key]
 
     def readable(self, rows: Iterable[int]) -> Iterator[tuple[int, Record]]:
-        """Those of some rows whose record can be read, and the record; a bad picture in it is no matter here."""
+        """Those of some rows whose record can be read, and the record; a bad image in it is no matter here."""
         for row in rows:
             try:
                 record = self[row]
@@ -63,11 +63,11 @@ def make_rows(
     """A batch of some rows of a plan; one that needs a damaged record stays blank, whatever the other rows hold.
 
     Args:
-      plan: of the whole batch; its rows with record -1 are fillers.
+      plan: of the whole batch; its rows with record -1 are padding rows.
       rows: first and last + 1 of those to make; None: all.
-      blank: makes a batch of so many fillers; pictures may still hold anything, as those of `blank_images`.
+      blank: makes a batch of so many padding rows; images may still hold anything, as those of `blank_images`.
       write_row: gets the batch, a place in it and the plan's row that goes there; writes all but what the row shows,
-        and returns a function that writes this, every picture of the place. Both may raise BadRecordError half-way.
+        and returns a function that writes this, every image of the place. Both may raise BadRecordError half-way.
       max_bad_records: 0: the first such error passes.
 
     Returns:
@@ -94,14 +94,14 @@ def make_rows(
             show_nothing(batch, place)
         else:
             shows[place] = attempt(place, functools.partial(write_row, batch, place, first + place))
-    # Pictures come last: each empties the processor's caches, after which everything else takes twice as long.
+    # Images come last: each empties the processor's caches, after which everything else takes twice as long.
     for place, show in shows.items():
         if show is not None:
             attempt(place, show)
     return batch | ({PROBLEMS: np.array([problems[place] for place in sorted(problems)])} if problems else {})
 
 
-def chance(*key: int) -> np.random.Generator:
+def make_rng(*key: int) -> np.random.Generator:
     """The generator of `np.random.default_rng(key)`, which takes 40% less time to read an array than a list."""
     numbers = [int(number) for number in key]
     try:
@@ -114,14 +114,14 @@ def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) 
     """Which of a record's `count` texts a visit shows in training: consecutive ones of an order that changes with
     every pass, from the beginning again where they run out."""
     order = list(range(count))
-    chance(seed, _TEXTS, plan.source_B[row], plan.record_B[row], plan.pass_B[row]).shuffle(order)
+    make_rng(seed, _TEXTS, plan.source_B[row], plan.record_B[row], plan.pass_B[row]).shuffle(order)
     start = int(plan.visit_B[row]) * texts
     return [order[(start + k) % count] for k in range(texts)]
 
 
 def is_mirrored(rate: float, seed: int, plan: BatchPlan, row: int) -> bool:
     """Whether a row shows its image mirrored, as a share `rate` of them does."""
-    return rate > 0 and chance(seed, _FLIPS, plan.step, row).random() < rate
+    return rate > 0 and make_rng(seed, _FLIPS, plan.step, row).random() < rate
 
 
 def texts_in_order(plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:
@@ -131,7 +131,7 @@ def texts_in_order(plan: BatchPlan, row: int, count: int, texts: int) -> list[in
 
 
 def shown_row(plan: BatchPlan, row: int) -> int | None:
-    """The row whose picture is shown in place of the row's own, for the control with shuffled pictures: the next one of
+    """The row whose image is shown in place of the row's own, for the control with shuffled images: the next one of
     another record; None, for nothing at all, if the batch has no other."""
     valid = np.flatnonzero(plan.record_B >= 0)
     for other in np.roll(valid, -1 - np.searchsorted(valid, row)):
@@ -140,9 +140,11 @@ def shown_row(plan: BatchPlan, row: int) -> int | None:
     return None
 
 
-def show(images_HxWx3: np.ndarray, size_2: np.ndarray, picture: Picture | Record, name: str, rule: ResizeRule) -> None:
-    """Put a picture, decoded and resized, into the top-left corner of a row's canvas and note its size."""
-    pixels = resize.decode(picture.image, name, picture.orientation)
+def show(
+    images_HxWx3: np.ndarray, size_2: np.ndarray, image: RecordImage | Record, name: str, rule: ResizeRule
+) -> None:
+    """Put an image, decoded and resized, into the top-left corner of a row's canvas and note its size."""
+    pixels = resize.decode(image.image, name, image.orientation)
     height, width = size = resize.resized_size(*pixels.shape[:2], rule)
     resize.resize(pixels, size, images_HxWx3[:height, :width])
     images_HxWx3[height:] = 0
@@ -151,33 +153,33 @@ def show(images_HxWx3: np.ndarray, size_2: np.ndarray, picture: Picture | Record
 
 
 def show_nothing(batch: Batch, place: int) -> None:
-    """Make the pictures of row `place` black; nothing to do where the model sees regions."""
+    """Make the images of row `place` black; nothing to do where the model sees regions."""
     if "images" in batch:
         batch["images"][place] = 0
 
 
-def pictures_of(record: Record, count: int) -> list[Picture]:
-    """The record's picture, or its two.
+def images_of(record: Record, count: int) -> list[RecordImage]:
+    """The record's image, or its two.
 
     Raises:
       DataError: it has another number of them.
     """
     found = [
-        Picture(record.image, record.height, record.width, record.orientation),
+        RecordImage(record.image, record.height, record.width, record.orientation),
         *([record.second] if record.second else []),
     ]
     if len(found) != count:
         raise DataError(
-            f"{record.image_id} has {len(found)} picture(s), the task needs {count}; change task.pictures or the data."
+            f"{record.image_id} has {len(found)} image(s), the task needs {count}; change task.images or the data."
         )
     return found
 
 
-def blank_images(count: int, canvas: Canvas, *pictures: int) -> dict[str, np.ndarray]:
+def blank_images(count: int, canvas: Canvas, *images: int) -> dict[str, np.ndarray]:
     """Rows with sizes of one pixel, whose canvases hold anything yet: to clear what is then written over takes long."""
     return {
-        "images": _memory.take((count, *pictures, *canvas, 3)),
-        "image_size": np.ones((count, *pictures, 2), np.int32),
+        "images": _memory.take((count, *images, *canvas, 3)),
+        "image_size": np.ones((count, *images, 2), np.int32),
     }
 
 

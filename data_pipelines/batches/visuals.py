@@ -1,4 +1,4 @@
-"""What a model sees of each row of a batch: a picture on a canvas, or a detector's regions."""
+"""What a model sees of each row of a batch: an image on a canvas, or a detector's regions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class RegionVisuals:
 
     config: DataConfig
     size: int  # numbers of a feature
-    whole_size: int  # numbers of the feature of the whole picture; 0: none
+    whole_size: int  # numbers of the feature of the whole image; 0: none
 
     def blank(self, rows: int, canvas: int) -> dict[str, np.ndarray]:
         """Rows that show nothing."""
@@ -51,7 +51,7 @@ class RegionVisuals:
         return batch | ({"whole": np.zeros((rows, self.whole_size), np.float16)} if self.whole_size else {})
 
     def write(self, batch: dict[str, np.ndarray], place: int, record: Record, *, mirrored: bool = False) -> None:
-        """Show a record's surest regions in row `place`; they are never `mirrored`."""
+        """Show a record's highest-scoring regions in row `place`; they are never `mirrored`."""
         del mirrored
         found = record.regions
         if found is None:
@@ -60,9 +60,9 @@ class RegionVisuals:
         batch["regions"][place, :count] = found.features[:count]
         batch["boxes"][place, :count] = found.boxes[:count]
         batch["region_mask"][place, :count] = True
-        if self.config.whole_picture == "mean":
+        if self.config.whole_image == "mean":
             batch["whole"][place] = found.features[:count].astype(np.float32).mean(0)
-        elif self.config.whole_picture == "stored":
+        elif self.config.whole_image == "stored":
             batch["whole"][place] = found.global_feature
 
 
@@ -81,9 +81,9 @@ def visuals_of(sources: Sequence[Records], config: DataConfig) -> PixelVisuals |
             raise DataError(
                 f"{records!r} has no regions, but data.regions={config.regions}; prepare it with --regions."
             )
-        if config.whole_picture == "stored" and not index.global_size:
-            raise DataError(f"{records!r} has no feature of the whole picture; set data.whole_picture to 'mean'.")
-        whole_size = {"none": 0, "mean": index.region_size, "stored": index.global_size}[config.whole_picture]
+        if config.whole_image == "stored" and not index.global_size:
+            raise DataError(f"{records!r} has no feature of the whole image; set data.whole_image to 'mean'.")
+        whole_size = {"none": 0, "mean": index.region_size, "stored": index.global_size}[config.whole_image]
         kinds[index.region_size, whole_size] = records
     if len(kinds) > 1:
         named = " and ".join(f"{size} numbers in {records!r}" for (size, _), records in kinds.items())

@@ -1,4 +1,4 @@
-"""Batches of visual question answering: pictures with K questions each, and how right each answer is."""
+"""Batches of visual question answering: images with K questions each, and how right each answer is."""
 
 import dataclasses
 from typing import Any

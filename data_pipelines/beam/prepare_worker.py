@@ -15,7 +15,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.images.files import BadImageError, open_image
 from data_pipelines.images.orientation import AS_STORED, orientation_of
 from data_pipelines.regions.rows import RegionSource
-from data_pipelines.storage.records import Picture
+from data_pipelines.storage.records import RecordImage
 from data_pipelines.storage.shards import Serializer, write_shard
 
 
@@ -80,9 +80,9 @@ class Worker:
 
     def _records(self, shard: Shard) -> Iterator[bytes]:
         pairs = map_in_order(_read_again, self._chosen(shard), self.num_threads, look_ahead=4 * self.num_threads)
-        for candidate, verdict, pictures in pairs:
+        for candidate, verdict, images in pairs:
             try:
-                serialized = self.serialize(fields_of(candidate, pictures)[0]) if pictures else b""
+                serialized = self.serialize(fields_of(candidate, images)[0]) if images else b""
             except BadRegionsError:
                 serialized = b""
             if _digest(serialized) != verdict.digest:
@@ -102,18 +102,18 @@ class Worker:
                 yield candidates[position % size], verdicts[position % size]
 
 
-def _read_again(chosen: tuple[Candidate, Verdict]) -> tuple[Candidate, Verdict, list[Picture]]:
+def _read_again(chosen: tuple[Candidate, Verdict]) -> tuple[Candidate, Verdict, list[RecordImage]]:
     """With the images, not decoded again; with none if one cannot be read."""
     candidate, verdict = chosen
     try:
-        pictures = []
+        images = []
         for source, (height, width) in zip(candidate.sources, verdict.sizes, strict=True):
             image = source.read()
             orientation = orientation_of(open_image(image)[1]) if source.turn else AS_STORED
-            pictures.append(Picture(image, height, width, orientation))
+            images.append(RecordImage(image, height, width, orientation))
     except (OSError, BadImageError):
-        pictures = []
-    return candidate, verdict, pictures
+        images = []
+    return candidate, verdict, images
 
 
 def _digest(serialized: bytes) -> bytes:

@@ -247,8 +247,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _kept_options(self) -> dict[str, Any]:
         """Those that say something about the content; of regions only where there are some."""
-        left_out = (*self.PATH_OPTIONS, *(() if self.has_regions else self.REGION_OPTIONS))
-        options = {name: value for name, value in self.options.items() if name not in left_out}
+        skipped = (*self.PATH_OPTIONS, *(() if self.has_regions else self.REGION_OPTIONS))
+        options = {name: value for name, value in self.options.items() if name not in skipped}
         # Where regions lie says nothing about them, so that the file may move.
         return options | ({"regions": Path(options["regions"]).name} if self.has_regions else {})
 

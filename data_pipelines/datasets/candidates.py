@@ -129,7 +129,7 @@ class Candidates:
     items: Iterable[Candidate]
     total: int | None = None
     missing: Sequence[str] = ()
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unused: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod

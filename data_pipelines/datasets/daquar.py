@@ -1,7 +1,7 @@
 """DAQUAR: questions of people about indoor photographs of the NYU depth data set.
 
 In the files the name of its image stands in each question ("... in the image3 ?"). Records have "image" there instead,
-for the number says nothing about the picture, but a model could remember it.
+for the number says nothing about the image, but a model could remember it.
 """
 
 import re

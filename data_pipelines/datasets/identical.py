@@ -3,7 +3,7 @@
 import hashlib
 
 OPTION = "max_identical"
-DEFAULT = 10  # a picture may be at a few addresses
+DEFAULT = 10  # an image may be at a few addresses
 
 
 def digest_of(image: bytes) -> int:

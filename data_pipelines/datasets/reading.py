@@ -17,7 +17,7 @@ from data_pipelines.datasets.identical import Identical, digest_of
 from data_pipelines.errors import DataError
 from data_pipelines.images.files import BadImageError, verify
 from data_pipelines.images.orientation import AS_STORED
-from data_pipelines.storage.records import Picture
+from data_pipelines.storage.records import RecordImage
 from data_pipelines.storage.regions import to_fields
 
 In = TypeVar("In")
@@ -219,7 +219,7 @@ class Selection:
     def finish(self) -> None:
         """All candidates have been offered; raises DataError if too many are bad."""
         self._check_share(max(self._count, 1))
-        self._skipped.images.update(self._candidates.left_out)
+        self._skipped.images.update(self._candidates.skipped)
         self._skipped.unused.update(self._candidates.unused)
 
     def _check_share(self, total: int, *, all_seen: bool = True) -> None:
@@ -267,11 +267,11 @@ def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
 
     Problems are told, not raised: one bad image is no reason to stop. There are no fields then.
     """
-    pictures, transparent = [], 0
+    images, transparent = [], 0
     for source in candidate.sources:
         try:
-            picture, shows_through = _picture(source)
-            pictures.append(picture)
+            image, shows_through = _image(source)
+            images.append(image)
             transparent += shows_through
         except BadImageError as error:
             return _bad(candidate, error.reason, source.place)
@@ -280,20 +280,20 @@ def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
         except OSError as error:
             return _bad(candidate, error.strerror or type(error).__name__, source.place)
     try:
-        example, boxes = fields_of(candidate, pictures)
+        example, boxes = fields_of(candidate, images)
     except BadRegionsError as error:
         return _bad(candidate, error.reason, error.place)
     left, faults = len(example["texts"]), candidate.faults()
     empty = len(candidate.texts) - left - faults.total()
-    digest = digest_of(pictures[0].image)
-    turned = sum(picture.orientation != AS_STORED for picture in pictures)
+    digest = digest_of(images[0].image)
+    turned = sum(image.orientation != AS_STORED for image in images)
     outcome = Outcome(
         candidate.image_id, left > 0, empty, boxes, "", candidate.place, dict(faults), digest, transparent, turned
     )
     return outcome, example
 
 
-def fields_of(candidate: Candidate, pictures: Sequence[Picture]) -> tuple[dict[str, Any], Mapping[str, int]]:
+def fields_of(candidate: Candidate, images: Sequence[RecordImage]) -> tuple[dict[str, Any], Mapping[str, int]]:
     """Fields of a record from the image of a candidate, or both of a pair, and the boxes left out, by reason.
 
     Raises:
@@ -301,13 +301,13 @@ def fields_of(candidate: Candidate, pictures: Sequence[Picture]) -> tuple[dict[s
     """
     texts, labels = candidate.cleaned()
     example: dict[str, Any] = {"image_id": candidate.image_id, "texts": texts}
-    for prefix, picture in zip(("", "second_"), pictures, strict=False):
+    for prefix, image in zip(("", "second_"), images, strict=False):
         # Data sets whose images are as stored have no orientation.
-        fields = {name: value for name, value in vars(picture).items() if candidate.turn or name != "orientation"}
+        fields = {name: value for name, value in vars(image).items() if candidate.turn or name != "orientation"}
         example |= {f"{prefix}{name}": value for name, value in fields.items()}
     boxes: Mapping[str, int] = {}
     if candidate.regions is not None:
-        found = candidate.regions(pictures[0].height, pictures[0].width)
+        found = candidate.regions(images[0].height, images[0].width)
         example |= to_fields(found.regions)
         boxes = found.dropped
     return example | ({"labels": labels} if labels else {}), boxes
@@ -317,10 +317,10 @@ def _bad(candidate: Candidate, problem: str, place: str) -> tuple[Outcome, dict[
     return Outcome(candidate.image_id, problem=problem, place=place), {}
 
 
-def _picture(source: Source) -> tuple[Picture, bool]:
+def _image(source: Source) -> tuple[RecordImage, bool]:
     """An image, and whether something of it is transparent."""
     if source.read is None:
         raise FileNotFoundError
     image = source.read()
     header = verify(image, turn=source.turn)
-    return Picture(image, header.height, header.width, header.orientation), header.transparent
+    return RecordImage(image, header.height, header.width, header.orientation), header.transparent

@@ -1,4 +1,4 @@
-"""SBU captioned photographs: pictures of Flickr with what their owners wrote about them."""
+"""SBU captioned photographs: images of Flickr with what their owners wrote about them."""
 
 import itertools
 from collections.abc import Iterator

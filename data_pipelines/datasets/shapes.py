@@ -71,7 +71,7 @@ def _scenes(seed: int, split: str, count: int, image_size: int, num_regions: int
 
 
 def _detect(scene: shapes_scene.Scene, num_regions: int, height: int, width: int) -> FoundRegions:
-    del width  # pictures are square
+    del width  # images are square
     return FoundRegions(shapes_regions.regions(scene, num_regions, height))
 
 

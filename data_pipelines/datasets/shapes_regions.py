@@ -1,6 +1,6 @@
 """Regions of drawn scenes, as a detector that errs a little would give them.
 
-Everything is a pure function of the scene, from a stream of random numbers of its own: pictures and captions are the
+Everything is a pure function of the scene, from a stream of random numbers of its own: images and captions are the
 same with regions and without.
 """
 
@@ -18,7 +18,7 @@ MIN_REGIONS = MAX_OBJECTS
 
 _STREAM = 0x7265  # a fifth number of the seed, which scenes and captions do not have
 _JITTER = 0.08  # of an edge, as a fraction of the box's side
-_SIDE = (0.12, 0.4)  # of a distractor, as a fraction of the picture
+_SIDE = (0.12, 0.4)  # of a distractor, as a fraction of the image
 _COVERED = 0.2  # share of a distractor that objects may cover
 _PLACEMENTS = 64
 _OBJECT_SCORE = (0.5, 1.0)
@@ -34,15 +34,15 @@ def class_of(thing: Object) -> int:
 
 
 def regions(a_scene: Scene, num_regions: int = 8, image_size: int = 48) -> Regions:
-    """One region an object and distractors that show little of any, `num_regions` in all, the surest first.
+    """One region an object and distractors that show little of any, `num_regions` in all, the highest-scoring first.
 
-    A feature is what the picture shows in the box, at 6x6 pixels and with noise; the global feature is the whole
-    picture at 8x8. One object in fifty has a wrong class, and distractors may be surer than objects.
+    A feature is what the image shows in the box, at 6x6 pixels and with noise; the global feature is the whole
+    image at 8x8. One object in fifty has a wrong class, and distractors may be surer than objects.
 
     Args:
       a_scene: of `shapes_scene.scene`.
       num_regions: at least MIN_REGIONS.
-      image_size: side of the picture in pixels.
+      image_size: side of the image in pixels.
 
     Raises:
       ValueError: fewer than MIN_REGIONS.
@@ -75,7 +75,7 @@ def regions(a_scene: Scene, num_regions: int = 8, image_size: int = 48) -> Regio
 
 
 def _jittered(rng: np.random.Generator, box_4: np.ndarray) -> np.ndarray:
-    """A box whose edges are each moved a little, inside the picture."""
+    """A box whose edges are each moved a little, inside the image."""
     side = box_4[2] - box_4[0]
     return np.clip(box_4 + side * rng.uniform(-_JITTER, _JITTER, 4), 0, 1)
 
@@ -107,6 +107,6 @@ def _crop(image_HxWx3: np.ndarray, box_4: np.ndarray) -> np.ndarray:
 
 
 def _shrunk(image_HxWx3: np.ndarray, side: int) -> np.ndarray:
-    """side * side * 3 numbers of about zero mean in a range of one: the picture at that size, row by row."""
+    """side * side * 3 numbers of about zero mean in a range of one: the image at that size, row by row."""
     small = cv2.resize(image_HxWx3, (side, side), interpolation=cv2.INTER_AREA)
     return (small.astype(np.float32).reshape(-1) - _MEAN) / _RANGE

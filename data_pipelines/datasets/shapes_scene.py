@@ -1,8 +1,8 @@
-"""Drawn scenes of one to three coloured shapes: what is in them, their picture, and captions.
+"""Drawn scenes of one to three coloured shapes: what is in them, their image, and captions.
 
 Everything is a pure function of (seed, split, index), so boxes and classes can be made again from
 an image id. Colours, shapes and sizes are drawn uniformly and independently of each other and of
-the positions: no word of a caption can be guessed from its other words, only from the picture.
+the positions: no word of a caption can be guessed from its other words, only from the image.
 Whether a scene belongs to a split follows from its content, so no scene is in two splits.
 """
 
@@ -30,7 +30,7 @@ _RGB = {
     "purple": (122, 38, 160),
     "black": (24, 24, 28),
 }
-_SIDE = {"small": (0.27, 0.30), "large": (0.39, 0.43)}  # of a box, as a fraction of the picture
+_SIDE = {"small": (0.27, 0.30), "large": (0.39, 0.43)}  # of a box, as a fraction of the image
 _GAP = 0.02  # between two boxes
 _PLACEMENTS = 8  # drawn at a time
 _HASH_GRID = 48  # positions on this grid decide the split
@@ -41,7 +41,7 @@ _NUMBERS = ("no", "one", "two", "three")
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One shape; lengths are fractions of the picture's side, (0, 0) is its top left corner."""
+    """One shape; lengths are fractions of the image's side, (0, 0) is its top left corner."""
 
     colour: str
     shape: str
@@ -112,13 +112,13 @@ def captions(a_scene: Scene) -> tuple[str, str, str, str]:
     return (
         _list(full[0]),
         f"there {verb} {_NUMBERS[number]} {noun} : {_list(full[1])}",
-        f"a picture of {_list(without_size)}",
+        f"an image of {_list(without_size)}",
         _relation(*orders[3][:2]) if number > 1 else f"{full[3][0]} {_corner(orders[3][0])}",
     )
 
 
 def render(a_scene: Scene, image_size: int = 48) -> np.ndarray:
-    """The picture: uint8 RGB, image_size x image_size x 3, edges antialiased."""
+    """The image: uint8 RGB, image_size x image_size x 3, edges antialiased."""
     image_HxWx3 = np.empty((image_size, image_size, 3), np.float32)
     image_HxWx3[:] = a_scene.background
     for thing in a_scene.objects:

@@ -36,7 +36,7 @@ class Photographs:
     paths: Mapping[str, Path]
 
     @property
-    def num_left_out(self) -> int:
+    def num_skipped(self) -> int:
         """How many are left out."""
         return sum(identity is None for identity in self.identities.values())
 
@@ -52,7 +52,7 @@ class Photographs:
         return Candidate(self.identities[number], texts, reader(path), str(path or f"{number}.jpg"), labels)
 
 
-def find_photographs(source_dir: Path, left_out: Container[int]) -> Photographs:
+def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
     """Reads image_data.json and looks for the images; those whose COCO id is in `left_out` are left out.
 
     Raises:
@@ -75,7 +75,7 @@ def find_photographs(source_dir: Path, left_out: Container[int]) -> Photographs:
         if coco_id is not None:
             coco_id = field(image, "coco_id", int, image_data)
         identity = f"coco/{coco_id}" if coco_id is not None else f"visual_genome/{number}"
-        identities[number] = None if coco_id in left_out else identity
+        identities[number] = None if coco_id in skipped else identity
     return Photographs(identities, list_images(folders))
 
 
@@ -115,12 +115,12 @@ class VisualGenome(ImageTextBuilder):
     def candidates(self) -> dict[str, Candidates]:
         """One split, train."""
         path = require_file(self.source_dir, "region_descriptions.json", "descriptions of regions")
-        photographs = find_photographs(self.source_dir, self._left_out())
+        photographs = find_photographs(self.source_dir, self._skipped())
         if not self.options["keep_coco_test"]:
-            self.notes.append(f"{photographs.num_left_out:,} images of COCO's val and test splits left out")
+            self.notes.append(f"{photographs.num_skipped:,} images of COCO's val and test splits left out")
         return {"train": photographs.candidates(_read_regions(path, photographs))}
 
-    def _left_out(self) -> frozenset[int]:
+    def _skipped(self) -> frozenset[int]:
         """COCO ids that must not be trained on."""
         if self.options["keep_coco_test"]:
             return frozenset()

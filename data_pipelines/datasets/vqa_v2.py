@@ -36,11 +36,11 @@ class VqaV2(ImageTextBuilder):
         questions = self._question_files()
         photographs = coco_files.find_photographs(self.source_dir, _IMAGE_FOLDERS)
         splits = {}
-        held_out: set[int] = set()
+        evaluation: set[int] = set()
         for split, path in questions.items():
             texts = _read_split(path, self._annotation_file(split, path), split in _LABELLED_SPLITS)
             if split != "train":
-                held_out |= texts.images()
+                evaluation |= texts.images()
             folder = _SUBTYPES[split].replace("-dev", "")
             splits[split] = Candidates.of(
                 [
@@ -54,7 +54,7 @@ class VqaV2(ImageTextBuilder):
                     f"--visual_genome_qa leaves the images of val out, and {self.source_dir} has no "
                     f"{_file_name('val', 'questions')} to tell which they are; put it there, from {_PAGE}."
                 )
-            splits["visual_genome"] = self._visual_genome(held_out)
+            splits["visual_genome"] = self._visual_genome(evaluation)
         return splits
 
     def _question_files(self) -> dict[str, Path]:
@@ -82,13 +82,13 @@ class VqaV2(ImageTextBuilder):
     def _find(self, name: str) -> Path | None:
         return first_existing(self.source_dir, [f"{folder}{name}" for folder in _TEXT_FOLDERS])
 
-    def _visual_genome(self, held_out: Container[int]) -> Candidates:
+    def _visual_genome(self, evaluation: Container[int]) -> Candidates:
         folder = self.source_dir
         if (folder / "visual_genome").is_dir():
             folder = folder / "visual_genome"
         path = visual_genome.require_file(folder, "question_answers.json", "questions of Visual Genome")
-        photographs = visual_genome.find_photographs(folder, held_out)
-        self.notes.append(f"visual_genome: {photographs.num_left_out:,} images of VQA's val and test splits left out")
+        photographs = visual_genome.find_photographs(folder, evaluation)
+        self.notes.append(f"visual_genome: {photographs.num_skipped:,} images of VQA's val and test splits left out")
         return photographs.candidates(_read_visual_genome(path, photographs))
 
 

@@ -1,7 +1,7 @@
-"""Encoded pictures: what a header says, and whether the whole file decodes.
+"""Encoded images: what a header says, and whether the whole file decodes.
 
 The size is read from the header before anything is decoded, so that a file that promises a huge
-picture is refused while it is still small. OpenCV is what training decodes with; Pillow reads the
+image is refused while it is still small. OpenCV is what training decodes with; Pillow reads the
 headers and notices files that are cut short, which some OpenCV releases fill with grey instead.
 """
 
@@ -28,7 +28,7 @@ from data_pipelines.images.transparency import opacity
 MAX_MEGAPIXELS = 64.0
 MAX_SIDE = 30_000  # pixels
 MAX_BYTES = 256 << 20
-MAX_SCANS = 100  # of a progressive JPEG, each of which costs the time of the whole picture; usual are ten
+MAX_SCANS = 100  # of a progressive JPEG, each of which costs the time of the whole image; usual are ten
 
 # The readers are called directly: Image.open would apply Pillow's own, process-wide size limit.
 _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
@@ -47,7 +47,7 @@ DAMAGE += (struct.error, MemoryError, Image.DecompressionBombError)
 
 
 class BadImageError(DataError):
-    """Bytes that are not a usable picture; `reason` is short, the same for damage of one kind."""
+    """Bytes that are not a usable image; `reason` is short, the same for damage of one kind."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -56,7 +56,7 @@ class BadImageError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first bytes of a picture say: format ("JPEG", "PNG", ...) and size in pixels.
+    """What the first bytes of an image say: format ("JPEG", "PNG", ...) and size in pixels.
 
     `transparent` tells whether something behind it shows through, and `orientation` how to turn it; only `verify` finds
     out.
@@ -70,7 +70,7 @@ class Header:
 
 
 def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
-    """Format and size of an encoded picture, without decoding it.
+    """Format and size of an encoded image, without decoding it.
 
     Raises:
       BadImageError: not a JPEG, PNG, WebP, BMP or GIF; a damaged header; no pixels; over a limit.
@@ -81,7 +81,7 @@ def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_s
 def verify(
     encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE, turn: bool = False
 ) -> Header:
-    """Decode a picture completely, as training will, and return its header.
+    """Decode an image completely, as training will, and return its header.
 
     With `turn` the size is that after turning it upright by its orientation tag. Otherwise the tag is ignored, and the
     size is the one in the header.
@@ -89,11 +89,11 @@ def verify(
     Raises:
       BadImageError: as `read_header`, or the file is cut short, or it does not decode to that size.
     """
-    header, picture = open_image(encoded, max_megapixels, max_side)
+    header, image = open_image(encoded, max_megapixels, max_side)
     try:
-        picture.draft("RGB", (1, 1))  # a JPEG is then read to its end, but at an eighth of its size
-        picture.load()
-        transparent = opacity(picture) is not None
+        image.draft("RGB", (1, 1))  # a JPEG is then read to its end, but at an eighth of its size
+        image.load()
+        transparent = opacity(image) is not None
     except DAMAGE as error:
         raise BadImageError("truncated or damaged file") from error
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -105,7 +105,7 @@ def verify(
         raise BadImageError("not decodable by OpenCV")
     if pixels_HxWx3.shape != (header.height, header.width, 3):
         raise BadImageError("decoded size differs from the header")
-    orientation = orientation_of(picture) if turn else AS_STORED
+    orientation = orientation_of(image) if turn else AS_STORED
     height, width = upright_size(header.height, header.width, orientation)
     return Header(header.format, height, width, transparent, orientation)
 
@@ -129,25 +129,25 @@ def open_image(
     if name == "WEBP":
         check_size(*_webp_size(encoded), max_megapixels, max_side)  # Pillow's reader asks for memory for the whole
     try:
-        picture = reader(io.BytesIO(encoded))
-        width, height = picture.size
+        image = reader(io.BytesIO(encoded))
+        width, height = image.size
     except DAMAGE as error:
         raise BadImageError("damaged header") from error
     check_size(height, width, max_megapixels, max_side)
-    if name == "JPEG" and _scans(encoded, picture) > MAX_SCANS:
+    if name == "JPEG" and _scans(encoded, image) > MAX_SCANS:
         raise BadImageError(f"over {MAX_SCANS} scans")
-    return Header(name, height, width), picture
+    return Header(name, height, width), image
 
 
-def _scans(encoded: bytes, picture: JpegImagePlugin.JpegImageFile) -> int:
+def _scans(encoded: bytes, image: JpegImagePlugin.JpegImageFile) -> int:
     """Scans of a JPEG that a decoder may work through: at most so often stands the marker of one.
 
     Of a sequential JPEG whose first scan holds all components libjpeg reads no other, whatever comes after it. To see
     that takes a tenth of the time that counting does.
     """
-    components = picture.layers
-    begins = picture.fp.tell() - (len(_START_OF_SCAN) + 2 + 1 + 2 * components + 3)  # Pillow has read the scan's header
-    if "progressive" not in picture.info and begins >= 0:
+    components = image.layers
+    begins = image.fp.tell() - (len(_START_OF_SCAN) + 2 + 1 + 2 * components + 3)  # Pillow has read the scan's header
+    if "progressive" not in image.info and begins >= 0:
         header = encoded[begins : begins + 5]
         if header == _START_OF_SCAN + (6 + 2 * components).to_bytes(2, "big") + bytes([components]):
             return 1

@@ -1,7 +1,7 @@
-"""Pictures: encoded bytes in, a uint8 canvas and the size of its valid region out.
+"""Images: encoded bytes in, a uint8 canvas and the size of its valid region out.
 
 The papers keep the aspect ratio (Pixel-BERT section 3.1: shorter edge 800, longer at most 1333 for ResNet-50; 600 and
-1000 for ResNeXt-152). Compilers want few shapes, so a resized picture lies in the top-left corner of the smallest of a
+1000 for ResNeXt-152). Compilers want few shapes, so a resized image lies in the top-left corner of the smallest of a
 few canvases whose sides are multiples of 64, and the rest of the canvas is zero.
 """
 
@@ -42,7 +42,7 @@ def resized_size(height: int, width: int, rule: ResizeRule) -> Canvas:
 
 
 def default_canvases(rule: ResizeRule, multiple: int = 64) -> tuple[Canvas, ...]:
-    """Canvases that hold every picture under `rule`, smallest area first: square, 4:3 and longest, both ways up."""
+    """Canvases that hold every image under `rule`, smallest area first: square, 4:3 and longest, both ways up."""
 
     def up(pixels: float) -> int:
         return -(-int(np.ceil(pixels)) // multiple) * multiple
@@ -54,7 +54,7 @@ def default_canvases(rule: ResizeRule, multiple: int = 64) -> tuple[Canvas, ...]
 
 
 def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
-    """Index of the canvas with the smallest area that holds a resized picture of `height` x `width` pixels.
+    """Index of the canvas with the smallest area that holds a resized image of `height` x `width` pixels.
 
     Raises:
       DataError: no canvas is large enough.
@@ -62,7 +62,7 @@ def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
     fitting = [(h * w, i) for i, (h, w) in enumerate(canvases) if h >= height and w >= width]
     if not fitting:
         raise DataError(
-            f"A picture of {height}x{width} pixels (after resizing) fits none of the canvases {list(canvases)}; "
+            f"An image of {height}x{width} pixels (after resizing) fits none of the canvases {list(canvases)}; "
             "add a larger one to data.canvases."
         )
     return min(fitting)[1]
@@ -79,13 +79,13 @@ def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) ->
       orientation: turn the image so; the file's own tag is not looked at.
 
     Raises:
-      BadRecordError: the bytes are not a picture that OpenCV can read, or it would be too large.
+      BadRecordError: the bytes are not an image that OpenCV can read, or it would be too large.
     """
     try:
         _, header = open_image(encoded)
     except BadImageError as error:
         too_large = "over" in error.reason
-        what = error.reason if too_large else f"{len(encoded)} bytes that are not a readable picture"
+        what = error.reason if too_large else f"{len(encoded)} bytes that are not a readable image"
         raise BadRecordError(f"{name}: {what}; prepare the data set again.") from error
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -94,9 +94,7 @@ def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) ->
     except (cv2.error, *DAMAGE):
         image = None
     if image is None or (opacity_HxW is not None and opacity_HxW.shape != image.shape[:2]):
-        raise BadRecordError(
-            f"{name}: {len(encoded)} bytes that are not a readable picture; prepare the data set again."
-        )
+        raise BadRecordError(f"{name}: {len(encoded)} bytes that are not a readable image; prepare the data set again.")
     return upright(image if opacity_HxW is None else over_white(image, opacity_HxW), orientation)
 
 

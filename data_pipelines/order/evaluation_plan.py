@@ -1,4 +1,4 @@
-"""Order of held-out evaluation: every record, or every visit of it, once; the last batch of each canvas filled up."""
+"""Order of evaluation evaluation: every record, or every visit of it, once; the last batch of each canvas filled up."""
 
 from collections.abc import Sequence
 

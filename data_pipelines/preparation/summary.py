@@ -93,9 +93,9 @@ def _region_lines(summary: Mapping[str, Any]) -> list[str]:
     for split, entry in summary["splits"].items():
         if numbers := entry.get("regions"):
             classes = f"classes 0 to {entry['region_classes'] - 1:,}" if entry["region_classes"] else "classes unknown"
-            whole = f", {entry['global_size']:,} of the picture" if entry["global_size"] else ""
+            whole = f", {entry['global_size']:,} of the image" if entry["global_size"] else ""
             lines.append(
-                f"regions of {split}: {numbers['mean']:.1f} a picture ({numbers['min']} to {numbers['max']}), "
+                f"regions of {split}: {numbers['mean']:.1f} an image ({numbers['min']} to {numbers['max']}), "
                 f"features of {entry['region_size']:,} numbers{whole}, {classes}"
             )
         if boxes := summary["skipped"].get(split, {}).get("boxes"):

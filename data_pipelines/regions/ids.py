@@ -14,7 +14,7 @@ def normal_id(published: str) -> str:
 
 
 def keys_of(image_id: str, place: str) -> list[str]:
-    """The normal ids under which a record's regions are looked for, the surest first.
+    """The normal ids under which a record's regions are looked for, the highest-scoring first.
 
     Its id; its id without the data set's name; the name of its file; a COCO id as a bare number, if the file is called
     so. Thus a bare number is Visual Genome's where the files are, even of photographs that are also in COCO.

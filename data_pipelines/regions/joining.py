@@ -49,7 +49,7 @@ class Joiner:
           DataError: no image has regions, as far as that is known; or two have the same ones.
         """
         joined = {split: self._join(candidates) for split, candidates in splits.items()}
-        if all(candidates.total == 0 and candidates.left_out for candidates in joined.values()):
+        if all(candidates.total == 0 and candidates.skipped for candidates in joined.values()):
             raise self.nothing_joins()
         return joined
 
@@ -95,19 +95,19 @@ class Joiner:
         )
 
     def _join(self, candidates: Candidates) -> Candidates:
-        left_out: collections.Counter[str] = collections.Counter()
-        joined = self._joined(candidates, left_out)
+        skipped: collections.Counter[str] = collections.Counter()
+        joined = self._joined(candidates, skipped)
         if isinstance(candidates.items, Sequence):
-            return dataclasses.replace(Candidates.of(list(joined)), left_out=left_out)
+            return dataclasses.replace(Candidates.of(list(joined)), skipped=skipped)
         # Missing files of images without regions are no loss, and which those are is not known yet.
-        return dataclasses.replace(candidates, items=joined, missing=(), left_out=left_out)
+        return dataclasses.replace(candidates, items=joined, missing=(), skipped=skipped)
 
-    def _joined(self, candidates: Candidates, left_out: collections.Counter[str]) -> Iterator[Candidate]:
+    def _joined(self, candidates: Candidates, skipped: collections.Counter[str]) -> Iterator[Candidate]:
         for candidate in candidates.items:
             number = self._row_of(candidate)
             if number is None:
                 self._without = self._without or candidate
-                left_out[NO_REGIONS] += 1
+                skipped[NO_REGIONS] += 1
             else:
                 reader = _Reader(self._source, number, self._layout, self._max_regions)
                 yield dataclasses.replace(candidate, regions=reader)

@@ -22,8 +22,8 @@ class Row:
     Attributes:
       features: NxF, any real type.
       boxes: float64 Nx4, x0, y0, x1, y1.
-      in_pixels: whether boxes are in pixels, not in fractions of the picture.
-      height, width: of the picture that the detector saw, in pixels; None: not told.
+      in_pixels: whether boxes are in pixels, not in fractions of the image.
+      height, width: of the image that the detector saw, in pixels; None: not told.
       classes: N, None where the source has none.
       scores: N, None where the source has none.
       global_feature: G; G = 0 where the source has none.
@@ -48,7 +48,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Sizes of a region's and of a picture's feature, and whether there are classes."""
+    """Sizes of a region's and of an image's feature, and whether there are classes."""
 
     region_size: int
     global_size: int

@@ -8,16 +8,16 @@ from data_pipelines.datasets.candidates import FoundRegions
 from data_pipelines.regions.rows import BadRowError, Layout, Row
 from data_pipelines.storage.regions import Regions
 
-OUTSIDE = "outside of the picture"
+OUTSIDE = "outside of the image"
 NO_AREA = "without area"
 _MAX_CLASS = 1_000_000
 _SIZE_TOLERANCE = 2  # pixels by which sides may differ after scaling
 
 
 def usable(row: Row, layout: Layout, height: int, width: int, max_regions: int) -> FoundRegions:
-    """The surest `max_regions` regions of a row, the surest first; equal ones stay in the row's order.
+    """The `max_regions` highest-scoring regions of a row, the best first; equal ones stay in the row's order.
 
-    Boxes that leave the picture by at most a pixel are clipped. Those that leave it by more, and those without area,
+    Boxes that leave the image by at most a pixel are clipped. Those that leave it by more, and those without area,
     are left out and counted.
 
     Args:
@@ -46,7 +46,7 @@ def usable(row: Row, layout: Layout, height: int, width: int, max_regions: int) 
     dropped = collections.Counter({OUTSIDE: int(outside_N.sum()), NO_AREA: int(empty_N.sum())})
     kept = np.flatnonzero(~outside_N & ~empty_N)
     if not len(kept):
-        raise BadRowError("no box that lies in the picture and has an area")
+        raise BadRowError("no box that lies in the image and has an area")
     best = kept[np.argsort(-scores_N[kept].astype(np.float64), kind="stable")][:max_regions]
     regions = Regions(
         features=features_NxF[best],
@@ -70,14 +70,14 @@ def _halved(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _fractions(row: Row, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes as float32 fractions clipped to the picture, and which of them lie outside by more than a pixel."""
+    """Boxes as float32 fractions clipped to the image, and which of them lie outside by more than a pixel."""
     seen_height, seen_width = row.height or height, row.width or width
     scale = height / seen_height
     if abs(seen_width * scale - width) > _SIZE_TOLERANCE * max(1, scale):
-        raise BadRowError("regions of a picture of another shape")
+        raise BadRowError("regions of an image of another shape")
     sides_4 = np.array([seen_width, seen_height] * 2, np.float64)
     boxes_Nx4 = row.boxes / sides_4 if row.in_pixels else row.boxes
-    pixel_4 = 1 / sides_4 + 1e-9  # rounding of a division does not make a box leave the picture
+    pixel_4 = 1 / sides_4 + 1e-9  # rounding of a division does not make a box leave the image
     outside_N = ((boxes_Nx4 < -pixel_4) | (boxes_Nx4 > 1 + pixel_4)).any(1)
     if row.in_pixels and row.height is None and row.boxes.max() <= 1:
         raise BadRowError("boxes of a pixel: fractions must be called norm_bb")

@@ -39,7 +39,7 @@ _REGION_NUMBERS = ("region_size", "global_size", "region_classes")  # left out o
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class RecordImage:
     """An image: encoded bytes as the publisher made them, and its size in pixels before any resize.
 
     `orientation` is how to turn it, as in `data_pipelines.images.orientation`; the size is that after turning.
@@ -64,7 +64,7 @@ class Record:
       labels: a JSON object for each text, such as the answers of a question; empty in data sets without labels.
       second: the right-hand image of a pair; None in data sets of single images.
       regions: what a detector found in the image; None in data sets that were prepared without --regions.
-      orientation: how to turn the image, as in `Picture`; in published sets as stored, whatever its tag says.
+      orientation: how to turn the image, as in `Image`; in published sets as stored, whatever its tag says.
     """
 
     image: bytes
@@ -73,7 +73,7 @@ class Record:
     image_id: str
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    second: Picture | None = None
+    second: RecordImage | None = None
     regions: Regions | None = None
     orientation: int = AS_STORED
 
@@ -98,7 +98,7 @@ class Index:
       fingerprint: hex digest of every record's fields; equal data sets have equal fingerprints.
       second_heights, second_widths: int32, pixels of the second images; None in data sets of single images.
       region_size: length F of the feature of a region; 0 in data sets without regions.
-      global_size: length G of the feature of a whole picture; 0 where there is none.
+      global_size: length G of the feature of a whole image; 0 where there is none.
       region_classes: greatest class of a region + 1; 0 where no class is known.
     """
 
@@ -203,7 +203,7 @@ def parse(serialized: bytes) -> Record:
         )
         if labels and len(labels) != len(texts):
             raise ValueError(f"{len(labels)} labels for {len(texts)} texts")
-        first = _picture(feature, "")
+        first = _image(feature, "")
         return Record(
             image=first.image,
             height=first.height,
@@ -211,7 +211,7 @@ def parse(serialized: bytes) -> Record:
             image_id=feature["image_id"].bytes_list.value[0].decode(),
             texts=texts,
             labels=labels,
-            second=_picture(feature, "second_") if "second_image" in feature else None,
+            second=_image(feature, "second_") if "second_image" in feature else None,
             regions=from_feature(feature),
             orientation=first.orientation,
         )
@@ -230,9 +230,9 @@ def parse_label(label: str) -> dict[str, Any]:
     return stated
 
 
-def _picture(feature: Mapping[str, Any], prefix: str) -> Picture:
+def _image(feature: Mapping[str, Any], prefix: str) -> RecordImage:
     name = f"{prefix}orientation"
-    return Picture(
+    return RecordImage(
         image=feature[f"{prefix}image"].bytes_list.value[0],
         height=feature[f"{prefix}height"].int64_list.value[0],
         width=feature[f"{prefix}width"].int64_list.value[0],

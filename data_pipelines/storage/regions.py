@@ -1,4 +1,4 @@
-"""Regions of a picture: what an object detector found in it, as records keep it."""
+"""Regions of an image: what an object detector found in it, as records keep it."""
 
 import dataclasses
 import hashlib
@@ -10,16 +10,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Regions:
-    """The boxes that a detector found in one picture, the surest first; at least one.
+    """The boxes that a detector found in one image, the highest-scoring first; at least one.
 
     Two are equal if all of their arrays are. Arrays of another type or shape are refused with a ValueError.
 
     Attributes:
       features: float16 NxF, the detector's description of each box.
-      boxes: float32 Nx4, x0, y0, x1, y1 as fractions of the picture, 0 to 1, from its top left corner.
+      boxes: float32 Nx4, x0, y0, x1, y1 as fractions of the image, 0 to 1, from its top left corner.
       classes: int32 N, the detector's class of each box from 0, or -1 where the source does not tell it.
       scores: float32 N, its confidence, falling.
-      global_feature: float16 G, of the whole picture; G = 0 where the source has none.
+      global_feature: float16 G, of the whole image; G = 0 where the source has none.
     """
 
     features: np.ndarray

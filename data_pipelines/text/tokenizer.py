@@ -20,21 +20,21 @@ class Tokenizer:
     """BERT's WordPiece over a vocabulary; light to pickle, so that workers can have their own."""
 
     def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True) -> None:
-        """Take the word pieces, in the order of their ids; blank ones keep their id and are no word's.
+        """Take the tokens, in the order of their ids; blank ones keep their id and are no word's.
 
         Raises:
-          DataError: a special token is missing, or a word piece stands twice.
+          DataError: a special token is missing, or a token stands twice.
         """
         missing = [token for token in SPECIAL if token not in set(vocabulary)]
         if missing:
             raise DataError(
-                f"The vocabulary of {len(vocabulary)} word pieces has no {', '.join(missing)}; "
+                f"The vocabulary of {len(vocabulary)} tokens has no {', '.join(missing)}; "
                 "use a BERT vocabulary (vocab.txt)."
             )
         ids = {token: i for i, token in enumerate(vocabulary)}
         if twice := next((token for i, token in enumerate(vocabulary) if token and ids[token] != i), ""):
             raise DataError(
-                f"The vocabulary has word pieces that stand twice, such as {twice[:40]!r} for the ids "
+                f"The vocabulary has tokens that stand twice, such as {twice[:40]!r} for the ids "
                 f"{vocabulary.index(twice)} and {ids[twice]}; blank one of the lines, so that others keep their ids."
             )
         self.vocabulary, self.lowercase = tuple(vocabulary), lowercase
@@ -58,7 +58,7 @@ class Tokenizer:
 
     @functools.cached_property
     def ordinary_ids(self) -> np.ndarray:
-        """Ids of the word pieces that are words or parts of words, in order."""
+        """Ids of the tokens that are words or parts of words, in order."""
         return np.array(
             [i for i, token in enumerate(self.vocabulary) if token and not (token[0] == "[" and token[-1] == "]")],
             np.int32,
@@ -88,13 +88,13 @@ class Tokenizer:
         return tuple(self._backend.encode(word, add_special_tokens=False).ids)
 
     def pieces(self, text: str) -> list[int]:
-        """Ids of the word pieces of a text, without [CLS] and [SEP]."""
+        """Ids of the tokens of a text, without [CLS] and [SEP]."""
         # BERT's rules never look past a space, and texts repeat their words.
         words = text.split(" ")
         return [i for word in words for i in (self._known if len(word) <= _KNOWN_LENGTH else self._split)(word)]
 
     def encode(self, text: str, max_length: int) -> np.ndarray:
-        """[CLS] word pieces [SEP], int32, cut to `max_length`, not padded."""
+        """[CLS] tokens [SEP], int32, cut to `max_length`, not padded."""
         return np.array([self.cls, *self.pieces(text)[: max_length - 2], self.sep], np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -136,9 +136,7 @@ def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one word piece a line."
-        ) from None
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one token a line.") from None
 
 
 def _fetched(name: str) -> Path:
@@ -171,7 +169,7 @@ def _read_tokenizer(folder: Path) -> tuple[str, ...]:
         ) from None
     if sorted(ids.values()) != list(range(len(ids))):
         raise DataError(
-            f"{folder}: the ids of its {len(ids)} word pieces are not the numbers from 0, each once; give a vocab.txt "
+            f"{folder}: the ids of its {len(ids)} tokens are not the numbers from 0, each once; give a vocab.txt "
             "with a line for each id."
         )
     return tuple(sorted(ids, key=ids.get))
@@ -205,7 +203,7 @@ def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) ->
     return (*SPECIAL, *sorted((needed | letters) - set(SPECIAL)))
 
 
-def mask_words(
+def mask_tokens(
     ids_T: np.ndarray,
     tokenizer: Tokenizer,
     rng: np.random.Generator,
@@ -217,10 +215,10 @@ def mask_words(
     """Hide words of an encoded text as BERT does: of the chosen ones 80% [MASK], 10% another word, 10% unchanged.
 
     Args:
-      ids_T: [CLS] word pieces [SEP].
+      ids_T: [CLS] tokens [SEP].
       tokenizer: names the special tokens, which are never chosen.
       rng: the only source of chance.
-      rate: share of the word pieces to choose, in the mean exactly; at least one is chosen if there is one.
+      rate: share of the tokens to choose, in the mean exactly; at least one is chosen if there is one.
       slots: M, places at most.
       whole_words: choose words with all of their pieces.
 

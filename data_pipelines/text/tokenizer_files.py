@@ -49,7 +49,7 @@ def check_case(folder: Path, lowercase: bool) -> None:
 
 
 def cased_pieces(vocabulary: Sequence[str]) -> int:
-    """How many word pieces have upper-case letters, which no text has once it is lower-cased; [NAMES] do not count."""
+    """How many tokens have upper-case letters, which no text has once it is lower-cased; [NAMES] do not count."""
     return sum(piece != piece.lower() for piece in vocabulary if not (piece[:1] == "[" and piece[-1:] == "]"))
 
 

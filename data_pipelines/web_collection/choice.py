@@ -34,5 +34,5 @@ def choose(image: WebImage, scores: Sequence[float] | None, min_score: float) ->
 
 
 def _against(chosen: str, scores: Sequence[float] | None, number: int, best: int) -> str:
-    figures = "" if scores is None else f"{scores[number]:.4f} against {scores[best]:.4f}: "
-    return f"{figures}{chosen[:200]!r}"
+    mean_metrics = "" if scores is None else f"{scores[number]:.4f} against {scores[best]:.4f}: "
+    return f"{mean_metrics}{chosen[:200]!r}"

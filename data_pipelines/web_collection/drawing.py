@@ -1,4 +1,4 @@
-"""The funnel as a picture."""
+"""The funnel as an image."""
 
 import io
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
         axes.barh(places, left, color=_LEFT, label="left")
         axes.barh(places, gone, left=left, color=_GONE, label="dropped here")
         for place, (kept, dropped) in enumerate(zip(left, gone, strict=True)):
-            figures = f" {kept:,}" + (f"  (-{dropped:,})" if dropped else "")
-            axes.text(kept + dropped, place, figures, va="center", fontsize=8)
+            mean_metrics = f" {kept:,}" + (f"  (-{dropped:,})" if dropped else "")
+            axes.text(kept + dropped, place, mean_metrics, va="center", fontsize=8)
         axes.set(title=unit, xlim=(0, max(found, 1) * 1.28), yticks=list(places), yticklabels=names)
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)

@@ -52,7 +52,7 @@ def examine(found: Found, read: Callable[[], bytes], settings: Settings) -> Iter
         return
     try:
         verify(encoded)
-        likeness = fingerprint(resize.decode(encoded))
+        image_hash = fingerprint(resize.decode(encoded))
     except (BadImageError, resize.DataError) as error:
         yield drop("whole file", getattr(error, "reason", "not decodable by OpenCV"), texts=len(texts))
         return
@@ -62,7 +62,7 @@ def examine(found: Found, read: Callable[[], bytes], settings: Settings) -> Iter
         header.format,
         header.height,
         header.width,
-        likeness,
+        image_hash,
         tuple(texts),
         languages.primary_tag(found.language),
         found.page,

@@ -49,7 +49,7 @@ def bands(value: int, distance: int) -> list[str]:
     return [f"{start}:{value >> start & (1 << end - start) - 1:x}" for start, end in itertools.pairwise(edges)]
 
 
-def superfluous(images: Iterable[Likeness], distance: int) -> Iterator[tuple[Likeness, Likeness]]:
+def near_duplicates(images: Iterable[Likeness], distance: int) -> Iterator[tuple[Likeness, Likeness]]:
     """Each image that has a better one within `distance` bits, with the best of those.
 
     The better one may itself be superfluous: so no two images within `distance` bits are ever both kept, and the

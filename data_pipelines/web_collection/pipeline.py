@@ -20,7 +20,7 @@ from data_pipelines.web_collection import choice, merging, repeats
 from data_pipelines.web_collection.examining import examine
 from data_pipelines.web_collection.funnel import KEPT, Drop, Tally
 from data_pipelines.web_collection.image_reader import ImageReader
-from data_pipelines.web_collection.near_duplicates import Likeness, bands, superfluous
+from data_pipelines.web_collection.near_duplicates import Likeness, bands, near_duplicates
 from data_pipelines.web_collection.samples import WebImage
 from data_pipelines.web_collection.scoring import Scorer
 from data_pipelines.web_collection.settings import Settings
@@ -86,7 +86,7 @@ def build(pipeline: beam.Pipeline, parts: Sequence[Part], folders: Folders, sett
         near = near | "SameBand" >> beam.GroupByKey() | "BandImages" >> beam.Values()
         near = near | "Compare" >> beam.FlatMap(_worse, distance=settings.max_distance)
         images = (images | "ChosenByContent" >> beam.Map(_by_content), near) | "Superfluous" >> beam.CoGroupByKey()
-        images = stage("NearDuplicates", _unless_superfluous, images)
+        images = stage("NearDuplicates", _unless_near_duplicate, images)
 
     drops.append(images | "Kept" >> beam.Map(_kept))
     tallies = tuple(drops) | "Drops" >> beam.Flatten() | "ByStage" >> beam.Map(_by_stage)
@@ -237,19 +237,21 @@ def _with_texts(joined: tuple[str, tuple[Iterable[WebImage], Iterable[repeats.Us
 
 
 def _bands(image: WebImage, distance: int) -> Iterator[tuple[str, Likeness]]:
-    likeness = Likeness(image.sha256, image.fingerprint, image.score or 0.0)
+    image_hash = Likeness(image.sha256, image.fingerprint, image.score or 0.0)
     for band in bands(image.fingerprint, distance):
-        yield band, likeness
+        yield band, image_hash
 
 
 def _worse(images: Iterable[Likeness], distance: int) -> Iterator[tuple[str, Likeness]]:
-    for image, better in superfluous(images, distance):
+    for image, better in near_duplicates(images, distance):
         yield image.sha256, better
 
 
-def _unless_superfluous(joined: tuple[str, tuple[Iterable[WebImage], Iterable[Likeness]]]) -> Iterator[WebImage | Drop]:
+def _unless_near_duplicate(
+    joined: tuple[str, tuple[Iterable[WebImage], Iterable[Likeness]]],
+) -> Iterator[WebImage | Drop]:
     (image,), found = joined[1]
-    better = min(found, key=lambda likeness: likeness.rank, default=None)
+    better = min(found, key=lambda image_hash: image_hash.rank, default=None)
     if better is None:
         yield image
         return

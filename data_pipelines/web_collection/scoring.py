@@ -50,7 +50,7 @@ class Scorer:
             words.pop()
         if len(tokenizer.pieces(" ".join(words))) <= most - 2:
             return " ".join(words)
-        return words[0][: most - 2]  # a word piece has at least one character
+        return words[0][: most - 2]  # a token has at least one character
 
 
 def check_model(path: str) -> None:

@@ -58,7 +58,7 @@ def refuse_address(text: str, _: Settings) -> str | None:
 
 
 def refuse_file_name(text: str, _: Settings) -> str | None:
-    """Holds a file's name, what a camera calls its pictures, or a word with an underscore."""
+    """Holds a file's name, what a camera calls its images, or a word with an underscore."""
     return "file name" if _FILE_NAME.search(text) else None
 
 

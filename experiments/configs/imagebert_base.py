@@ -29,7 +29,7 @@ def get_config() -> RunConfig:
             batch_images=48,
             texts_per_image=1,
             max_text_length=44,
-            replaced_pictures=0.5,
+            replaced_images=0.5,
             regions=100,
         ),
         init=InitConfig(text="google-bert/bert-base-uncased"),

@@ -16,13 +16,18 @@ from pixelbert_jax.training.optimizer import AdamWConfig
 
 
 def get_config() -> RunConfig:
-    """16 pictures with one true text; negatives on both sides, each pair judged alone, as the paper found best."""
+    """16 images with one true text; negatives on both sides, each pair judged alone, as the paper found best."""
     config = imagebert_shapes.get_config()
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, batch_images=16),
         task=RetrievalConfig(
-            negatives=5, hardest=3, image_negatives=True, multiclass_weight=0.0, binary_weight=1.0, triplet_weight=0.0
+            negatives=5,
+            hardest_negatives=3,
+            image_negatives=True,
+            multiclass_weight=0.0,
+            binary_weight=1.0,
+            triplet_weight=0.0,
         ),
         optimizer=dataclasses.replace(config.optimizer, transformer=AdamWConfig(learning_rate=3e-4)),
         train=TrainConfig(steps=300),

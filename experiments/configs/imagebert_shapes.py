@@ -42,7 +42,7 @@ def get_config() -> RunConfig:
             texts_per_image=1,
             max_text_length=22,
             mask_rate=0.3,
-            replaced_pictures=0.5,
+            replaced_images=0.5,
             regions=8,
             threads=1,
             prefetch=4,

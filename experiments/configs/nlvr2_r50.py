@@ -1,4 +1,4 @@
-"""The paper's NLVR2 with ResNet-50: the recipe of VQA with a batch of 128 pairs of pictures.
+"""The paper's NLVR2 with ResNet-50: the recipe of VQA with a batch of 128 pairs of images.
 
     python -m data_pipelines.prepare nlvr2 --source_dir=/path/to/nlvr2 --data_dir=data
     python -m experiments.finetune --config=experiments/configs/nlvr2_r50.py --workdir=runs/nlvr2_r50 \\
@@ -18,14 +18,14 @@ from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 
 
 def canvases_of_pairs(rule: ResizeRule) -> tuple[Canvas, ...]:
-    """The default canvases of a rule, and a square for a pair of an upright and a flat picture."""
+    """The default canvases of a rule, and a square for a pair of an upright and a flat image."""
     canvases = default_canvases(rule)
     edge = max(height for height, _ in canvases)
     return (*canvases, (edge, edge))
 
 
 def get_config() -> RunConfig:
-    """128 rows of two pictures with one sentence each."""
+    """128 rows of two images with one sentence each."""
     config = vqa_r50.get_config()
     data = dataclasses.replace(
         config.data,

@@ -1,4 +1,4 @@
-"""The paper's larger model on NLVR2: ResNeXt-152, pictures of 600 x at most 1000 pixels; else as in nlvr2_r50.
+"""The paper's larger model on NLVR2: ResNeXt-152, images of 600 x at most 1000 pixels; else as in nlvr2_r50.
 
     python -m data_pipelines.prepare nlvr2 --source_dir=/path/to/nlvr2 --data_dir=data
     python -m experiments.finetune --config=experiments/configs/nlvr2_x152.py --workdir=runs/nlvr2_x152 \\
@@ -15,7 +15,7 @@ from experiments.run.config import RunConfig
 
 
 def get_config() -> RunConfig:
-    """nlvr2_r50 with the model and the picture size of pretrain_x152."""
+    """nlvr2_r50 with the model and the image size of pretrain_x152."""
     config, larger = nlvr2_r50.get_config(), vqa_x152.get_config()
     rule = larger.data.resize
     data = dataclasses.replace(config.data, resize=rule, canvases=nlvr2_r50.canvases_of_pairs(rule))

@@ -33,7 +33,7 @@ def get_config() -> RunConfig:
             texts_per_image=1,
             max_text_length=24,
         ),
-        task=Nlvr2Config(pictures=1),
+        task=Nlvr2Config(images=1),
         train=TrainConfig(steps=120),
         evaluation=EvaluationConfig(every=120, images=600),
         checkpoint=CheckpointConfig(every=120),

@@ -27,7 +27,7 @@ def get_config(dataset: str = "image_pairs") -> RunConfig:
             eval=(SourceConfig(dataset, "dev" if dataset == "nlvr2" else "val"),),
             texts_per_image=1,
         ),
-        task=Nlvr2Config(pictures=2),
+        task=Nlvr2Config(images=2),
         train=TrainConfig(steps=200),
         evaluation=EvaluationConfig(every=100, images=200),
         checkpoint=CheckpointConfig(every=100),

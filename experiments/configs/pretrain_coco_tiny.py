@@ -23,7 +23,7 @@ _WEIGHTS = {"shapes": 0.1}  # drawn scenes are many; a thousand photographs shou
 
 
 def get_config(datasets: str = "coco_captions") -> RunConfig:
-    """8.7 M parameters, pictures of 160 x at most 256 pixels, 16 images with 2 texts each a step."""
+    """8.7 M parameters, images of 160 x at most 256 pixels, 16 images with 2 texts each a step."""
     sources = [(name, _SPLITS.get(name, ("train", "val"))) for name in map(str.strip, datasets.split(","))]
     return RunConfig(
         model=dataclasses.replace(pixelbert_tiny(), text=TextConfig(vocabulary_size=0)),
@@ -51,7 +51,7 @@ def get_config(datasets: str = "coco_captions") -> RunConfig:
 
 
 def for_fine_tuning(dataset: str) -> RunConfig:
-    """What the small configs of the downstream tasks share: smaller pictures, a short warm-up, rates that end at 0."""
+    """What the small configs of the downstream tasks share: smaller images, a short warm-up, rates that end at 0."""
     config = get_config(dataset)
     return dataclasses.replace(
         config,

@@ -24,7 +24,7 @@ from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, Sched
 
 
 def get_config() -> RunConfig:
-    """48x48 pictures, 36 pixels of which 32 are sampled, 2 layers of width 128."""
+    """48x48 images, 36 pixels of which 32 are sampled, 2 layers of width 128."""
     return RunConfig(
         model=PixelBertConfig(
             backbone=ResNetConfig(

@@ -1,4 +1,4 @@
-"""The paper's larger model: ResNeXt-152, pictures of 600 x at most 1000 pixels; everything else as in pretrain_r50.
+"""The paper's larger model: ResNeXt-152, images of 600 x at most 1000 pixels; everything else as in pretrain_r50.
 
     python -m experiments.pretrain --config=experiments/configs/pretrain_x152.py --workdir=runs/x152 \\
         --config.init.backbone=/path/to/resnext152_32x4d.safetensors
@@ -20,7 +20,7 @@ from pixelbert_jax.config import pixelbert_x152
 
 
 def get_config() -> RunConfig:
-    """pretrain_r50 with the other backbone and picture size."""
+    """pretrain_r50 with the other backbone and image size."""
     config = pretrain_r50.get_config()
     data = dataclasses.replace(config.data, resize=ResizeRule(600, 1000))
     init = dataclasses.replace(config.init, backbone="resnext152_32x4d.safetensors")

@@ -20,7 +20,7 @@ from pixelbert_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
 def get_config(dataset: str = "flickr30k") -> RunConfig:
-    """512 pictures with 21 texts each, 6 of which get a gradient; the whole backbone is frozen."""
+    """512 images with 21 texts each, 6 of which get a gradient; the whole backbone is frozen."""
     config = vqa_r50.get_config()
     is_coco = dataset == "coco_captions"
     backbone = dataclasses.replace(RESNET50, frozen_parts=5)

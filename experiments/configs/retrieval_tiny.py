@@ -17,7 +17,7 @@ from pixelbert_jax.tasks.retrieval import RetrievalConfig
 
 
 def get_config(dataset: str = "flickr8k") -> RunConfig:
-    """16 pictures with 21 texts each, 6 of which get a gradient; the backbone, which starts from little, is trained."""
+    """16 images with 21 texts each, 6 of which get a gradient; the backbone, which starts from little, is trained."""
     config = pretrain_coco_tiny.for_fine_tuning(dataset)
     return dataclasses.replace(
         config,

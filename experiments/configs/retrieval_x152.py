@@ -1,4 +1,4 @@
-"""The paper's larger model on retrieval: ResNeXt-152, pictures of 600 x at most 1000 pixels; else as in retrieval_r50.
+"""The paper's larger model on retrieval: ResNeXt-152, images of 600 x at most 1000 pixels; else as in retrieval_r50.
 
     python -m data_pipelines.prepare flickr30k --source_dir=/path/to/flickr30k --data_dir=data
     python -m experiments.finetune --config=experiments/configs/retrieval_x152.py --workdir=runs/flickr30k_x152 \\
@@ -16,7 +16,7 @@ from experiments.run.config import RunConfig
 
 
 def get_config(dataset: str = "flickr30k") -> RunConfig:
-    """retrieval_r50 with the model and the picture size of pretrain_x152; the whole backbone is frozen here too."""
+    """retrieval_r50 with the model and the image size of pretrain_x152; the whole backbone is frozen here too."""
     config, larger = retrieval_r50.get_config(dataset), vqa_x152.get_config()
     backbone = dataclasses.replace(larger.model.backbone, frozen_parts=config.model.backbone.frozen_parts)
     return dataclasses.replace(

@@ -17,7 +17,7 @@ from pixelbert_jax.tasks.vqa import VqaConfig
 
 
 def get_config() -> RunConfig:
-    """The quickstart's model, with one stage more, on 64x64 pictures; 16 pictures with 8 questions each a step.
+    """The quickstart's model, with one stage more, on 64x64 images; 16 images with 8 questions each a step.
 
     Colours come first. Shapes are learned all at once after some 3,000 steps, so the rates stay high until then; a
     faster transformer settles on answers that need no shape, and larger batches cost more and learn no sooner.

@@ -19,7 +19,7 @@ from pixelbert_jax.weights.initialize import InitConfig
 
 
 def get_config() -> RunConfig:
-    """64 pictures with 4 questions each; 3,129 answers or so, those of at least 9 questions."""
+    """64 images with 4 questions each; 3,129 answers or so, those of at least 9 questions."""
     return RunConfig(
         model=pixelbert_r50(),
         init=InitConfig(checkpoint="runs/r50"),

@@ -18,7 +18,7 @@ from pixelbert_jax.tasks.vqa import VqaConfig
 
 
 def get_config(dataset: str = "daquar") -> RunConfig:
-    """16 pictures with 4 questions each; the last state is judged, as DAQUAR has no validation split."""
+    """16 images with 4 questions each; the last state is judged, as DAQUAR has no validation split."""
     config = pretrain_coco_tiny.for_fine_tuning(dataset)
     return dataclasses.replace(
         config,

@@ -1,6 +1,6 @@
-"""Matching logits of pictures with a list of texts: of all pairs, of chosen ones, or of all from a few pixels each.
+"""Matching logits of images with a list of texts: of all pairs, of chosen ones, or of all from a few pixels each.
 
-The backbone runs once a picture and the pixels stay on the devices; texts are grouped by length; the last layer
+The backbone runs once an image and the pixels stay on the devices; texts are grouped by length; the last layer
 computes [CLS] only; each group of texts is split over the devices.
 """
 
@@ -19,7 +19,7 @@ _ROW_STEP, _COLUMN_STEP = 0.7548776662, 0.5698402910  # powers of 1 / the plasti
 
 
 class PairScorer:
-    """Matching logits of pictures with a fixed list of texts."""
+    """Matching logits of images with a fixed list of texts."""
 
     length_step = 8  # texts are padded to a multiple of this
 
@@ -28,7 +28,7 @@ class PairScorer:
 
         Args:
           loaded: a model with a matching head, on its devices.
-          texts: what every picture is scored with.
+          texts: what every image is scored with.
           block_texts: texts at once.
         """
         self._graphdef, state = nnx.split(loaded.model)
@@ -47,15 +47,15 @@ class PairScorer:
         self._match_chosen = compiled(self._match_pairs, in_shardings=(None, same, same, rows, rows, rows))
 
     def score(self, batch: dict[str, np.ndarray], pixels: int = 0) -> np.ndarray:
-        """Logits BxT of a batch's pictures with all texts; arguments as of `encode`."""
+        """Logits BxT of a batch's images with all texts; arguments as of `encode`."""
         return self.match(*self.encode(batch, pixels))
 
     def encode(self, batch: dict[str, np.ndarray], pixels: int = 0) -> tuple[jax.Array, jax.Array]:
-        """What is seen of each picture, BxPxD, and a mask BxP, on the devices.
+        """What is seen of each image, BxPxD, and a mask BxP, on the devices.
 
         Args:
           batch: visual fields of the task.
-          pixels: > 0: only so many, spread evenly over the picture; of a model of regions, the surest.
+          pixels: > 0: only so many, spread evenly over the image; of a model of regions, the highest-scoring.
         """
         return self._encode(self._state, batch, pixels)
 
@@ -68,15 +68,15 @@ class PairScorer:
         return scores_BxT
 
     def match_chosen(self, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, chosen_CxT: np.ndarray) -> np.ndarray:
-        """Logits CxT of the first C <= B pictures with the texts that are True; -inf for the others."""
+        """Logits CxT of the first C <= B images with the texts that are True; -inf for the others."""
         found = []
         for slots in np.unique(self._slots_T):
-            picture_M, text_M = np.nonzero(chosen_CxT & (self._slots_T == slots)[None])
-            for start in range(0, len(picture_M), self._rows):
-                pairs = picture_M[start : start + self._rows], text_M[start : start + self._rows]
-                picture_N = np.zeros(self._rows, np.int32)
-                picture_N[: len(pairs[0])] = pairs[0]
-                logits_N = self._match_chosen(self._state, pixels_BxPxD, mask_BxP, picture_N, *self._block(pairs[1]))
+            image_M, text_M = np.nonzero(chosen_CxT & (self._slots_T == slots)[None])
+            for start in range(0, len(image_M), self._rows):
+                pairs = image_M[start : start + self._rows], text_M[start : start + self._rows]
+                image_N = np.zeros(self._rows, np.int32)
+                image_N[: len(pairs[0])] = pairs[0]
+                logits_N = self._match_chosen(self._state, pixels_BxPxD, mask_BxP, image_N, *self._block(pairs[1]))
                 found.append((pairs, logits_N))
         scores_CxT = np.full(chosen_CxT.shape, -np.inf, np.float32)
         for pairs, logits_N in found:
@@ -109,12 +109,12 @@ class PairScorer:
     def _match_block(
         self, state: Any, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, text_NxT: jax.Array, text_mask_NxT: jax.Array
     ) -> jax.Array:
-        """Logits BxN; one picture at a time, so that memory holds N sequences."""
+        """Logits BxN; one image at a time, so that memory holds N sequences."""
         module = nnx.merge(self._graphdef, state)
         texts = len(text_NxT)
 
-        def one(_: None, picture: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-            pixels_PxD, mask_P = picture
+        def one(_: None, image: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+            pixels_PxD, mask_P = image
             pixels_NxPxD = jnp.broadcast_to(pixels_PxD[None], (texts, *pixels_PxD.shape))
             mask_NxP = jnp.broadcast_to(mask_P[None], (texts, len(mask_P)))
             return None, self.logits(module, text_NxT, text_mask_NxT, pixels_NxPxD, mask_NxP)
@@ -126,22 +126,22 @@ class PairScorer:
         state: Any,
         pixels_BxPxD: jax.Array,
         mask_BxP: jax.Array,
-        picture_N: jax.Array,
+        image_N: jax.Array,
         text_NxT: jax.Array,
         text_mask_NxT: jax.Array,
     ) -> jax.Array:
-        """Logits N of each text with the picture in its row of `picture_N`."""
+        """Logits N of each text with the image in its row of `image_N`."""
         module = nnx.merge(self._graphdef, state)
-        return self.logits(module, text_NxT, text_mask_NxT, pixels_BxPxD[picture_N], mask_BxP[picture_N])
+        return self.logits(module, text_NxT, text_mask_NxT, pixels_BxPxD[image_N], mask_BxP[image_N])
 
     @staticmethod
     def logits(module: Any, *pairs: jax.Array) -> jax.Array:
         """Logits N of pairs, arguments as of PixelBert.fuse_at."""
-        return module.matching_logit(module.model.fuse_at(*pairs))
+        return module.itm_logit(module.model.fuse_at(*pairs))
 
 
 def padded_lengths(length_T: np.ndarray, longest: int, step: int) -> np.ndarray:
-    """What texts of so many word pieces are padded to: a multiple of `step`, at most `longest`."""
+    """What texts of so many tokens are padded to: a multiple of `step`, at most `longest`."""
     return np.minimum(-(-length_T // step) * step, longest)
 
 
@@ -152,12 +152,12 @@ def length_groups(slots_T: np.ndarray, rows: int) -> list[np.ndarray]:
 
 
 def spread_pixels(mask_BxP: jax.Array, columns: int, count: int) -> tuple[jax.Array, jax.Array]:
-    """Choose `count` valid pixels of each picture, evenly spaced over it.
+    """Choose `count` valid pixels of each image, evenly spaced over it.
 
     Args:
       mask_BxP: valid pixels of a grid, row by row.
       columns: of the grid.
-      count: N; a picture with fewer valid pixels gets all of them, and the rest is masked.
+      count: N; an image with fewer valid pixels gets all of them, and the rest is masked.
 
     Returns:
       index_BxN and mask_BxN, N = min(count, P).

@@ -1,7 +1,7 @@
-"""Every picture against every text: scores of all pairs, and the recalls of image-text retrieval.
+"""Every image against every text: scores of all pairs, and the recalls of image-text retrieval.
 
-Exact unless re-ranking is asked for: then a first pass scores all pairs with a few pixels of each picture, and only the
-best of them are scored exactly. Scores of each block of pictures are kept beside the output until all are there, so
+Exact unless re-ranking is asked for: then a first pass scores all pairs with a few pixels of each image, and only the
+best of them are scored exactly. Scores of each block of images are kept beside the output until all are there, so
 that a run that was stopped goes on where it was.
 """
 
@@ -44,17 +44,17 @@ def evaluate(
 
     The file holds `scores` (images x texts), `image_of_text` (index of each text's image), `image_ids` and `texts`.
 
-    With re-ranking `exact` (pictures x texts) is written too: pairs that were scored with all pixels.
+    With re-ranking `exact` (images x texts) is written too: pairs that were scored with all pixels.
 
     Args:
       loaded: of the task retrieval, or pretraining for zero-shot retrieval with its matching head.
-      records: pictures with their texts.
+      records: images with their texts.
       output: .npz file.
       options: `num_images` evenly spaced over the split, with their texts. `shuffle_images` gives each image's texts
         to the next image. `rerank_top` scores exactly only so many of each image's texts and of each text's images,
         the best of a first pass; the other pairs are ranked below them, in the order of that pass. It reads
         `rerank_pixels` of each image, evenly spaced, or so many of its highest-scoring regions.
-      block_images: pictures that go through the backbone together, and whose scores are kept together.
+      block_images: images that go through the backbone together, and whose scores are kept together.
       block_texts: texts that are scored with them at once.
 
     Raises:
@@ -100,7 +100,7 @@ def evaluate(
         found["exactly_scored_pairs"] = count = int(arrays["exact"].sum())
         say(
             f"INEXACT: {count:,} of {scores_IxT.size:,} pairs ({count / scores_IxT.size:.2%}) were scored with all "
-            f"pixels, the best {rerank_top} of each picture and of each text by a first pass with {pixels} pixels."
+            f"pixels, the best {rerank_top} of each image and of each text by a first pass with {pixels} pixels."
         )
     elif rerank_top:
         say(f"--rerank_top={rerank_top} takes in every pair, so all are scored with all pixels: the result is exact.")
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def best_pairs(scores_IxT: np.ndarray, top: int) -> np.ndarray:
-    """Boolean IxT: the `top` best texts of each picture and the `top` best pictures of each text."""
+    """Boolean IxT: the `top` best texts of each image and the `top` best images of each text."""
     chosen_IxT = np.zeros(scores_IxT.shape, bool)
     for scores, chosen in ((scores_IxT, chosen_IxT), (scores_IxT.T, chosen_IxT.T)):
         for row, marks in zip(scores, chosen, strict=True):
@@ -158,7 +158,7 @@ def _score_blocks(
         if kept is not None:
             scores_IxT[rows] = kept
         else:
-            batch = _pictures(loaded, records, canvas, images, block_images)
+            batch = _images(loaded, records, canvas, images, block_images)
             scores_IxT[rows] = score(rows, batch)[: len(rows)]
             write_atomically(part, _bytes(np.save, scores_IxT[rows]))
         pairs += int((scores_IxT[rows] != -np.inf).sum())
@@ -184,9 +184,7 @@ def _blocks(loaded: LoadedModel, records: Records, block_images: int, limit: int
         yield plan.canvas, plan.record_B[plan.record_B >= 0]
 
 
-def _pictures(
-    loaded: LoadedModel, records: Records, canvas: int, images: np.ndarray, rows: int
-) -> dict[str, np.ndarray]:
+def _images(loaded: LoadedModel, records: Records, canvas: int, images: np.ndarray, rows: int) -> dict[str, np.ndarray]:
     """The visual fields of a batch."""
     visuals = visuals_of([records], loaded.data)
     batch = visuals.blank(rows, canvas)

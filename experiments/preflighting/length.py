@@ -23,7 +23,7 @@ def find_length(config: RunConfig, visits_per_epoch: int) -> Length | None:
 
     Args:
       config: the run.
-      visits_per_epoch: pictures (visits) that an epoch passes over; 0: those of the prepared data.
+      visits_per_epoch: images (visits) that an epoch passes over; 0: those of the prepared data.
     """
     canvases = config.data.all_canvases
     if visits_per_epoch:

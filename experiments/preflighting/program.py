@@ -79,7 +79,7 @@ def devices_of(slice_: Slice) -> list[jax.Device]:
 
 
 def complete(config: RunConfig) -> RunConfig:
-    """The config with a number of word pieces, where it takes that from a vocabulary.
+    """The config with a number of tokens, where it takes that from a vocabulary.
 
     Raises:
       ConfigError: the number of answers would be taken from data.

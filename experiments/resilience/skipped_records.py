@@ -6,7 +6,7 @@ from data_pipelines.errors import DataError
 from experiments.run.progress import warn
 
 
-class LeftOut:
+class SkippedRecords:
     """What this process has left out of one stream since it started; each record is told once."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The best checkpoint by a held-out figure, kept in `best/` beside the last ones."""
+"""The best checkpoint by an evaluation metric, kept in `best/` beside the last ones."""
 
 from collections.abc import Collection
 from typing import Any
@@ -14,13 +14,13 @@ from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.step import Trainer, TrainState
 
 
-def held_out_figures(task: Task, trainer: Trainer, canvas: tuple[int, int], streams: Collection[str]) -> list[str]:
+def evaluation_metrics(task: Task, trainer: Trainer, canvas: tuple[int, int], streams: Collection[str]) -> list[str]:
     """Names of all figures that an evaluation reports, from its step on an abstract batch: nothing is compiled.
 
     Args:
       task, trainer: of the run.
       canvas: height and width that the model takes.
-      streams: what the held-out batches are called.
+      streams: what the evaluation batches are called.
     """
     sizes = {"B": trainer.mesh.size, "H": canvas[0], "W": canvas[1]}  # of other axes any size has the same figures
     batch = {
@@ -31,14 +31,14 @@ def held_out_figures(task: Task, trainer: Trainer, canvas: tuple[int, int], stre
     return [f"{stream}/{name}" for stream in streams for name in names]
 
 
-def check_figure(figure: str, known: Collection[str]) -> None:
+def check_metric(figure: str, known: Collection[str]) -> None:
     """Refuse a figure that is not among those that are known.
 
     Raises:
       ConfigError: it names them all.
     """
     if figure not in known:
-        raise ConfigError(f"checkpoint.best={figure!r} is no held-out figure; choose of {sorted(known)}.")
+        raise ConfigError(f"checkpoint.best={figure!r} is no evaluation metric; choose of {sorted(known)}.")
 
 
 class BestCheckpoint:
@@ -52,14 +52,14 @@ class BestCheckpoint:
         self._best = max(seen, default=float("-inf"))
         self._checkpoints = Checkpoints(workdir / BEST, keep_last=1)
 
-    def offer(self, step: int, figures: dict[str, float], state: TrainState, description: dict[str, Any]) -> None:
+    def offer(self, step: int, metrics: dict[str, float], state: TrainState, description: dict[str, Any]) -> None:
         """Save the state if it is better than all before.
 
         Raises:
           ConfigError: there is no such figure.
         """
-        check_figure(self._figure, figures)
-        value = self._sign * figures[self._figure]
+        check_metric(self._figure, metrics)
+        value = self._sign * metrics[self._figure]
         # A run that was killed between this save and its next checkpoint comes here again with the same state.
         if value > self._best and (self._checkpoints.latest or -1) < step:
             self._checkpoints.save(step, state, description)

@@ -18,7 +18,7 @@ from data_pipelines.text.tokenizer import Tokenizer, read_vocabulary, train_voca
 from data_pipelines.text.tokenizer_files import cased_pieces
 from experiments.resilience.disk_errors import writing
 from experiments.resilience.distributed import are_many, is_first
-from experiments.run.best_checkpoint import check_figure, held_out_figures
+from experiments.run.best_checkpoint import check_metric, evaluation_metrics
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, differences, evaluation_rows
 from experiments.run.loop import MakeBatch, Stream
@@ -121,7 +121,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
         eval_maker = maker(sources, data, 0, rows, True)
         evaluation["eval"] = Stream(eval_plan, eval_maker, unmeasurable=recipe.unmeasurable(sources))
     if config.checkpoint.best:
-        check_figure(config.checkpoint.best, held_out_figures(task, trainer, config.data.all_canvases[0], evaluation))
+        check_metric(config.checkpoint.best, evaluation_metrics(task, trainer, config.data.all_canvases[0], evaluation))
     return Run(config, task, trainer, train, evaluation, tokenizer, answers, description)
 
 
@@ -153,7 +153,7 @@ def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
         vocabulary = read_vocabulary(data.vocabulary, data.lowercase)
         if data.lowercase and (count := cased_pieces(vocabulary)):
             say(
-                f"data.vocabulary={data.vocabulary}: {count:,} of its {len(vocabulary):,} word pieces have upper-case "
+                f"data.vocabulary={data.vocabulary}: {count:,} of its {len(vocabulary):,} tokens have upper-case "
                 "letters, which no text has after data.lowercase=true; set it to false if the vocabulary is cased"
             )
         return vocabulary
@@ -176,7 +176,7 @@ def with_vocabulary_size(config: RunConfig, size: int) -> RunConfig:
     given = config.model.text.vocabulary_size
     if given not in (0, size) and not takes_vocabulary(config.init):
         raise ConfigError(
-            f"model.text.vocabulary_size={given}, but the vocabulary has {size} word pieces; set it to 0 (taken from "
+            f"model.text.vocabulary_size={given}, but the vocabulary has {size} tokens; set it to 0 (taken from "
             "the vocabulary) or change data.vocabulary."
         )
     text = dataclasses.replace(config.model.text, vocabulary_size=size)

@@ -11,16 +11,16 @@ def canvas_of(records: Records, data: DataConfig) -> np.ndarray:
     """Index of the canvas of each record; 0 for all where a model reads regions.
 
     Raises:
-      DataError: a picture fits none of the canvases.
+      DataError: an image fits none of the canvases.
     """
     index, canvases = records.index, data.all_canvases
     if data.regions:
         return np.zeros(len(records), np.int32)
-    pictures = [index.heights, index.widths]
+    images = [index.heights, index.widths]
     if index.second_heights is not None:
-        pictures += [index.second_heights, index.second_widths]
-    sizes, inverse = np.unique(np.stack(pictures, 1), axis=0, return_inverse=True)
+        images += [index.second_heights, index.second_widths]
+    sizes, inverse = np.unique(np.stack(images, 1), axis=0, return_inverse=True)
     resized = [[resized_size(int(h), int(w), data.resize) for h, w in size.reshape(-1, 2)] for size in sizes]
-    # Both pictures of a pair lie on canvases of one size: the smallest that holds each.
+    # Both images of a pair lie on canvases of one size: the smallest that holds each.
     chosen = [choose_canvas(*map(max, *both, both[0]), canvases) for both in resized]
     return np.array(chosen, np.int32)[inverse.reshape(-1)]

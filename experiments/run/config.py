@@ -38,7 +38,7 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out figures."""
+    """Evaluation metrics."""
 
     every: int = 1000  # steps; 0: never
     images: int = 1000  # evenly spaced over data.eval; 0: all
@@ -54,7 +54,7 @@ class CheckpointConfig:
     every: int = 1000  # steps
     keep_last: int = 2
     keep_every: int = 0  # steps; 0: none are kept for good
-    best: str = ""  # a held-out figure, such as "eval/vqa_score": the checkpoint where it is greatest is kept in best/
+    best: str = ""  # an evaluation metric, such as "eval/vqa_score": its best checkpoint is kept in best/
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from data_pipelines.errors import DataError
 from experiments.resilience import distributed
 from pixelbert_jax.errors import ConfigError, in_short
-from pixelbert_jax.serialization import build, to_dict
+from pixelbert_jax.serialization import build, current_name, to_dict
 
 _CONFIG_HELP = (
     "FILE[:ARGUMENT], a Python file with get_config(), such as those in experiments/configs. --config.FIELD=VALUE sets "
@@ -129,6 +129,7 @@ def _apply(value: Any, tree: dict, prefix: str, root: Any) -> Any:
     hints = typing.get_type_hints(type(value))
     changes = {}
     for name, below in tree.items():
+        name = current_name(name, hints)
         if name not in hints:
             near = difflib.get_close_matches(f"{prefix}{name}", field_names(root), 1, 0.0)
             raise ConfigError(f"Unknown field config.{prefix}{_shown(name)}; did you mean config.{near[0]}?")

@@ -20,7 +20,7 @@ from data_pipelines.batches.shared import PROBLEMS
 from data_pipelines.order.plan import BatchPlan
 from experiments.resilience.distributed import failing_at_once, is_first
 from experiments.resilience.preemption import StopRequest
-from experiments.resilience.skipped_records import LeftOut
+from experiments.resilience.skipped_records import SkippedRecords
 from experiments.resilience.watchdog import Watchdog
 from experiments.resilience.worker_signals import Undisturbed
 from experiments.run.best_checkpoint import BestCheckpoint
@@ -47,7 +47,7 @@ class Stream:
     plan: Sequence[BatchPlan]
     make_batch: MakeBatch
     restarts: tuple[int, ...] = ()
-    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    skipped: SkippedRecords = dataclasses.field(default_factory=SkippedRecords)
     unmeasurable: tuple[str, ...] = ()
 
 
@@ -60,7 +60,7 @@ def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0)
     sharding = batch_sharding(trainer.mesh)
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        stream.left_out.add(batch.pop(PROBLEMS, ()), config.data.max_bad_records)
+        stream.skipped.add(batch.pop(PROBLEMS, ()), config.data.max_bad_records)
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
     make_batch = Undisturbed(stream.make_batch) if config.data.workers else stream.make_batch
@@ -70,12 +70,12 @@ def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0)
 def evaluate(
     trainer: Trainer, state: TrainState, stream: Stream, config: RunConfig, watchdog: Watchdog | None = None
 ) -> dict[str, float]:
-    """Held-out figures: sums over all batches of the stream, then averages; a watchdog sees each wait for a batch."""
+    """Evaluation metrics: sums over all batches of the stream, then averages; a watchdog sees each wait for a batch."""
     # Threads only: processes would take longer to start than most evaluations take.
     threads_only = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     loaded = batches(stream, trainer, threads_only)
     try:
-        waited = watchdog.each(loaded, "waiting for a held-out batch") if watchdog else loaded
+        waited = watchdog.each(loaded, "waiting for an evaluation batch") if watchdog else loaded
         totals = total_sums(trainer.eval_step(state, batch) for batch in waited)
     finally:
         loaded.close()
@@ -107,7 +107,7 @@ def train(
     Args:
       trainer: the compiled functions.
       stream: training batches; its length is the last step.
-      eval_streams: held-out batches, by the name their figures get (`eval/...`).
+      eval_streams: evaluation batches, by the name their figures get (`eval/...`).
       config: the run.
       workdir: where metrics.jsonl lies.
       checkpoints: where to save.
@@ -131,34 +131,34 @@ def train(
         if pending is None:
             return
         done, pending = pending, None
-        step, figures = (
+        step, metrics = (
             done[0],
             {name: value.item() for name, value in jax.device_get(done[1]).items()},
         )
-        if figures["skipped_in_a_row"] >= config.train.max_skipped_in_a_row:
+        if metrics["skipped_in_a_row"] >= config.train.max_skipped_in_a_row:
             checkpoints.wait()
-            raise ConfigError(_not_finite_message(step, figures["skipped_in_a_row"], checkpoints.latest))
-        figures |= dict.fromkeys(stream.unmeasurable, math.nan)
-        if rows := figures.pop("rows_left_out"):
-            writer.write(step, {"rows_left_out": rows})
+            raise ConfigError(_not_finite_message(step, metrics["skipped_in_a_row"], checkpoints.latest))
+        metrics |= dict.fromkeys(stream.unmeasurable, math.nan)
+        if rows := metrics.pop("rows_skipped"):
+            writer.write(step, {"rows_skipped": rows})
         rates = clock.rates(step, config.data.batch_images * config.data.texts_per_image)
         progress.update(
             step,
-            f"loss {figures['loss']:.3f}  {rates['rate/pairs_per_second']:.0f} pairs/s  "
+            f"loss {metrics['loss']:.3f}  {rates['rate/pairs_per_second']:.0f} pairs/s  "
             f"waiting for data {rates['rate/data_wait_share']:.0%}",
         )
         if step % config.train.log_every == 0 or step == total:
-            writer.write(step, figures | rates)
+            writer.write(step, metrics | rates)
 
     def evaluate_all(step: int) -> None:
-        figures = {}
+        metrics = {}
         for name, eval_stream in eval_streams.items():
             for key, value in evaluate(trainer, state, eval_stream, config, watchdog).items():
-                figures[f"{name}/{key}"] = value
-        writer.write(step, figures)
+                metrics[f"{name}/{key}"] = value
+        writer.write(step, metrics)
         if best is not None:
-            best.offer(step, figures, state, description)
-        say(f"step {step}: " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
+            best.offer(step, metrics, state, description)
+        say(f"step {step}: " + "  ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
 
     loaded = batches(stream, trainer, config, start)
     with contextlib.ExitStack() as last:
@@ -210,12 +210,12 @@ class _Clock:
         now = time.monotonic()
         spent = max(now - self._since - self._out, 1e-9)
         steps = 1 if self._step is None else step - self._step
-        figures = {
+        metrics = {
             "rate/pairs_per_second": steps * pairs_per_step / spent,
             "rate/data_wait_share": min(1.0, self._waited / spent),
         }
         self._since, self._step, self._waited, self._out = now, step, 0.0, 0.0
-        return figures
+        return metrics
 
 
 class _Span:

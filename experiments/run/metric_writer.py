@@ -56,11 +56,11 @@ class MetricWriter:
                 ) from None
             self._tensorboard = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=resume_step + 1)
 
-    def write(self, step: int, figures: dict[str, Any]) -> None:
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
         """Add one record."""
         if not self._writes:
             return
-        line = _line({"step": step} | figures)
+        line = _line({"step": step} | metrics)
         if self._file is not None:
             with writing(self.path):
                 self._file.write(line)
@@ -70,7 +70,7 @@ class MetricWriter:
             if time.monotonic() - self._sent >= _SECONDS_BETWEEN_UPLOADS:
                 self.flush()
         if self._tensorboard is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:

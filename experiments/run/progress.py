@@ -19,10 +19,10 @@ class Progress:
         if sys.stderr.isatty() and is_first():
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
-    def update(self, step: int, figures: str) -> None:
+    def update(self, step: int, metrics: str) -> None:
         """Say that `step` steps are done."""
         if self._bar is not None:
-            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.set_postfix_str(metrics, refresh=False)
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
@@ -31,7 +31,7 @@ class Progress:
             self._last_line = now
             begun, first = self._first
             left = duration((now - begun) / (step - first) * (self._total - step)) if step > first else "?"
-            say(f"step {step}/{self._total}  {figures}  left {left}")
+            say(f"step {step}/{self._total}  {metrics}  left {left}")
 
     def close(self) -> None:
         """End the bar."""

@@ -47,11 +47,11 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
         unmeasurable=stream.unmeasurable,
     )
     columns = {
-        "true pictures": evaluate(run.trainer, state, stream, run.config),
-        "shuffled pictures": evaluate(run.trainer, state, shuffled, run.config),
+        "true images": evaluate(run.trainer, state, stream, run.config),
+        "shuffled images": evaluate(run.trainer, state, shuffled, run.config),
     }
-    words = "mlm_accuracy_words" if run.task.word_ids else "mlm_accuracy_matched"
-    guess = neighbour_guess(run.train.make_batch, stream, run.task.word_ids)
+    words = "mlm_accuracy_words" if run.task.reported_ids else "mlm_accuracy_matched"
+    guess = neighbour_guess(run.train.make_batch, stream, run.task.reported_ids)
     columns["text alone"] = {"itm_accuracy": 0.5, words: guess}
     of_shapes = all(source.name in ("shapes", "noisy_shapes") for source in run.config.data.eval)
     label = "masked colour and shape words" if of_shapes else "masked words"
@@ -59,7 +59,7 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
     of_regions = recipe_of(run.config).report_metrics
     if of_regions:
         columns["usual region"] = usual_region(run.train, stream, run.task.config.feature_error)
-        rows |= {name: key for name, key in of_regions.items() if key in columns["true pictures"]}
+        rows |= {name: key for name, key in of_regions.items() if key in columns["true images"]}
     say(f"\nheld-out accuracy        {'':8}" + "".join(f"{name:>20}" for name in columns))
     for name, key in rows.items():
         say(
@@ -72,17 +72,17 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
     safe = {column: {name: v if math.isfinite(v) else None for name, v in of.items()} for column, of in columns.items()}
     write_atomically(workdir / "report.json", json.dumps(safe, indent=1))
     draw(run, state, workdir, columns, [key for key in rows.values() if key != "mrfr_loss"])
-    say(f"\n{workdir / 'report.png'} shows the curves and what the model says of held-out pictures")
+    say(f"\n{workdir / 'report.png'} shows the curves and what the model says of evaluation images")
     return columns
 
 
-def neighbour_guess(train: PretrainingBatches, stream: Stream, word_ids: tuple[int, ...]) -> float:
-    """Accuracy on held-out masked words of the word most often seen between the same two neighbours.
+def neighbour_guess(train: PretrainingBatches, stream: Stream, reported_ids: tuple[int, ...]) -> float:
+    """Accuracy on evaluation masked words of the word most often seen between the same two neighbours.
 
     It reads the true neighbours, which the model may find masked: a stronger text-only guess than the model's own.
     """
     encode, length = train.tokenizer.encode, train.config.max_text_length
-    chosen = set(word_ids)
+    chosen = set(reported_ids)
     counts: dict[tuple[int, int], collections.Counter] = collections.defaultdict(collections.Counter)
     for records in train.sources:
         for record in itertools.islice(records.texts(), _COUNTED_RECORDS):
@@ -111,7 +111,7 @@ def neighbour_guess(train: PretrainingBatches, stream: Stream, word_ids: tuple[i
 
 
 def usual_region(train: Stream, stream: Stream, feature_error: str) -> dict[str, float]:
-    """Figures, on held-out hidden regions of matched pairs, of one class and one feature for all: the training data's
+    """Figures, on evaluation hidden regions of matched pairs, of one class and one feature for all: the training data's
     most frequent class and mean feature."""
     classes: collections.Counter[int] = collections.Counter()
     total, count = 0.0, 0
@@ -148,14 +148,14 @@ def draw(
     columns: dict[str, dict[str, float]],
     accuracies: Sequence[str],
 ) -> None:
-    """Curves above, held-out pictures with the model's answers below."""
+    """Curves above, evaluation images with the model's answers below."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(15, 11), layout="constrained")
-    curves, pictures = figure.subfigures(2, 1, height_ratios=(1, 2.1))
+    curves, images = figure.subfigures(2, 1, height_ratios=(1, 2.1))
     _draw_curves(curves, read_metrics(workdir / "metrics.jsonl"), columns, accuracies)
-    _draw_pictures(pictures, run, state)
+    _draw_images(images, run, state)
     png = io.BytesIO()
     figure.savefig(png, dpi=80)
     write_atomically(workdir / "report.png", png.getvalue())
@@ -178,29 +178,29 @@ def _draw_curves(
         loss_axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=name)
     loss_axes.set(title="training loss", xlabel="step", ylim=(0, None))
     loss_axes.legend()
-    held_out = [r for r in records if "eval/itm_accuracy" in r]
+    evaluation = [r for r in records if "eval/itm_accuracy" in r]
     for name in accuracies:
         label = _LABELS[name]
-        points = [(r["step"], np.array(r[f"eval/{name}"], float)) for r in held_out]  # None where it has no value
+        points = [(r["step"], np.array(r[f"eval/{name}"], float)) for r in evaluation]  # None where it has no value
         line = accuracy_axes.plot(*zip(*points, strict=True), marker="o", label=label)[0]
-        control = columns["shuffled pictures"][name]
-        accuracy_axes.axhline(control, ls="--", color=line.get_color(), lw=1, label=f"{label}, shuffled pictures")
-    accuracy_axes.set(title="held-out accuracy", xlabel="step", ylim=(0, 1))
+        control = columns["shuffled images"][name]
+        accuracy_axes.axhline(control, ls="--", color=line.get_color(), lw=1, label=f"{label}, shuffled images")
+    accuracy_axes.set(title="evaluation accuracy", xlabel="step", ylim=(0, 1))
     accuracy_axes.legend()
 
 
-def _draw_pictures(figure, run: Run, state: TrainState) -> None:  # noqa: ANN001
+def _draw_images(figure, run: Run, state: TrainState) -> None:  # noqa: ANN001
     all_axes = list(figure.subplots(2, 3).flat)
     for axes in all_axes:
         axes.axis("off")
-    for axes, (picture, lines) in zip(all_axes, _examples(run, state), strict=False):
-        axes.imshow(picture)
+    for axes, (image, lines) in zip(all_axes, _examples(run, state), strict=False):
+        axes.imshow(image)
         wrapped = "\n".join(textwrap.fill(line, 58, subsequent_indent="   ") for line in lines)
         axes.set_title(wrapped, fontsize=8, loc="left", family="monospace")
 
 
 def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Held-out pictures with what the model says of a masked caption and of a false one."""
+    """Held-out images with what the model says of a masked caption and of a false one."""
     stream, tokenizer, module = run.evaluation["eval"], run.tokenizer, run.trainer.module
     forward = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None)[:2])
     loaded = batches(stream, run.trainer, run.config)
@@ -208,14 +208,16 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
         for plan, on_devices in zip(stream.plan, loaded, strict=False):
             batch = stream.make_batch(plan)
             rows, texts = batch["itm_label"].shape
-            word_logits, itm_logits = (np.asarray(x, np.float32) for x in forward(state, on_devices))
-            probability = np.asarray(jax.nn.softmax(word_logits, axis=-1)).reshape(rows, texts, *word_logits.shape[1:])
+            token_logits, itm_logits = (np.asarray(x, np.float32) for x in forward(state, on_devices))
+            probability = np.asarray(jax.nn.softmax(token_logits, axis=-1)).reshape(
+                rows, texts, *token_logits.shape[1:]
+            )
             score_BxK = (1 / (1 + np.exp(-itm_logits))).reshape(rows, texts)
             text_BxKxT = unmasked(batch)
             for row in range(rows):
                 label_K = batch["itm_label"][row]
                 places = {label: np.flatnonzero((label_K == label) & batch["pair_mask"][row]) for label in (1, 0)}
-                # Where a picture has one text, it is a true one: a row with a false one may show another picture.
+                # Where an image has one text, it is a true one: a row with a false one may show another image.
                 if not len(places[1]) or (texts > 1 and not len(places[0])):
                     continue
                 true_k = int(places[1][0])
@@ -234,20 +236,20 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
                 lines.append(f"matches {score_BxK[row, true_k]:.2f}: its own caption")
                 for k in places[0][:1]:
                     lines.append(f"matches {score_BxK[row, k]:.2f}: “{tokenizer.decode(text_BxKxT[row, k])}”")
-                yield _picture(stream, plan, batch, row), lines
+                yield _image(stream, plan, batch, row), lines
     finally:
         loaded.close()
 
 
-def _picture(stream: Stream, plan: BatchPlan, batch: dict[str, np.ndarray], row: int) -> np.ndarray:
-    """What the model sees of a row: the picture, or the picture with the boxes of its regions."""
+def _image(stream: Stream, plan: BatchPlan, batch: dict[str, np.ndarray], row: int) -> np.ndarray:
+    """What the model sees of a row: the image, or the image with the boxes of its regions."""
     if "images" in batch:
         height, width = batch["image_size"][row]
         return batch["images"][row, :height, :width]
     record = stream.make_batch.sources[plan.source_B[row]][int(plan.record_B[row])]
-    picture = resize.decode(record.image, record.image_id, record.orientation).copy()
-    height, width = picture.shape[:2]
+    image = resize.decode(record.image, record.image_id, record.orientation).copy()
+    height, width = image.shape[:2]
     for box_4 in batch["boxes"][row][batch["region_mask"][row]]:
         left, top, right, bottom = (round(x) for x in box_4 * [width - 1, height - 1, width - 1, height - 1])
-        cv2.rectangle(picture, (left, top), (right, bottom), _BOX_COLOUR, max(1, min(height, width) // 300))
-    return picture
+        cv2.rectangle(image, (left, top), (right, bottom), _BOX_COLOUR, max(1, min(height, width) // 300))
+    return image

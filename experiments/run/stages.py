@@ -74,7 +74,7 @@ def _summary(config: RunConfig, number: int, sources: Sources, plan: Plan) -> st
     stage = f"stage {number + 1}: " if config.stages else ""
     line = f"{stage}{images} images, {plan.steps_per_epoch:.1f} steps an epoch, {plan.steps} steps"
     if config.data.regions:
-        return f"{line}; {config.data.regions} regions a picture"
+        return f"{line}; {config.data.regions} regions an image"
     canvases = config.data.all_canvases
     return f"{line}; canvases {', '.join('x'.join(map(str, canvases[c])) for c in plan.used_canvases)}"
 

@@ -39,9 +39,9 @@ class Nlvr2Recipe(Recipe):
         rows: tuple[int, int] | None,
         evaluation: bool,
     ) -> Nlvr2Batches:
-        data, images = without_augmentation(data, evaluation=evaluation), config.task.pictures
+        data, images = without_augmentation(data, evaluation=evaluation), config.task.images
         return Nlvr2Batches(
-            tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation, pictures_a_row=images
+            tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation, images_per_row=images
         )
 
     def evaluate(
@@ -62,7 +62,7 @@ class Nlvr2Recipe(Recipe):
         return write_submission(predicted, options.split, output)
 
     def example(self, loaded: LoadedModel, texts: ExampleTexts) -> list[str]:
-        images = f'"{texts.image}"' if loaded.task.config.pictures == 1 else '"left.jpg", "right.jpg"'
+        images = f'"{texts.image}"' if loaded.task.config.images == 1 else '"left.jpg", "right.jpg"'
         return [f'predictor.judge({images}, "{texts.sentence}")  # probability that it is true']
 
 

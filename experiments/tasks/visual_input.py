@@ -86,10 +86,10 @@ class Regions:
         model, data = config.model, config.data
         if not data.regions:
             raise ConfigError("data.regions=0, but the model reads regions; set it to 100, as the paper does.")
-        if (model.regions.global_size > 0) != (data.whole_picture != "none"):
+        if (model.regions.global_size > 0) != (data.whole_image != "none"):
             raise ConfigError(
-                f"model.regions.global_size={model.regions.global_size}, but data.whole_picture="
-                f"{data.whole_picture!r}; set both or none."
+                f"model.regions.global_size={model.regions.global_size}, but data.whole_image="
+                f"{data.whole_image!r}; set both or none."
             )
         if config.init.backbone or config.init.checkpoint_parts == "backbone":
             raise ConfigError("init.backbone or init.checkpoint_parts asks for a backbone, which ImageBERT has not.")

@@ -30,20 +30,20 @@ class Classifier(nnx.Module):
         return self.outer(self.layer_norm(gelu(self.inner(x_NxI))).astype(jnp.float32))
 
 
-class MatchingHead:
-    """For modules with an `itm_head`: how well a text and a picture belong together."""
+class ItmHead:
+    """For modules with an `itm_head`: how well a text and an image belong together."""
 
-    def matching_logit(self, hidden_NxSxD: jax.Array) -> jax.Array:
+    def itm_logit(self, hidden_NxSxD: jax.Array) -> jax.Array:
         """Float32 logit N that text and image belong together, from [CLS]."""
         return self.itm_head(hidden_NxSxD[:, 0].astype(jnp.float32))[:, 0]
 
 
 def pair_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str, Field]:
-    """Fields of B rows of pictures (`images` of them a row, or one without an axis) with K texts each."""
+    """Fields of B rows of images (`images` of them a row, or one without an axis) with K texts each."""
     last_word = model.text.vocabulary_size - 1
     return {
         **visual_fields(model, images),
-        "text": Field(("B", "K", "T"), "int32", 0, last_word, "[CLS] word pieces [SEP] padding, some masked"),
+        "text": Field(("B", "K", "T"), "int32", 0, last_word, "[CLS] tokens [SEP] padding, some masked"),
         "text_mask": Field(("B", "K", "T"), "bool", 0, 1, "True where text is not padding"),
         "pair_mask": Field(("B", "K"), "bool", 0, 1, "False for texts that only fill up a row or a batch"),
     }
@@ -54,26 +54,26 @@ def visual_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str,
     rows = ("B", *images)
     if isinstance(model, PixelBertConfig):
         return {
-            "images": Field((*rows, "H", "W", 3), "uint8", 0, 255, "RGB, each picture in the top-left corner"),
+            "images": Field((*rows, "H", "W", 3), "uint8", 0, 255, "RGB, each image in the top-left corner"),
             "image_size": Field((*rows, 2), "int32", 1, None, "valid (height, width) in pixels"),
         }
     size, whole = model.regions.feature_size, model.regions.global_size
     fields = {
-        "regions": Field((*rows, "R", size), "float16", None, None, "features, the surest region first"),
-        "boxes": Field((*rows, "R", 4), "float32", 0, 1, "left, top, right, bottom as shares of the picture's sides"),
+        "regions": Field((*rows, "R", size), "float16", None, None, "features, the highest-scoring region first"),
+        "boxes": Field((*rows, "R", 4), "float32", 0, 1, "left, top, right, bottom as shares of the image's sides"),
         "region_mask": Field((*rows, "R"), "bool", 0, 1, "True for regions that are there"),
     }
     if whole:
-        fields["whole"] = Field((*rows, whole), "float16", None, None, "feature of the whole picture")
+        fields["whole"] = Field((*rows, whole), "float16", None, None, "feature of the whole image")
     return fields
 
 
-def word_fields(model: ModelConfig) -> dict[str, Field]:
-    """Masked words of K texts a row, and whether each text belongs to the picture."""
+def mlm_fields(model: ModelConfig) -> dict[str, Field]:
+    """Masked words of K texts a row, and whether each text belongs to the image."""
     last_word = model.text.vocabulary_size - 1
     return {
         "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "places in the text to predict, 0 if unused"),
-        "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the word piece that stood there"),
+        "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the token that stood there"),
         "mlm_mask": Field(("B", "K", "M"), "bool", 0, 1, "True where a place is used"),
         "itm_label": Field(("B", "K"), "int32", 0, 1, "1 where the text belongs to the image"),
     }

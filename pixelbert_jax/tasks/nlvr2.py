@@ -16,38 +16,38 @@ from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 @dataclasses.dataclass(frozen=True)
 class Nlvr2Config:
-    """Pictures that a sentence is about."""
+    """Images that a sentence is about."""
 
-    pictures: int = 2  # NLVR2: a left and a right one; NLVR: 1
+    images: int = 2  # NLVR2: a left and a right one; NLVR: 1
 
     def __post_init__(self) -> None:
-        if self.pictures not in (1, 2):
-            raise ConfigError(f"task.pictures={self.pictures} must be 1 (NLVR) or 2 (NLVR2).")
+        if self.images not in (1, 2):
+            raise ConfigError(f"task.images={self.images} must be 1 (NLVR) or 2 (NLVR2).")
 
 
 class PixelBertForNlvr2(nnx.Module):
-    """Pixel-BERT, run once for each picture with the sentence, and a classifier on the joined [CLS]."""
+    """Pixel-BERT, run once for each image with the sentence, and a classifier on the joined [CLS]."""
 
-    def __init__(self, config: PixelBertConfig, pictures: int, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: PixelBertConfig, images: int, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = PixelBert(config, platform=platform, rngs=rngs)
-        self.truth_head = Classifier(config, pictures * config.encoder.width, 2, rngs=rngs)
+        self.truth_head = Classifier(config, images * config.encoder.width, 2, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Nlvr2Task:
-    """A batch is B rows of one or two pictures with K sentences each."""
+    """A batch is B rows of one or two images with K sentences each."""
 
     model: PixelBertConfig
     config: Nlvr2Config
 
     def fields(self) -> dict[str, Field]:
         return {
-            **pair_fields(self.model, (self.config.pictures,)),
+            **pair_fields(self.model, (self.config.images,)),
             "label": Field(("B", "K"), "int32", 0, 1, "1 where the sentence is true"),
         }
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBertForNlvr2:
-        return PixelBertForNlvr2(self.model, self.config.pictures, platform=platform, rngs=rngs)
+        return PixelBertForNlvr2(self.model, self.config.images, platform=platform, rngs=rngs)
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return {"sentences": batch["pair_mask"].sum()}

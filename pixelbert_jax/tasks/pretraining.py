@@ -17,7 +17,7 @@ from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.models import make_model
 from pixelbert_jax.sampling import gather_pixels, sample_pixels
-from pixelbert_jax.tasks.heads import MatchingHead, pair_fields, word_fields
+from pixelbert_jax.tasks.heads import ItmHead, mlm_fields, pair_fields
 from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 
@@ -56,7 +56,7 @@ class MaskedLanguageHead(nnx.Module):
         return logits + self.bias[...][None, None]
 
 
-class ModelForPretraining(MatchingHead, nnx.Module):
+class ModelForPretraining(ItmHead, nnx.Module):
     """Pixel-BERT or ImageBERT with the heads for masked words and matching."""
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
@@ -64,8 +64,8 @@ class ModelForPretraining(MatchingHead, nnx.Module):
         self.mlm_head = MaskedLanguageHead(config, platform=platform, rngs=rngs)
         self.itm_head = nnx.Linear(config.encoder.width, 1, kernel_init=transformer_normal(config), rngs=rngs)
 
-    def word_logits(self, hidden_NxSxD: jax.Array, position_NxM: jax.Array) -> jax.Array:
-        """Float32 logits NxMxV of the word pieces at M positions of each text."""
+    def token_logits(self, hidden_NxSxD: jax.Array, position_NxM: jax.Array) -> jax.Array:
+        """Float32 logits NxMxV of the tokens at M positions of each text."""
         return self.logits_of_tokens(jnp.take_along_axis(hidden_NxSxD, position_NxM[..., None], axis=1))
 
     def logits_of_tokens(self, hidden_NxMxD: jax.Array) -> jax.Array:
@@ -79,10 +79,10 @@ class PretrainingTask:
 
     model: PixelBertConfig
     config: PretrainingConfig
-    word_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked word pieces apart
+    reported_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked tokens apart
 
     def fields(self) -> dict[str, Field]:
-        return {**pair_fields(self.model), **word_fields(self.model)}
+        return {**pair_fields(self.model), **mlm_fields(self.model)}
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> ModelForPretraining:
         return ModelForPretraining(self.model, platform=platform, rngs=rngs)
@@ -97,8 +97,12 @@ class PretrainingTask:
         totals: dict[str, jax.Array],
         key: jax.Array | None,
     ) -> tuple[jax.Array, Sums]:
-        words, matching, sums = words_and_matching(
-            *self.forward(module, batch, key), batch, self._counted_words(batch), self.word_ids, held_out=key is None
+        words, matching, sums = mlm_and_itm_losses(
+            *self.forward(module, batch, key),
+            batch,
+            self._counted_words(batch),
+            self.reported_ids,
+            evaluation=key is None,
         )
         word_count, pair_count = jnp.maximum(totals["words"], 1), jnp.maximum(totals["pairs"], 1)
         return self.config.mlm_weight * words / word_count + self.config.itm_weight * matching / pair_count, sums
@@ -131,7 +135,7 @@ class PretrainingTask:
             dropout_key,
             index_NxQ=jnp.concatenate([jnp.zeros_like(position_NxM[:, :1]), position_NxM], axis=1),
         )
-        return module.logits_of_tokens(hidden_NxQxD[:, 1:]), module.matching_logit(hidden_NxQxD)
+        return module.logits_of_tokens(hidden_NxQxD[:, 1:]), module.itm_logit(hidden_NxQxD)
 
     def _counted_words(self, batch: Batch) -> jax.Array:
         """Masked words that take part in the loss, BxKxM."""
@@ -139,14 +143,14 @@ class PretrainingTask:
         return counted if self.config.mlm_on_negatives else counted & (batch["itm_label"] == 1)[..., None]
 
 
-def words_and_matching(
-    word_logits_NxMxV: jax.Array,
+def mlm_and_itm_losses(
+    token_logits_NxMxV: jax.Array,
     itm_logit_N: jax.Array,
     batch: Batch,
     counted_BxKxM: jax.Array,
-    word_ids: tuple[int, ...],
+    reported_ids: tuple[int, ...],
     *,
-    held_out: bool,
+    evaluation: bool,
 ) -> tuple[jax.Array, jax.Array, Sums]:
     """Losses of masked words and of matching, each summed, and their figures.
 
@@ -161,22 +165,22 @@ def words_and_matching(
     pairs = itm_logit_N.shape[0]
     target_NxM = batch["mlm_target"].reshape(pairs, -1)
     counted_NxM = counted_BxKxM.reshape(pairs, -1)
-    word_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(word_logits_NxMxV, target_NxM)
+    word_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(token_logits_NxMxV, target_NxM)
     mlm_sum = jnp.where(counted_NxM, word_loss_NxM, 0).sum()
     label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)
     pair_loss_N = optax.sigmoid_binary_cross_entropy(itm_logit_N, label_N.astype(jnp.float32))
     itm_sum = jnp.where(pair_mask_N, pair_loss_N, 0).sum()
-    right_NxM = word_logits_NxMxV.argmax(-1) == target_NxM
+    right_NxM = token_logits_NxMxV.argmax(-1) == target_NxM
     sums = {
         "mlm_loss": (mlm_sum, counted_NxM.sum()),
         "itm_loss": (itm_sum, pair_mask_N.sum()),
         "mlm_accuracy": ((right_NxM & counted_NxM).sum(), counted_NxM.sum()),
         "itm_accuracy": ((((itm_logit_N > 0) == label_N) & pair_mask_N).sum(), pair_mask_N.sum()),
     }
-    if held_out:
+    if evaluation:
         matched_NxM = counted_NxM & (label_N == 1)[:, None]
         sums["mlm_accuracy_matched"] = ((right_NxM & matched_NxM).sum(), matched_NxM.sum())
-        if word_ids:
-            chosen_NxM = matched_NxM & jnp.isin(target_NxM, jnp.array(word_ids))
+        if reported_ids:
+            chosen_NxM = matched_NxM & jnp.isin(target_NxM, jnp.array(reported_ids))
             sums["mlm_accuracy_words"] = ((right_NxM & chosen_NxM).sum(), chosen_NxM.sum())
     return mlm_sum, itm_sum, sums

@@ -11,8 +11,8 @@ from flax import nnx
 from pixelbert_jax.config import ImageBertConfig, check_choices
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.initializers import transformer_normal
-from pixelbert_jax.tasks.heads import pair_fields, word_fields
-from pixelbert_jax.tasks.pretraining import ModelForPretraining, words_and_matching
+from pixelbert_jax.tasks.heads import mlm_fields, pair_fields
+from pixelbert_jax.tasks.pretraining import ModelForPretraining, mlm_and_itm_losses
 from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 
@@ -48,17 +48,17 @@ class ImageBertForPretraining(ModelForPretraining):
 
 @dataclasses.dataclass(frozen=True)
 class RegionsPretrainingTask:
-    """A batch is B pictures with K texts each; every pair hides regions of its own."""
+    """A batch is B images with K texts each; every pair hides regions of its own."""
 
     model: ImageBertConfig
     config: RegionsPretrainingConfig
-    word_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked word pieces apart
+    reported_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked tokens apart
 
     def fields(self) -> dict[str, Field]:
         last_class = self.model.regions.classes - 1
         return {
             **pair_fields(self.model),
-            **word_fields(self.model),
+            **mlm_fields(self.model),
             "region_class": Field(("B", "R"), "int32", 0, last_class, "the detector's class, 0 where there is none"),
             "region_target": Field(("B", "K", "R"), "bool", 0, 1, "True for masked regions"),
             "region_zeroed": Field(("B", "K", "R"), "bool", 0, 1, "True for those of them whose feature is hidden"),
@@ -85,9 +85,14 @@ class RegionsPretrainingTask:
 
         Held out, figures of regions are of zeroed ones in matched pairs, whatever the loss counts.
         """
-        word_logits, itm_logit_N, hidden_NxRxD = self.forward(module, batch, key)
-        mlm_sum, itm_sum, sums = words_and_matching(
-            word_logits, itm_logit_N, batch, self._counted(batch, "mlm_mask"), self.word_ids, held_out=key is None
+        token_logits, itm_logit_N, hidden_NxRxD = self.forward(module, batch, key)
+        mlm_sum, itm_sum, sums = mlm_and_itm_losses(
+            token_logits,
+            itm_logit_N,
+            batch,
+            self._counted(batch, "mlm_mask"),
+            self.reported_ids,
+            evaluation=key is None,
         )
         pairs, texts = len(itm_logit_N), batch["text"].shape[1]
         counted_BxKxR = self._counted(batch, "region_target")
@@ -148,9 +153,9 @@ class RegionsPretrainingTask:
             seen_mask_NxP,
             dropout_key,
         )
-        word_logits = module.word_logits(hidden_NxSxD, batch["mlm_position"].reshape(pairs, -1))
+        token_logits = module.token_logits(hidden_NxSxD, batch["mlm_position"].reshape(pairs, -1))
         hidden_NxRxD = hidden_NxSxD[:, -batch["boxes"].shape[1] :].astype(jnp.float32)
-        return word_logits, module.matching_logit(hidden_NxSxD), hidden_NxRxD
+        return token_logits, module.itm_logit(hidden_NxSxD), hidden_NxRxD
 
     def _counted(self, batch: Batch, name: str) -> jax.Array:
         """Masked words or regions that take part in the losses, BxKx."""

@@ -1,4 +1,4 @@
-"""Image-text retrieval: each picture's true text against texts of other pictures (paper section 4.2.3)."""
+"""Image-text retrieval: each image's true text against texts of other images (paper section 4.2.3)."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.models import make_model
-from pixelbert_jax.tasks.heads import MatchingHead, pair_fields
+from pixelbert_jax.tasks.heads import ItmHead, pair_fields
 from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 _NEVER = -1e30  # logit of a candidate that does not count
@@ -19,11 +19,11 @@ _NEVER = -1e30  # logit of a candidate that does not count
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalConfig:
-    """Candidates of each picture."""
+    """Candidates of each image."""
 
-    negatives: int = 20  # random texts of other pictures
-    hardest: int = 5  # of them that get a gradient: those with the highest scores
-    image_negatives: bool = False  # also each text against random other pictures of the batch, in the same numbers
+    negatives: int = 20  # random texts of other images
+    hardest_negatives: int = 5  # of them that get a gradient: those with the highest scores
+    image_negatives: bool = False  # also each text against random other images of the batch, in the same numbers
     multiclass_weight: float = 1.0  # Pixel-BERT's loss: which of the candidates is true
     binary_weight: float = 0.0  # ImageBERT's best: whether each candidate is true, averaged over the candidates
     triplet_weight: float = 0.0  # the true pair's probability above the hardest other's, by the margin
@@ -35,13 +35,14 @@ class RetrievalConfig:
             raise ConfigError(
                 "task.multiclass_weight, binary_weight and triplet_weight must not be negative, and one positive."
             )
-        if not 0 < self.hardest <= self.negatives:
+        if not 0 < self.hardest_negatives <= self.negatives:
             raise ConfigError(
-                f"task.hardest={self.hardest} must be at least 1 and at most task.negatives={self.negatives}."
+                f"task.hardest_negatives={self.hardest_negatives} must be at least 1 and at most task.negatives="
+                f"{self.negatives}."
             )
 
 
-class ModelForRetrieval(MatchingHead, nnx.Module):
+class ModelForRetrieval(ItmHead, nnx.Module):
     """Pixel-BERT or ImageBERT with the matching head of pre-training, from which its score starts."""
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
@@ -51,7 +52,7 @@ class ModelForRetrieval(MatchingHead, nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalTask:
-    """A batch is B pictures with 1 + negatives texts each, the true one first."""
+    """A batch is B images with 1 + negatives texts each, the true one first."""
 
     model: ModelConfig
     config: RetrievalConfig
@@ -59,7 +60,7 @@ class RetrievalTask:
     def fields(self) -> dict[str, Field]:
         return {
             **pair_fields(self.model),
-            "image_group": Field(("B",), "int32", 0, None, "the same number for rows with the same picture"),
+            "image_group": Field(("B",), "int32", 0, None, "the same number for rows with the same image"),
         }
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> ModelForRetrieval:
@@ -82,21 +83,21 @@ class RetrievalTask:
         own = jnp.broadcast_to(rows[:, None], used.shape)
         sides = [(own, text, text_mask, used)]
         if self.config.image_negatives and key is not None and len(text) > 1:
-            picture_key = jax.random.fold_in(jax.random.fold_in(key, 1), batch["row"][0])
-            sides.append(self._other_pictures(batch, picture_key))
+            image_key = jax.random.fold_in(jax.random.fold_in(key, 1), batch["row"][0])
+            sides.append(self._other_images(batch, image_key))
         loss = right = 0.0
-        for side, (picture_BxK, text_BxKxT, mask_BxKxT, used_BxK) in enumerate(sides):
-            logit_BxK = self._score(module, seen, picture_BxK, text_BxKxT, mask_BxKxT, None)
+        for side, (image_BxK, text_BxKxT, mask_BxKxT, used_BxK) in enumerate(sides):
+            logit_BxK = self._score(module, seen, image_BxK, text_BxKxT, mask_BxKxT, None)
             logit_BxK = jax.lax.stop_gradient(jnp.where(used_BxK, logit_BxK, _NEVER))
             right += ((logit_BxK[:, 0] > logit_BxK[:, 1:].max(-1)) & used_BxK[:, 0]).sum()
-            # A small batch has fewer other pictures than that.
-            _, hard_BxH = jax.lax.top_k(logit_BxK[:, 1:], min(self.config.hardest, used_BxK.shape[1] - 1))
+            # A small batch has fewer other images than that.
+            _, hard_BxH = jax.lax.top_k(logit_BxK[:, 1:], min(self.config.hardest_negatives, used_BxK.shape[1] - 1))
             chosen_BxC = jnp.concatenate([jnp.zeros_like(hard_BxH[:, :1]), hard_BxH + 1], axis=1)
             dropout_key = None
             if key is not None:
                 dropout_key = jax.random.fold_in(jax.random.fold_in(key, 2 + side), batch["row"][0])
             take = jax.vmap(lambda x, i: x[i])
-            hard = (take(x, chosen_BxC) for x in (picture_BxK, text_BxKxT, mask_BxKxT))
+            hard = (take(x, chosen_BxC) for x in (image_BxK, text_BxKxT, mask_BxKxT))
             logit_BxC = self._score(module, seen, *hard, dropout_key)
             loss_B = candidate_losses(logit_BxC, take(used_BxK, chosen_BxC), self.config)
             loss += jnp.where(used_BxK[:, 0], loss_B, 0).sum()
@@ -111,36 +112,36 @@ class RetrievalTask:
         self,
         module: ModelForRetrieval,
         seen: tuple[jax.Array, jax.Array],
-        picture_BxK: jax.Array,
+        image_BxK: jax.Array,
         text_BxKxT: jax.Array,
         mask_BxKxT: jax.Array,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """Logits BxK of texts with the pictures of the rows `picture_BxK`; `seen` is what encode_visual gave."""
-        picture_N, length = picture_BxK.reshape(-1), text_BxKxT.shape[-1]
+        """Logits BxK of texts with the images of the rows `image_BxK`; `seen` is what encode_visual gave."""
+        image_N, length = image_BxK.reshape(-1), text_BxKxT.shape[-1]
         hidden = module.model.fuse_at(
             text_BxKxT.reshape(-1, length),
             mask_BxKxT.reshape(-1, length),
-            seen[0][picture_N],
-            seen[1][picture_N],
+            seen[0][image_N],
+            seen[1][image_N],
             dropout_key,
         )
-        return module.matching_logit(hidden).reshape(picture_BxK.shape)
+        return module.itm_logit(hidden).reshape(image_BxK.shape)
 
-    def _other_pictures(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Each row's true text with its own picture first, then random other pictures of the (micro-)batch."""
+    def _other_images(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Each row's true text with its own image first, then random other images of the (micro-)batch."""
         count = len(batch["text"])
         order_BxB = jax.random.uniform(key, (count, count))
         same_BxB = batch["image_group"][:, None] == batch["image_group"][None]
         allowed_BxB = ~same_BxB & batch["pair_mask"][None, :, 0]
         number = min(self.config.negatives, count - 1)
         _, other_BxN = jax.lax.top_k(jnp.where(allowed_BxB, order_BxB, -1.0), number)
-        picture_BxK = jnp.concatenate([jnp.arange(count)[:, None], other_BxN], axis=1)
+        image_BxK = jnp.concatenate([jnp.arange(count)[:, None], other_BxN], axis=1)
         valid_BxN = jnp.take_along_axis(allowed_BxB, other_BxN, axis=1) & batch["pair_mask"][:, :1]
         used_BxK = jnp.concatenate([batch["pair_mask"][:, :1], valid_BxN], axis=1)
         spread = (count, number + 1, batch["text"].shape[-1])
         text_BxKxT = jnp.broadcast_to(batch["text"][:, :1], spread)
-        return picture_BxK, text_BxKxT, jnp.broadcast_to(batch["text_mask"][:, :1], spread), used_BxK
+        return image_BxK, text_BxKxT, jnp.broadcast_to(batch["text_mask"][:, :1], spread), used_BxK
 
 
 def candidate_losses(logit_BxC: jax.Array, used_BxC: jax.Array, config: RetrievalConfig) -> jax.Array:

@@ -48,6 +48,6 @@ class Task(Protocol):
         """
 
 
-def figures(sums: Sums) -> dict[str, jax.Array]:
+def mean_metrics(sums: Sums) -> dict[str, jax.Array]:
     """Sums to averages; a figure with nothing counted is 0."""
     return {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}

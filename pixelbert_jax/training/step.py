@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from pixelbert_jax.tasks.task import Batch, Sums, Task, figures
+from pixelbert_jax.tasks.task import Batch, Sums, Task, mean_metrics
 from pixelbert_jax.training.optimizer import Schedule, restarted
 from pixelbert_jax.training.sharding import MeshConfig, batch_sharding, replicated, state_shardings
 from pixelbert_jax.training.skippable import choose
@@ -147,12 +147,12 @@ def make_trainer(
         )
         metrics = {
             "loss": loss,
-            **figures(sums),
+            **mean_metrics(sums),
             "gradient_norm": grad_norm,
             "learning_rate_factor": jnp.asarray(schedule(state.step), jnp.float32),
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,
-            "rows_left_out": (~batch["pair_mask"].any(1)).sum(),
+            "rows_skipped": (~batch["pair_mask"].any(1)).sum(),
         }
         return new_state, metrics
 

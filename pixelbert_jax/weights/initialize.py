@@ -87,12 +87,12 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
     # The first entry of a path tells parameters from statistics; names are unique without it.
     leaves = {jax.tree_util.keystr(path[1:], simple=True, separator="."): leaf for path, leaf in leaves_with_paths}
     parts = {name.split(".")[0] for name in leaves}
-    new, sources, partial, left_out, misfits = dict(leaves), {}, {}, [], []
+    new, sources, partial, skipped, misfits = dict(leaves), {}, {}, [], []
     cut: dict[str, int] = {}
     for source, content in loaded.items():
         for name, array in content.arrays.items():
             if name.split(".")[0] not in parts:
-                left_out.append(name)
+                skipped.append(name)
                 continue
             rows = content.partial.get(name)
             if (leaf := leaves.get(name)) is None:
@@ -120,7 +120,7 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
         "loaded": sources,
         "partial": partial,
         "fresh": [name for name in leaves if name not in sources],
-        "left_out": left_out,
+        "left_out": skipped,
         "unused": {source: list(content.unused) for source, content in loaded.items() if content.unused},
         "cut": cut,
         "parameters": dict(counts),

@@ -74,7 +74,7 @@ def test_against_torch(what, monkeypatch):
     monkeypatch.setattr(against_torch, "WORDS", 8)
     monkeypatch.setattr(against_torch, "make_mesh", make_mesh_of_one)
     found = against_torch.measure(MODEL, what, 2)
-    assert found["picture"] == [64, 128] and found["pairs"] == {"inference": 1, "step": 2}[what]
+    assert found["image"] == [64, 128] and found["pairs"] == {"inference": 1, "step": 2}[what]
     assert found["ratio"]["median"] > 0 and found["torch_compile"] is False
 
 
@@ -126,14 +126,14 @@ def test_input_pipeline(data_dir, threads):
     words = [text for record in records.texts() for text in record.texts]
     data = DataConfig(train=(SourceConfig("shapes"),), resize=ResizeRule(48, 64), canvases=((48, 48), (48, 64)))
     found = input_pipeline.measure(records, data, Tokenizer(train_vocabulary(words, 200)), 16, 2)
-    assert found["pictures"] == 16 and found["canvas"] == [48, 48] and found["host"] and "glibc_tunables" in found
+    assert found["images"] == 16 and found["canvas"] == [48, 48] and found["host"] and "glibc_tunables" in found
     split = input_pipeline.described(str(data_dir), "shapes", records)
     assert (data_dir / "shapes" / split.pop("version")).is_dir()
-    assert split == {"name": "shapes", "pictures": 48, "fingerprint": records.index.fingerprint[:8]}
-    assert set(found["pictures_a_second_a_core"]) == {"ours", "alone", "bare", "placed", "torch"}
+    assert split == {"name": "shapes", "images": 48, "fingerprint": records.index.fingerprint[:8]}
+    assert set(found["images_a_second_a_core"]) == {"ours", "alone", "bare", "placed", "torch"}
     assert found["ours_over_alone"]["median"] > 0 and found["ours_over_torch"]["median"] > 0
     parts = {name for _, _, name in input_pipeline.PARTS}
-    assert found["ours_parts"].keys() | {"resize"} == parts  # some pictures have their size from the beginning
+    assert found["ours_parts"].keys() | {"resize"} == parts  # some images have their size from the beginning
     assert found["ours_parts"]["decode"] > 0 and found["ours_parts"]["rest"] >= 0
 
 

@@ -26,7 +26,7 @@ CARD = {"card": "it", "card_gib": 140.0}
 
 
 class Card:
-    """A memory of `limit` GiB, of which a step takes 10 and 2 a picture; its peak never falls, and a trial that does
+    """A memory of `limit` GiB, of which a step takes 10 and 2 an image; its peak never falls, and a trial that does
     not fit fills it."""
 
     def __init__(self, limit, *, tells=True, most=LONG):
@@ -95,7 +95,7 @@ def test_memory_may_count_as_full(quick_collection):
     assert [f["images"] for f in found if f.get("out_of_memory")] == [8] and card.tried == [4, 6, 7]
 
 
-def test_the_most_pictures_are_not_exceeded(quick_collection):
+def test_the_most_images_are_not_exceeded(quick_collection):
     card = Card(78)
     found = run(card, most=6)
     assert card.tried == [4, 6] and found[-1]["ended"].startswith("the most")
@@ -110,7 +110,7 @@ def test_no_trial_is_begun_without_time_for_it(quick_collection):
 
     fields = {"first": 1, "most": 9, "limit": 1, "clock": lambda: now[0]}
     found = list(trials(slow, until=121.0, **fields))
-    assert len(found) == 2 and found[-1] == {"ended": "no time for a trial of 2 pictures"}
+    assert len(found) == 2 and found[-1] == {"ended": "no time for a trial of 2 images"}
     now[0] = 100.0
     assert [trial.get("images") for trial in trials(slow, until=122.0, **fields)] == [1, 2, None]
 
@@ -140,7 +140,7 @@ def test_errors_of_a_full_memory(error, full):
     assert is_out_of_memory(error) is full
 
 
-def test_a_trial_that_gains_little_is_left_out():
+def test_a_trial_that_gains_little_is_skipped():
     assert next_size([(16, 42.0), (32, 74.0)], [], 4, 78) == 0
     assert next_size([(16, 42.0), (30, 70.0)], [33], 4, 200) == 0
     assert next_size([(16, 42.0), (20, 50.0)], [], 4, 1000) == 160  # at most eight times the last
@@ -166,9 +166,9 @@ def found_by(part, **values):
 
 
 def test_our_step():
-    """Memory counts as full at two pictures."""
+    """Memory counts as full at two images."""
     shape, counted, *found = found_by("x152_ours_dots")
-    assert shape == {"canvas": [64, 64], "picture": [64, 64], "texts_per_image": 2}
+    assert shape == {"canvas": [64, 64], "image": [64, 64], "texts_per_image": 2}
     assert counted["gigaflop_a_pair"] > 0
     assert [trial.get("pairs") for trial in found] == [2, None, None]
     assert found[0]["pairs_a_second"] > 0 and found[0]["peak_gib"] is None

@@ -35,7 +35,7 @@ def test_pretraining_step():
     assert json.loads(json.dumps(result)) == result
 
 
-def test_random_pictures_fill_what_the_rule_allows():
+def test_random_images_fill_what_the_rule_allows():
     from experiments.configs.pretrain_r50 import get_config as r50
 
     config = r50()
@@ -81,7 +81,7 @@ def test_retrieval():
     assert operations_a_pair == sorted(operations_a_pair, reverse=True) and len(set(operations_a_pair)) == 4
     for spread in result["pairs_a_second"].values():
         assert 0 < spread["least"] <= spread["median"] <= spread["greatest"]
-    plain = result["gigaflop"]["backbone_a_picture"] + result["gigaflop"]["encoder_a_pair_plain"]
+    plain = result["gigaflop"]["backbone_a_image"] + result["gigaflop"]["encoder_a_pair_plain"]
     hours = 25010 * 5000 * plain / result["teraflop_a_second"]["plain"] / 1e3 / 3600
     assert result["coco_5k_hours"]["plain"] == pytest.approx(hours, rel=0.01)
     # The plain way does the same for each pair, so the time of COCO 5K is that of its pairs.
@@ -102,7 +102,7 @@ def test_captions_are_as_long_as_those_of_coco():
     assert retrieval.caption_lengths(10, 12).max() == 12
 
 
-def test_operations_of_all_texts_of_a_picture():
+def test_operations_of_all_texts_of_a_image():
     """Groups of four rows: two of texts of 8, one of 8 and 16, one of 16 that is filled up."""
     pair = {(slots, whole): slots + 100 * whole for slots in (8, 16, 24) for whole in (False, True)}
     counted = retrieval.Operations(backbone=1000, pair=pair, longest=24, rows=4)
@@ -121,7 +121,7 @@ def test_guesses_of_the_downstream_comparison():
 
 def test_table_of_a_comparison():
     printed = "step 7\naccuracy      0.2500\nquestions                                4\nwritten to predictions.json\n"
-    assert comparing.figures_in(printed) == {"accuracy": 0.25, "questions": 4}
+    assert comparing.metrics_in(printed) == {"accuracy": 0.25, "questions": 4}
     runs = {"guess": [{"accuracy": 0.5}], "trained": [{"accuracy": 0.25}, {"accuracy": 0.75}]}
     assert comparing.table_of(("accuracy", "other"), runs).splitlines() == [
         "| | accuracy | other |",

@@ -9,7 +9,7 @@ from tests.pixelbert_jax.helpers import assert_fields
 
 
 def assert_fits_task(batch: dict[str, np.ndarray], config: TaskConfig, vocabulary_size: int) -> None:
-    """Names, dtypes, ranges and sizes of a task's batch; pictures lie on their canvases, texts are [CLS] ... [SEP]."""
+    """Names, dtypes, ranges and sizes of a task's batch; images lie on their canvases, texts are [CLS] ... [SEP]."""
     model = PixelBertConfig(text=TextConfig(vocabulary_size=vocabulary_size))
     assert_fields(TASKS[task_name(config)][1](model, config), batch)
     assert (batch["image_size"] <= batch["images"].shape[-3:-1]).all()

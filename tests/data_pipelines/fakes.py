@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from data_pipelines.batches.buffer_pool import ReusedMemory
+from data_pipelines.batches.buffer_pool import BufferPool
 from data_pipelines.images import resize
-from data_pipelines.storage.records import Index, Picture, Record
+from data_pipelines.storage.records import Index, Record, RecordImage
 
-_memory = ReusedMemory()
+_memory = BufferPool()
 
 
 class FakeRecords:
@@ -26,15 +26,15 @@ class FakeRecords:
         return self.records[i]
 
 
-def picture(colour: int, height: int = 48, width: int = 64) -> Picture:
+def image(colour: int, height: int = 48, width: int = 64) -> RecordImage:
     """One plain grey, by which it is known again."""
-    return Picture(
+    return RecordImage(
         resize.cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes(), height, width
     )
 
 
-def record(number: int, texts: list[str], labels: list[dict] | None = None, second: Picture | None = None, **size):
-    first = picture(10 + number, **size)
+def record(number: int, texts: list[str], labels: list[dict] | None = None, second: RecordImage | None = None, **size):
+    first = image(10 + number, **size)
     encoded = tuple(map(json.dumps, labels)) if labels is not None else ()
     return Record(first.image, first.height, first.width, f"fake/{number}", tuple(texts), encoded, second)
 

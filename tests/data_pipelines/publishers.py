@@ -12,11 +12,11 @@ from PIL import Image
 
 
 def encode(height: int = 12, width: int = 16, format: str = "JPEG", mode: str = "RGB", seed=0) -> bytes:
-    """An encoded picture of smooth noise."""
+    """An encoded image of smooth noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
-    picture = Image.fromarray(pixels).resize((width, height)).convert(mode)
+    image = Image.fromarray(pixels).resize((width, height)).convert(mode)
     buffer = io.BytesIO()
-    picture.save(buffer, format)
+    image.save(buffer, format)
     return buffer.getvalue()
 
 

@@ -46,20 +46,20 @@ def programs_kept_in(folder: Path) -> Iterator[None]:
 
 
 def prepare_own_data(folder: Path) -> Path:
-    """A user's questions (train, val; test without answers) and pairs (train, val), both on the same few pictures."""
+    """A user's questions (train, val; test without answers) and pairs (train, val), both on the same few images."""
     rng = np.random.default_rng(0)
     for i in range(16):
         write_image(folder / "source" / f"{i}.png", height=40 + i, width=48, format="PNG", seed=i)
 
-    def questions(pictures, labelled=True, answers=1):
-        for i in pictures:
+    def questions(images, labelled=True, answers=1):
+        for i in images:
             asked = [{"question": f"what is it {'red ' * k}?"} for k in range(1 + i % 5)]
             for question in asked if labelled else ():
                 question["answers"] = [ANSWERS[(len(question["question"]) + i % 2) % 3]] * answers
             yield {"image": f"{i}.png", "questions": asked}
 
-    def pairs(pictures, labelled=True):
-        for i in pictures:
+    def pairs(images, labelled=True):
+        for i in images:
             said = [{"sentence": f"a circle {k}", "identifier": 100 * i + k, "group": k % 2} for k in range(1 + i % 3)]
             for sentence in said if labelled else ():
                 sentence["label"] = bool(rng.integers(2))
@@ -67,8 +67,8 @@ def prepare_own_data(folder: Path) -> Path:
 
     source = folder / "source"
     for name, make in (("vqa", questions), ("image_pairs", pairs)):
-        for split, pictures in (("train", range(10)), ("val", range(8, 15)), ("test", range(5))):
-            lines(source / name / f"{split}.jsonl", *make(pictures, split != "test"))
+        for split, images in (("train", range(10)), ("val", range(8, 15)), ("test", range(5))):
+            lines(source / name / f"{split}.jsonl", *make(images, split != "test"))
         for i in range(16):
             (source / name / f"{i}.png").write_bytes((source / f"{i}.png").read_bytes())
         if name == "vqa":
@@ -88,7 +88,7 @@ def small_config() -> RunConfig:
 
 
 def config_of(task: TaskConfig, data_dir: Path, pretrained_run: Path, name: str, **changes) -> RunConfig:
-    """Six steps of eight pictures, evaluated after each second; every other checkpoint is kept."""
+    """Six steps of eight images, evaluated after each second; every other checkpoint is kept."""
     config = small_config()
     data = dataclasses.replace(
         config.data,
@@ -120,7 +120,7 @@ def config_of(task: TaskConfig, data_dir: Path, pretrained_run: Path, name: str,
 
 
 def retrieval_config(task: RetrievalConfig, data_dir: Path, pretrained_run: Path, name: str) -> RunConfig:
-    """`config_of` with one text a picture and a frozen backbone."""
+    """`config_of` with one text an image and a frozen backbone."""
     config = config_of(task, data_dir, pretrained_run, name)
     backbone = dataclasses.replace(config.model.backbone, frozen_parts=2)
     return dataclasses.replace(
@@ -131,7 +131,7 @@ def retrieval_config(task: RetrievalConfig, data_dir: Path, pretrained_run: Path
 
 
 def regions_config(data_dir: Path, **changes) -> RunConfig:
-    """ImageBERT on drawn scenes, smaller, with dropout: six steps of eight pictures with two texts each."""
+    """ImageBERT on drawn scenes, smaller, with dropout: six steps of eight images with two texts each."""
     config = imagebert_shapes()
     encoder = dataclasses.replace(
         config.model.encoder, width=32, heads=2, mlp_width=64, scan_unroll=1, dropout=0.1, attention_dropout=0.1
@@ -149,10 +149,10 @@ def regions_config(data_dir: Path, **changes) -> RunConfig:
     )
 
 
-def with_whole_picture(config: RunConfig) -> RunConfig:
-    """The same model with the feature that drawn scenes have of the whole picture."""
+def with_whole_image(config: RunConfig) -> RunConfig:
+    """The same model with the feature that drawn scenes have of the whole image."""
     regions = dataclasses.replace(config.model.regions, global_size=GLOBAL_SIZE)
-    data = dataclasses.replace(config.data, whole_picture="stored")
+    data = dataclasses.replace(config.data, whole_image="stored")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, regions=regions), data=data)
 
 
@@ -165,10 +165,10 @@ def stopped_at(step: int) -> Iterator[None]:
     """Whatever runs ends before it writes the figures of that step."""
     write = MetricWriter.write
 
-    def write_or_stop(self, at, figures):
+    def write_or_stop(self, at, metrics):
         if at >= step:
             raise Stopped
-        write(self, at, figures)
+        write(self, at, metrics)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(MetricWriter, "write", write_or_stop)
@@ -195,7 +195,7 @@ def fine_tune(config: RunConfig, workdir: Path) -> None:
         pretrain(config, workdir, "python -m experiments.finetune")
 
 
-def held_out(workdir: Path, figure: str) -> dict[int, float]:
+def evaluated(workdir: Path, figure: str) -> dict[int, float]:
     return {r["step"]: r[figure] for r in read_metrics(workdir / "metrics.jsonl") if figure in r}
 
 

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 ROOT = Path(__file__).parents[2]
 LONG = " ".join(["red"] * 200)
-NO_WORD = "\u200b"  # a space of no width: a text, but without a word piece
+NO_WORD = "\u200b"  # a space of no width: a text, but without a token
 TEXTS = (("what is it?", " "), (LONG, NO_WORD, ""), ("is it red?", "\n"))
 
 
@@ -59,7 +59,7 @@ def prepared(name: str, folder: Path, *flags: str) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def odd_data(tmp_path_factory) -> Path:
-    """Pictures of one pixel, 20,000 rows and 20,000 columns, with a long text, one without a word, and empty ones."""
+    """Images of one pixel, 20,000 rows and 20,000 columns, with a long text, one without a word, and empty ones."""
     folder = tmp_path_factory.mktemp("odd")
     for name in ("vqa", "image_pairs", "image_text"):
         for number, (height, width) in enumerate(((1, 1), (20_000, 10), (10, 20_000))):
@@ -92,10 +92,10 @@ def odd_config(task: TaskConfig, odd_data: Path, small_run: Path, name: str) -> 
     [
         (VqaConfig(), "vqa", "json"),
         (Nlvr2Config(), "image_pairs", "csv"),
-        (RetrievalConfig(negatives=6, hardest=2), "image_text", "npz"),
+        (RetrievalConfig(negatives=6, hardest_negatives=2), "image_text", "npz"),
     ],
 )
-def test_odd_pictures_and_texts_from_training_to_the_file(task, name, suffix, odd_data, small_run, tmp_path, capsys):
+def test_odd_images_and_texts_from_training_to_the_file(task, name, suffix, odd_data, small_run, tmp_path, capsys):
     """Each text that is left has an answer, made of finite numbers; what is cut is counted."""
     run, output = (WORKDIR, str(tmp_path / "run")), (OUTPUT, str(tmp_path / f"a.{suffix}"))
     with on_one_device(), flagsaver.flagsaver(run):
@@ -120,7 +120,7 @@ def test_odd_pictures_and_texts_from_training_to_the_file(task, name, suffix, od
             assert file["scores"].shape == (3, 4) and np.isfinite(file["scores"]).all()
 
 
-def test_missing_pictures(tmp_path):
+def test_missing_images(tmp_path):
     """Too many stop the preparation and leave nothing; a few are counted and left out, of a pair both."""
     for i in range(3):
         for name in ("vqa", "image_pairs"):

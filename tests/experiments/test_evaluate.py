@@ -24,7 +24,7 @@ from experiments.tasks import nlvr2, vqa
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from tests.experiments.evaluating import evaluate
 from tests.experiments.evaluation.metrics.wordnet_folder import write_wordnet
-from tests.experiments.fine_tuning import config_of, fine_tune, held_out, steps
+from tests.experiments.fine_tuning import config_of, evaluated, fine_tune, steps
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -44,7 +44,7 @@ def test_evaluation_writes_the_servers_file(vqa_run, own_data, tmp_path, capsys)
     assert f"accuracy {right / len(labels):38.4f}" in printed
     (best,) = steps(vqa_run / "best")
     assert f"best/{best}, step {best}" in printed
-    assert held_out(vqa_run, "eval/vqa_score")[best] == pytest.approx(right / len(labels), abs=1e-6)
+    assert evaluated(vqa_run, "eval/vqa_score")[best] == pytest.approx(right / len(labels), abs=1e-6)
 
 
 def test_a_split_without_answers_gives_the_file_alone(vqa_run, tmp_path):
@@ -54,7 +54,7 @@ def test_a_split_without_answers_gives_the_file_alone(vqa_run, tmp_path):
 
 
 def logits_by_hand(loaded, records) -> dict[str, np.ndarray]:
-    """Of each question alone with its picture."""
+    """Of each question alone with its image."""
 
     @nnx.jit
     def ask(module, image, size, text):
@@ -75,7 +75,7 @@ def logits_by_hand(loaded, records) -> dict[str, np.ndarray]:
 
 
 def test_answers_are_those_of_the_model(vqa_run, own_data, tmp_path, monkeypatch):
-    """The control with shuffled pictures mixes the rows: neighbours may show nearly the same."""
+    """The control with shuffled images mixes the rows: neighbours may show nearly the same."""
     loaded = pixelbert_jax.load(vqa_run)
     logits = logits_by_hand(loaded, open_records(own_data, "vqa", "val"))
     mean = np.mean(list(logits.values()), 0)
@@ -148,7 +148,7 @@ def test_wups_of_right_answers(vqa_run, own_data, tmp_path, capsys):
     assert float(printed["accuracy"]) == pytest.approx(np.mean([value == 1 for value in similar]), abs=1e-4)
 
 
-# Pairs of pictures.
+# Pairs of images.
 
 
 def test_pairs_from_fine_tuning_to_the_official_file(own_data, small_run, tmp_path):
@@ -166,7 +166,7 @@ def test_pairs_from_fine_tuning_to_the_official_file(own_data, small_run, tmp_pa
     groups = [[right[x["identifier"]] for x in labels if x["group"] == group] for group in (0, 1)]
     assert scores["accuracy"] == pytest.approx(sum(right.values()) / len(right))
     assert scores["consistency"] == pytest.approx(sum(map(all, groups)) / 2)
-    assert held_out(tmp_path / "run", "eval/nlvr2_accuracy")[2] == pytest.approx(scores["accuracy"], abs=1e-6)
+    assert evaluated(tmp_path / "run", "eval/nlvr2_accuracy")[2] == pytest.approx(scores["accuracy"], abs=1e-6)
     assert evaluate(loaded, "test", tmp_path / "test.csv") == {"examples": 9}
     with pytest.raises(DataError, match="have no identifier; use a data set for nlvr2"):
         evaluate(loaded, "val", tmp_path / "x.csv", dataset="vqa")

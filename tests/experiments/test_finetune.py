@@ -12,7 +12,7 @@ import pixelbert_jax
 from data_pipelines.config import SourceConfig
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from tests.experiments.evaluating import evaluate
-from tests.experiments.fine_tuning import ANSWERS, fine_tune, held_out, retrieval_config
+from tests.experiments.fine_tuning import ANSWERS, evaluated, fine_tune, retrieval_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -27,7 +27,7 @@ def test_a_run_begins_with_the_pretrained_model(vqa_run, small_run):
 
 
 def test_retrieval_starts_from_the_matching_head(data_dir, small_run, pretrained, tmp_path):
-    config = retrieval_config(RetrievalConfig(negatives=6, hardest=2), data_dir, small_run, "shapes")
+    config = retrieval_config(RetrievalConfig(negatives=6, hardest_negatives=2), data_dir, small_run, "shapes")
     data = dataclasses.replace(config.data, eval=(SourceConfig("shapes", "validation"),))
     config = dataclasses.replace(config, data=data, train=dataclasses.replace(config.train, steps=2))
     fine_tune(config, tmp_path / "run")
@@ -41,4 +41,4 @@ def test_retrieval_starts_from_the_matching_head(data_dir, small_run, pretrained
         assert np.array_equal(array, before[name]) == ("backbone" in name), name
     found = evaluate(loaded, "validation", tmp_path / "a.npz")
     assert found["images"] == 13 and 0 <= found["text_recall_1"] <= found["text_recall_10"] <= 1
-    assert 0 <= held_out(tmp_path / "run", "eval/retrieval_accuracy")[2] <= 1
+    assert 0 <= evaluated(tmp_path / "run", "eval/retrieval_accuracy")[2] <= 1

@@ -32,16 +32,16 @@ from pixelbert_jax.weights.initialize import InitConfig
 from tests.experiments.evaluating import evaluate, rank
 from tests.experiments.evaluation.test_retrieval import CLOSE, chosen_by_hand, saved
 from tests.experiments.fine_tuning import (
+    evaluated,
     fine_tune,
-    held_out,
     on_one_device,
     regions_config,
     small_config,
     steps,
     stopped_at,
-    with_whole_picture,
+    with_whole_image,
 )
-from tests.multi_process.outcomes import assert_same_checkpoint, figures
+from tests.multi_process.outcomes import assert_same_checkpoint, metrics
 from tests.saved_run import save_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -65,9 +65,14 @@ def run(config, tmp_path_factory, programs) -> Path:
 
 
 def retrieval(config: RunConfig, checkpoint: Path) -> RunConfig:
-    """Two steps of the paper's fine-tuning from a checkpoint, on texts and pictures."""
+    """Two steps of the paper's fine-tuning from a checkpoint, on texts and images."""
     task = RetrievalConfig(
-        negatives=6, hardest=2, image_negatives=True, multiclass_weight=0.0, binary_weight=1.0, triplet_weight=0.5
+        negatives=6,
+        hardest_negatives=2,
+        image_negatives=True,
+        multiclass_weight=0.0,
+        binary_weight=1.0,
+        triplet_weight=0.5,
     )
     return dataclasses.replace(
         config,
@@ -88,7 +93,7 @@ def fine_tuned(config, run, tmp_path_factory, programs) -> Path:
 
 
 @pytest.fixture(scope="module")
-def held_out_scenes(region_data):
+def evaluated_scenes(region_data):
     return open_records(region_data, "shapes", "validation")
 
 
@@ -116,7 +121,7 @@ def test_a_stopped_run_goes_on_to_the_bit(config, run, tmp_path, capsys):
         fine_tune(config, tmp_path / "run")
     fine_tune(config, tmp_path / "run")
     assert "at step 4\n" in capsys.readouterr().out
-    assert figures(tmp_path / "run") == figures(run)
+    assert metrics(tmp_path / "run") == metrics(run)
     assert_same_checkpoint(tmp_path / "run", run, 6)
 
 
@@ -131,21 +136,21 @@ def test_retrieval_starts_from_pretraining(fine_tuned, run):
         np.testing.assert_allclose(array, before[name], atol=0.01)
     losses = [r["retrieval_loss"] for r in read_metrics(fine_tuned / "metrics.jsonl") if "loss" in r]
     assert len(losses) == 2 and np.isfinite(losses).all()
-    assert 0 <= held_out(fine_tuned, "eval/retrieval_accuracy")[2] <= 1
+    assert 0 <= evaluated(fine_tuned, "eval/retrieval_accuracy")[2] <= 1
     assert steps(fine_tuned / "checkpoints") == steps(fine_tuned / "best") == [2]
 
 
-# Every picture against every text.
+# Every image against every text.
 
 
 def pairs_alone(loaded: LoadedModel, records, regions: int = 8) -> np.ndarray:
-    """Matching logits of every picture, of which so many regions are seen, with every text, one picture at a time."""
+    """Matching logits of every image, of which so many regions are seen, with every text, one image at a time."""
 
     @nnx.jit
     def match(module, seen, text_TxL, mask_TxL):
         regions, mask = module.model.encode_regions(*seen)
         regions, mask = (jnp.repeat(x, len(text_TxL), 0) for x in (regions, mask))
-        return module.matching_logit(module.model.fuse(text_TxL, mask_TxL, regions, mask))
+        return module.itm_logit(module.model.fuse(text_TxL, mask_TxL, regions, mask))
 
     length = loaded.data.max_text_length
     ids = [loaded.tokenizer.encode(text, length) for record in records for text in record.texts]
@@ -155,19 +160,19 @@ def pairs_alone(loaded: LoadedModel, records, regions: int = 8) -> np.ndarray:
     for record in records:
         found = record.regions
         seen = (found.features[None, :regions], found.boxes[None, :regions], np.ones((1, min(8, regions)), bool))
-        whole = (found.global_feature[None],) if loaded.data.whole_picture == "stored" else ()
+        whole = (found.global_feature[None],) if loaded.data.whole_image == "stored" else ()
         scores.append(np.asarray(match(loaded.model, seen + whole, text_TxL, mask_TxL)))
     return np.stack(scores)
 
 
-BLOCKS = {"block_images": 4, "block_texts": 10}  # neither divides 13 pictures or 52 texts
+BLOCKS = {"block_images": 4, "block_texts": 10}  # neither divides 13 images or 52 texts
 
 
-def test_scores_are_those_of_each_pair_alone(fine_tuned, held_out_scenes, tmp_path):
-    """13 pictures in blocks of 4: rows that fill a block show nothing."""
+def test_scores_are_those_of_each_pair_alone(fine_tuned, evaluated_scenes, tmp_path):
+    """13 images in blocks of 4: rows that fill a block show nothing."""
     loaded, output = pixelbert_jax.load(fine_tuned), tmp_path / "a.npz"
-    found = rank(loaded, held_out_scenes, output, **BLOCKS)
-    expected = pairs_alone(loaded, held_out_scenes)
+    found = rank(loaded, evaluated_scenes, output, **BLOCKS)
+    expected = pairs_alone(loaded, evaluated_scenes)
     np.testing.assert_allclose(saved(output)["scores"], expected, atol=CLOSE)
     assert expected.std(0).min() > 1e-3 and (found["images"], found["texts"]) == (13, 52)
     best = expected.argmax(1)
@@ -176,10 +181,10 @@ def test_scores_are_those_of_each_pair_alone(fine_tuned, held_out_scenes, tmp_pa
     assert found["image_recall_1"] == pytest.approx(np.mean(expected.argmax(0) == own))
 
 
-def test_reranking_reads_the_surest_regions_first(fine_tuned, held_out_scenes, tmp_path, capsys):
+def test_reranking_reads_the_surest_regions_first(fine_tuned, evaluated_scenes, tmp_path, capsys):
     loaded, output = pixelbert_jax.load(fine_tuned), tmp_path / "a.npz"
-    found = rank(loaded, held_out_scenes, output, rerank_top=3, rerank_pixels=4, **BLOCKS)
-    first, exact = pairs_alone(loaded, held_out_scenes, 4), pairs_alone(loaded, held_out_scenes)
+    found = rank(loaded, evaluated_scenes, output, rerank_top=3, rerank_pixels=4, **BLOCKS)
+    first, exact = pairs_alone(loaded, evaluated_scenes, 4), pairs_alone(loaded, evaluated_scenes)
     file = saved(output)
     assert (file["exact"] == chosen_by_hand(first, 3)).mean() > 0.99  # nearly equal scores may change places
     assert found["exactly_scored_pairs"] == file["exact"].sum() < file["exact"].size / 2
@@ -188,21 +193,21 @@ def test_reranking_reads_the_surest_regions_first(fine_tuned, held_out_scenes, t
     assert np.abs(first - exact).max() > 1e-2 and "INEXACT" in capsys.readouterr().out
 
 
-def test_zero_shot_with_the_whole_picture(region_data, held_out_scenes, tmp_path, programs):
+def test_zero_shot_with_the_whole_image(region_data, evaluated_scenes, tmp_path, programs):
     """As the program does it: the matching head of pre-training, here untrained, on a run's own data."""
     with on_one_device():
         loaded = pixelbert_jax.load(
-            save_run(tmp_path / "run", region_data, config=with_whole_picture(regions_config(region_data)))
+            save_run(tmp_path / "run", region_data, config=with_whole_image(regions_config(region_data)))
         )
     found = evaluate(loaded, "validation", tmp_path / "a.npz")
-    np.testing.assert_allclose(saved(tmp_path / "a.npz")["scores"], pairs_alone(loaded, held_out_scenes), atol=CLOSE)
+    np.testing.assert_allclose(saved(tmp_path / "a.npz")["scores"], pairs_alone(loaded, evaluated_scenes), atol=CLOSE)
     assert (found["images"], found["texts"]) == (13, 52)
     with pytest.raises(DataError, match=r"has no regions, but data\.regions=8"):
         rank(loaded, with_index(region_data, region_size=0), tmp_path / "b.npz")
 
 
 def with_index(region_data, **fields):
-    """The held-out scenes, of which the index says something else."""
+    """The evaluation scenes, of which the index says something else."""
     records = open_records(region_data, "shapes", "validation")
     records.index = dataclasses.replace(records.index, **fields)
     return records
@@ -237,8 +242,8 @@ def test_the_card_of_an_exported_model(shared):
     assert "Pixel-BERT" not in card and "Predictor" not in card
 
 
-def test_a_predictor_asks_for_pictures_alone(run):
-    with pytest.raises(ConfigError, match=r"is an ImageBERT, which reads a detector's regions, not pictures") as error:
+def test_a_predictor_asks_for_images_alone(run):
+    with pytest.raises(ConfigError, match=r"is an ImageBERT, which reads a detector's regions, not images") as error:
         pixelbert_jax.Predictor.load(run)
     assert "\n" not in str(error.value) and str(run) in str(error.value)
 
@@ -267,12 +272,12 @@ def test_configurations_that_do_not_fit_are_refused(config):
         ),
         (changed(config, "data", regions=0), r"data\.regions=0, but the model reads regions; set it to 100"),
         (
-            changed(config, "data", whole_picture="mean"),
-            r"global_size=0, but data\.whole_picture='mean'; set both or none",
+            changed(config, "data", whole_image="mean"),
+            r"global_size=0, but data\.whole_image='mean'; set both or none",
         ),
         (
-            changed(with_whole_picture(config), "data", whole_picture="none"),
-            r"global_size=192, but data\.whole_picture='none'; set both or none",
+            changed(with_whole_image(config), "data", whole_image="none"),
+            r"global_size=192, but data\.whole_image='none'; set both or none",
         ),
         (dataclasses.replace(config, init=InitConfig(backbone="x")), "asks for a backbone, which ImageBERT has not"),
         (
@@ -298,12 +303,12 @@ def test_data_that_does_not_fit_is_refused(config, data_dir, tmp_path, monkeypat
     def sizes(base=config, **fields):
         return changed(base, "model", regions=dataclasses.replace(base.model.regions, **fields))
 
-    whole = with_whole_picture(config)
+    whole = with_whole_image(config)
     cases = [
         (sizes(feature_size=100), r"model\.regions\.feature_size=100, but in Records.* it is 108; set it to that"),
         (sizes(classes=24), r"model\.regions\.classes=24, but Records.* has 25; set the first to that"),
         (sizes(whole, global_size=100), r"model\.regions\.global_size=100, but in Records.* it is 192; set it to that"),
-        (changed(whole, "data", whole_picture="mean"), r"model\.regions\.global_size=192, but in Records.* it is 108"),
+        (changed(whole, "data", whole_image="mean"), r"model\.regions\.global_size=192, but in Records.* it is 108"),
         (
             changed(config, "data", data_dir=str(data_dir)),
             r"has no regions, but data\.regions=8; prepare it with --regions",
@@ -315,7 +320,7 @@ def test_data_that_does_not_fit_is_refused(config, data_dir, tmp_path, monkeypat
         assert "\n" not in str(error.value)
 
 
-def test_classes_that_nobody_knows(config, region_data, held_out_scenes):
+def test_classes_that_nobody_knows(config, region_data, evaluated_scenes):
     """They are needed for one loss alone."""
     unknown = with_index(region_data, region_classes=0)
     with pytest.raises(ConfigError, match=r"of Records.* have no classes; set task\.moc_weight=0") as error:
@@ -323,4 +328,4 @@ def test_classes_that_nobody_knows(config, region_data, held_out_scenes):
     assert "\n" not in str(error.value)
     check_records(dataclasses.replace(config, task=RegionsPretrainingConfig(moc_weight=0.0)), unknown)
     check_records(retrieval(config, Path("run")), unknown)
-    check_records(config, held_out_scenes)
+    check_records(config, evaluated_scenes)

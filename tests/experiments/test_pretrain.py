@@ -16,7 +16,7 @@ from experiments.run.metric_writer import read_metrics
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.checkpoint import Checkpoints
 from tests.multi_process.launching import CONFIG, environment, gate, launched, program
-from tests.multi_process.outcomes import assert_same_checkpoint, figures, newest_step
+from tests.multi_process.outcomes import assert_same_checkpoint, metrics, newest_step
 from tests.multi_process.small_config import get_config
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +50,9 @@ def undisturbed(tmp_path_factory, data_dir) -> Path:
 def test_a_run_leaves_what_it_promises(undisturbed):
     records = read_metrics(undisturbed / "metrics.jsonl")
     assert [r["step"] for r in records if "loss" in r] == list(range(1, STEPS + 1))
-    held_out = [r for r in records if "eval/itm_accuracy" in r]
-    assert [r["step"] for r in held_out] == [3, 6]
-    assert {"eval/mlm_loss", "eval/mlm_accuracy_words"} <= held_out[0].keys()
+    evaluated = [r for r in records if "eval/itm_accuracy" in r]
+    assert [r["step"] for r in evaluated] == [3, 6]
+    assert {"eval/mlm_loss", "eval/mlm_accuracy_words"} <= evaluated[0].keys()
     training = {
         "loss",
         "mlm_loss",
@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_to_the_bit(undisturbed, tmp_path, data_dir):
     resumed = run(workdir, data_dir)
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming {workdir} at step 4\n" in resumed.stdout
-    assert figures(workdir) == figures(undisturbed)
+    assert metrics(workdir) == metrics(undisturbed)
     assert_same_checkpoint(workdir, undisturbed, STEPS)
 
 
@@ -136,7 +136,7 @@ def test_bad_input_is_refused_before_anything_is_built(data_dir, tmp_path, monke
         (small(data_dir, canvases=((32, 32),)), "fits none of the canvases"),
         (
             dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, words=("xylophone",))),
-            r"\['xylophone'\] are not single word pieces",
+            r"\['xylophone'\] are not single tokens",
         ),
         (
             dataclasses.replace(

@@ -69,9 +69,9 @@ def test_upload(tmp_path, monkeypatch):
 
 
 def test_visualize_draws_each_word(saved_run, tmp_path, capsys):
-    picture = np.full((30, 48, 3), 200, np.uint8)
-    picture[10:20, 10:20] = (255, 0, 0)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    image = np.full((30, 48, 3), 200, np.uint8)
+    image[10:20, 10:20] = (255, 0, 0)
+    Image.fromarray(image).save(tmp_path / "a.png")
     settings = ((WORKDIR, str(saved_run)), (IMAGES, [str(tmp_path / "a.png")]))
     sizes = []
     for words, output in (([], "all.png"), (["red"], "one.png")):
@@ -124,11 +124,11 @@ class LooksAt(Predictor):
 def test_the_pointing_game_counts_hits(saved_run, data_dir):
     records = pointing_game.scenes(open_records(data_dir, "shapes", "train"), 20)
     loaded = pixelbert_jax.load(saved_run)
-    pictures = {record.image: scene_from_image_id(record.image_id) for record in records}
+    images = {record.image: scene_from_image_id(record.image_id) for record in records}
     assert len(records) == 20
 
     def right(image, word):
-        (thing,) = [t for t in pictures[image].objects if word in (t.colour, t.shape)]
+        (thing,) = [t for t in images[image].objects if word in (t.colour, t.shape)]
         return thing.centre
 
     hits = pointing_game.play(LooksAt(loaded, right), records)
@@ -139,15 +139,15 @@ def test_the_pointing_game_counts_hits(saved_run, data_dir):
     for record in records:
         for word, thing in pointing_game.named_objects(record):
             assert word in record.texts[0].split()
-            assert [t for t in pictures[record.image].objects if word in (t.colour, t.shape)] == [thing]
-        assert render(pictures[record.image]).shape == (48, 48, 3)
+            assert [t for t in images[record.image].objects if word in (t.colour, t.shape)] == [thing]
+        assert render(images[record.image]).shape == (48, 48, 3)
 
 
 def test_random_weights_are_other_weights(saved_run):
     loaded = pixelbert_jax.load(saved_run)
-    picture = np.zeros((48, 48, 3), np.uint8)
+    image = np.zeros((48, 48, 3), np.uint8)
     scores = [
-        Predictor(each).match(picture, "a red square")[0, 0]
+        Predictor(each).match(image, "a red square")[0, 0]
         for each in (loaded, pointing_game.with_random_weights(loaded))
     ]
     assert abs(scores[0] - scores[1]) > 1e-4

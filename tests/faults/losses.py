@@ -4,7 +4,7 @@ import collections
 from pathlib import Path
 
 from experiments.run.metric_writer import read_metrics
-from tests.multi_process.outcomes import assert_same_checkpoint, figures, recorded_rows, rows
+from tests.multi_process.outcomes import assert_same_checkpoint, metrics, recorded_rows, rows
 
 
 def steps_begun(workdir: Path) -> int:
@@ -31,6 +31,6 @@ def lost_rows(workdir: Path, undisturbed: Path) -> int:
 def assert_undisturbed(workdir: Path, undisturbed: Path, steps: int) -> None:
     """Figures, batches, parameters and optimizer are those of the other run, to the bit; no step is missing."""
     assert [r["step"] for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r] == [*range(1, steps + 1)]
-    assert figures(workdir) == figures(undisturbed)
+    assert metrics(workdir) == metrics(undisturbed)
     assert_same_checkpoint(workdir, undisturbed, steps)
     assert lost_rows(workdir, undisturbed) == 0

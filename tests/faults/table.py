@@ -26,7 +26,7 @@ FAULTS = (  # in the table's order; each is recorded by at least one test
     "NaN or Inf in a gradient",
     "NaN or Inf in a batch",
     "a streak of them",
-    "flipped bits, a truncated shard, an undecodable picture",
+    "flipped bits, a truncated shard, an undecodable image",
     "more of them than data.max_bad_records",
     "a source that blocks",
     "a second run in one workdir",

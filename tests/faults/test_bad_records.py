@@ -1,4 +1,4 @@
-"""Prepared data that is damaged: flipped bits, a truncated shard, an undecodable picture."""
+"""Prepared data that is damaged: flipped bits, a truncated shard, an undecodable image."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 STEPS = 12  # an epoch: every record is seen twice
 OPTIONS = (f"--config.train.steps={STEPS}", "--config.checkpoint.every=3")
 IN_A_SHARD = 8
-DAMAGED = {0, 8, 16, *range(40, 48)}  # records: bits flipped in two, a picture that is none, a shard that is cut off
+DAMAGED = {0, 8, 16, *range(40, 48)}  # records: bits flipped in two, an image that is none, a shard that is cut off
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,20 @@ def damaged(tmp_path_factory) -> Path:
     assert [ArrayRecordReader(str(file)).num_records() for file in files] == [IN_A_SHARD] * 6
     for file in files[:2]:
         content = bytearray(file.read_bytes())
-        picture = parse(ArrayRecordReader(str(file)).read([0])[0]).image
-        content[content.index(picture) + len(picture) // 2] ^= 0x10
+        image = parse(ArrayRecordReader(str(file)).read([0])[0]).image
+        content[content.index(image) + len(image) // 2] ^= 0x10
         file.write_bytes(content)
     records = ArrayRecordReader(str(files[2])).read_all()
-    picture = parse(records[0]).image
+    image = parse(records[0]).image
     writer = ArrayRecordWriter(str(files[2]), "group_size:1,uncompressed")
-    for record in [records[0].replace(picture, b"x" * len(picture)), *records[1:]]:
+    for record in [records[0].replace(image, b"x" * len(image)), *records[1:]]:
         writer.write(record)
     writer.close()
     files[5].write_bytes(files[5].read_bytes()[: files[5].stat().st_size // 2])
     return data
 
 
-def left_out(*runs: Run) -> set[str]:
+def skipped(*runs: Run) -> set[str]:
     """Keys of the records that the processes of some starts have named, each of them once."""
     told = set()
     for run in runs:
@@ -54,15 +54,15 @@ def left_out(*runs: Run) -> set[str]:
     return told
 
 
-def test_they_are_left_out_everywhere_alike(damaged, start, tmp_path, table):
+def test_they_are_skipped_everywhere_alike(damaged, start, tmp_path, table):
     """Undisturbed, killed and resumed, and in two processes."""
     whole, killed, two = tmp_path / "whole", tmp_path / "killed", tmp_path / "two"
     with start(whole, 1, 4, *OPTIONS, data=damaged) as undisturbed:
         undisturbed.succeed()
-    told = left_out(undisturbed)
+    told = skipped(undisturbed)
     numbers = {int(number) for key in told for number in re.findall(r"Record (\d+) of", key)}
     assert len(told) == len(DAMAGED) and len(numbers) == len(DAMAGED) - 1
-    counted = sum(record.get("rows_left_out", 0) for record in read_metrics(whole / "metrics.jsonl"))
+    counted = sum(record.get("rows_skipped", 0) for record in read_metrics(whole / "metrics.jsonl"))
     assert counted == 2 * len(DAMAGED)
 
     with start(killed, 1, 4, *OPTIONS, data=damaged, environments=[{"GATE_AT": "6"}]) as first:
@@ -73,16 +73,16 @@ def test_they_are_left_out_everywhere_alike(damaged, start, tmp_path, table):
     with start(killed, 1, 4, *OPTIONS, data=damaged) as second:
         second.succeed()
     assert_undisturbed(killed, whole, STEPS)
-    assert left_out(first, second) == told
+    assert skipped(first, second) == told
 
     with start(two, 2, 2, *OPTIONS, data=damaged) as run:
         run.succeed()
     assert_same_figures(two, whole, 1e-5)
     assert rows(two) == rows(whole)
-    assert left_out(run) == told
+    assert skipped(run) == told
     outcome = "left out, named, counted; the same ones when resumed and on every host"
     table.add(
-        "flipped bits, a truncated shard, an undecodable picture",
+        "flipped bits, a truncated shard, an undecodable image",
         outcome,
         lost_steps=[0, again, 0],
         lost_rows=3 * counted,

@@ -94,18 +94,18 @@ LONG = (
 @pytest.mark.slow
 def test_killed_twenty_times(long_undisturbed, start, tmp_path, table):
     """Twelve times at a moment of its life that chance picks, eight times in a save; a finished run begins anew."""
-    chance, finished = random.Random(0), 0
+    make_rng, finished = random.Random(0), 0
     workdir = tmp_path / "run0"
     aims = ["save"] * 8 + ["any"] * 12
-    chance.shuffle(aims)
+    make_rng.shuffle(aims)
     while aims:
         begun, saved = steps_begun(workdir), newest_step(workdir)
         held = saved + SAVED_EVERY if aims[-1] == "save" else -1
         with start(workdir, 1, 4, *LONG, environments=[{"STEP_SECONDS": "0.1", "HOLD_SAVE": str(held)}]) as run:
             if aims[-1] == "save":
-                kill_in_a_save(run, workdir, held, begun, chance.uniform(0, 0.06))
+                kill_in_a_save(run, workdir, held, begun, make_rng.uniform(0, 0.06))
             else:
-                until(run, lambda: False, chance.uniform(0.5, 14))
+                until(run, lambda: False, make_rng.uniform(0.5, 14))
                 kill(run)
         if "resuming" in run.text(0):
             assert f"resuming {workdir} at step {saved}\n" in run.text(0)

@@ -7,7 +7,7 @@ import pytest
 from data_pipelines.preparation.run import prepare
 from experiments.run.loop import _not_finite_message
 from tests.faults.losses import lost_rows, steps_begun
-from tests.multi_process.outcomes import assert_same_checkpoint, figures, newest_step, saved_arrays
+from tests.multi_process.outcomes import assert_same_checkpoint, metrics, newest_step, saved_arrays
 
 STEPS, ROWS = 6, 8  # ROWS of a batch, from which a skipped step learns nothing
 REGIONS = Path(__file__).with_name("regions_config.py")
@@ -15,7 +15,7 @@ GOES_ON = "the step is skipped and counted, the run goes on"
 
 
 def training(workdir: Path) -> list[dict[str, float]]:
-    return [record for record in figures(workdir) if "loss" in record]
+    return [record for record in metrics(workdir) if "loss" in record]
 
 
 @pytest.mark.parametrize("number", ["nan", pytest.param("inf", marks=pytest.mark.slow)])

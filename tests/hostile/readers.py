@@ -226,10 +226,10 @@ for _layout in ("groups", "flat", "pos_boxes"):
         {"r.h5": damage.hdf5},
     )
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
-def _picture(name: str, folder: Path) -> None:
+def _image(name: str, folder: Path) -> None:
     """As training reads it; what decodes for `prepare` too must have the size that the header says."""
     encoded = (folder / name).read_bytes()
     decoded = resize.decode(encoded, str(folder / name))
@@ -244,11 +244,11 @@ def _picture(name: str, folder: Path) -> None:
 for _format in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
     _name = f"a.{_format.lower()}"
     _add(
-        f"picture_{_format.lower()}",
+        f"image_{_format.lower()}",
         functools.partial(
             lambda name, kind, folder: publishers.write_image(folder / name, format=kind), _name, _format
         ),
-        functools.partial(_picture, _name),
+        functools.partial(_image, _name),
         {_name: damage.no_structure},
         cost=0.2,
     )
@@ -362,8 +362,8 @@ def _prepared(folder: Path) -> object:
     texts = [text.encode() for record in records.texts() for text in record.texts]
     labels = [json.loads(label) for record in records.texts() for label in record.labels]
     assert len(records) < 10_000
-    pictures = [resize.decode(records[i].image, repr(records)) for i in range(len(records))]
-    return texts, labels, len(pictures), describe(Path(found), summary, ResizeRule(800, 1333))
+    images = [resize.decode(records[i].image, repr(records)) for i in range(len(records))]
+    return texts, labels, len(images), describe(Path(found), summary, ResizeRule(800, 1333))
 
 
 _add(

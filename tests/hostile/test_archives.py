@@ -29,7 +29,7 @@ from tests.hostile.readers import READERS
 
 LITTLE = 160 << 20  # bytes that a reader of a bomb may ask for
 BOMB = 256 << 20  # bytes that it would become
-PICTURE = encode()
+IMAGE = encode()
 
 
 def names_in(path: Path) -> list[list[str]]:
@@ -46,19 +46,19 @@ def hostile_tar(path: Path) -> Path:
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as file:
         for name in ("../evil.jpg", "/tmp/evil.jpg", "a/../../evil.jpg", "/evil.jpg"):
             member = tarfile.TarInfo(name)
-            member.size = len(PICTURE)
-            file.addfile(member, io.BytesIO(PICTURE))
+            member.size = len(IMAGE)
+            file.addfile(member, io.BytesIO(IMAGE))
         kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
         for number, kind in enumerate(kinds):
             member = tarfile.TarInfo(f"link{number}.jpg")
             member.type, member.linkname = kind, "/etc/passwd"
             file.addfile(member)
         sparse = tarfile.TarInfo("sparse.jpg")
-        sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, len(PICTURE)
-        file.addfile(sparse, io.BytesIO(PICTURE))
+        sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, len(IMAGE)
+        file.addfile(sparse, io.BytesIO(IMAGE))
         good = tarfile.TarInfo("good.jpg")
-        good.size = len(PICTURE)
-        file.addfile(good, io.BytesIO(PICTURE))
+        good.size = len(IMAGE)
+        file.addfile(good, io.BytesIO(IMAGE))
         text = tarfile.TarInfo("good.txt")
         text.size = 3
         file.addfile(text, io.BytesIO(b"red"))
@@ -70,7 +70,7 @@ def test_only_plain_files_with_safe_names_are_seen(tmp_path: Path) -> None:
     with guarded():
         assert names_in(path) == [["good.jpg"], ["0"], ["good.jpg"]]
         (found,) = read_tar(path, "0.tar")
-        assert ImageReader(tmp_path, None).read(found.place) == PICTURE
+        assert ImageReader(tmp_path, None).read(found.place) == IMAGE
 
 
 def test_a_hostile_tar_is_prepared_inside_of_the_folder(tmp_path: Path, monkeypatch) -> None:
@@ -81,12 +81,12 @@ def test_a_hostile_tar_is_prepared_inside_of_the_folder(tmp_path: Path, monkeypa
     with guarded(tmp_path / "data"):
         prepare("image_text", tmp_path / "data", tmp_path / "source", num_threads=1)
     (record,) = open_records(tmp_path / "data", "image_text", "train")
-    assert (record.image, record.texts) == (PICTURE, ("red",))
+    assert (record.image, record.texts) == (IMAGE, ("red",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "source"]
 
 
 def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    members = {"a.jpg": PICTURE, "a.txt": "x", "b.jpg": PICTURE, "b.json": "{}", "c.jpg": PICTURE}
+    members = {"a.jpg": IMAGE, "a.txt": "x", "b.jpg": IMAGE, "b.json": "{}", "c.jpg": IMAGE}
     whole = tar(tmp_path / "0.tar", members).read_bytes()
     with tarfile.open(tmp_path / "0.tar") as file:
         last = file.getmembers()[-1]
@@ -107,7 +107,7 @@ def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_sizes_that_are_not_true(tmp_path: Path, size: bytes, place: int) -> None:
     """Negative ones would send tarfile round and round."""
-    path = tar(tmp_path / "0.tar", {"a.jpg": PICTURE, "b.jpg": PICTURE, "c.jpg": PICTURE})
+    path = tar(tmp_path / "0.tar", {"a.jpg": IMAGE, "b.jpg": IMAGE, "c.jpg": IMAGE})
     with tarfile.open(path) as file:
         start = file.getmembers()[place].offset
     content = bytearray(path.read_bytes())
@@ -123,8 +123,8 @@ def test_a_long_header_is_not_parsed(tmp_path: Path) -> None:
     """Time grows with the square of its length in some releases of Python."""
     with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as file:
         member = tarfile.TarInfo("a.jpg")
-        member.size, member.pax_headers = len(PICTURE), {"comment": "9" * (2 << 20)}
-        file.addfile(member, io.BytesIO(PICTURE))
+        member.size, member.pax_headers = len(IMAGE), {"comment": "9" * (2 << 20)}
+        file.addfile(member, io.BytesIO(IMAGE))
     with guarded(), pytest.raises(DataError, match="a header over 1 MiB"):
         list_tar_images(tmp_path / "0.tar")
 

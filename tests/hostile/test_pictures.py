@@ -1,4 +1,4 @@
-"""Pictures whose headers promise too much are refused before anything is decoded, wherever they lie."""
+"""Images whose headers promise too much are refused before anything is decoded, wherever they lie."""
 
 import io
 import json
@@ -73,7 +73,7 @@ def no_decoder(monkeypatch):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FORMATS)
-def test_huge_pictures_are_refused_by_their_header(name: str, size: tuple[int, int], no_decoder) -> None:
+def test_huge_images_are_refused_by_their_header(name: str, size: tuple[int, int], no_decoder) -> None:
     encoded = FORMATS[name](*size)
     assert len(encoded) < 10_000
     for read in (read_header, verify):
@@ -135,7 +135,7 @@ def test_in_a_crawl_and_in_a_parquet_file(tmp_path: Path, no_decoder) -> None:
 
 
 def test_a_jpeg_of_many_scans_is_refused(no_decoder) -> None:
-    """Each costs the time of the whole picture and takes a few bytes."""
+    """Each costs the time of the whole image and takes a few bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -165,7 +165,7 @@ def test_what_looks_like_scans_behind_the_only_one_costs_nothing(no_decoder) -> 
 
 
 def test_records_of_a_prepared_folder_are_looked_at_too(tmp_path: Path, monkeypatch) -> None:
-    """Their pictures were whole when they were prepared; the folder may have come from elsewhere since."""
+    """Their images were whole when they were prepared; the folder may have come from elsewhere since."""
     case = Case(READERS["prepared"], tmp_path)
     calls = []
     monkeypatch.setattr(resize, "open_image", lambda encoded: calls.append(len(encoded)) or open_image(encoded))

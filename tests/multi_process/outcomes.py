@@ -18,7 +18,7 @@ def last_step(workdir: Path) -> int:
     return max((record["step"] for record in read_metrics(workdir / "metrics.jsonl")), default=0)
 
 
-def figures(workdir: Path) -> list[dict[str, float]]:
+def metrics(workdir: Path) -> list[dict[str, float]]:
     """All records without the rates, which depend on the clock."""
     records = read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in record.items() if not k.startswith("rate/")} for record in records]
@@ -26,7 +26,7 @@ def figures(workdir: Path) -> list[dict[str, float]]:
 
 def assert_same_figures(workdir: Path, other: Path, tolerance: float) -> None:
     """The same records in the same order, numbers equal within a relative tolerance (absolute below 1)."""
-    mine, theirs = figures(workdir), figures(other)
+    mine, theirs = metrics(workdir), metrics(other)
     assert [record.keys() for record in mine] == [record.keys() for record in theirs]
     for one, two in zip(mine, theirs, strict=True):
         assert one == pytest.approx(two, rel=tolerance, abs=tolerance), one["step"]

@@ -53,7 +53,7 @@ SMALL_ENCODER = EncoderConfig(
     mlp_width=64,
     dropout=0.0,
     attention_dropout=0.0,
-    initializer_std=0.1,  # pictures matter from the first step on
+    initializer_std=0.1,  # images matter from the first step on
     remat="none",
 )
 
@@ -94,7 +94,7 @@ def make_batch(
     masked: int = 2,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """A pre-training batch of random pictures, words, sizes and labels; every row is in use."""
+    """A pre-training batch of random images, words, sizes and labels; every row is in use."""
     rng = np.random.default_rng(seed)
     pairs = (rows, texts)
     lengths = rng.integers(masked + 2, length + 1, pairs)
@@ -142,7 +142,7 @@ def make_regions(rows: int, regions: int = 5, seed: int = 0, size: int = 6, whol
 
 
 def with_regions(batch: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
-    """A batch with regions (options as of `make_regions`) in place of pictures."""
+    """A batch with regions (options as of `make_regions`) in place of images."""
     others = {name: array for name, array in batch.items() if name not in ("images", "image_size")}
     return others | make_regions(len(batch["text"]), **options)
 
@@ -286,7 +286,7 @@ def assert_learned(
     accumulation: int = 1,
     **options: Any,
 ) -> None:
-    """Steps on one batch until a held-out figure on it is 1; the first step is the same on `devices` devices, in
+    """Steps on one batch until an evaluation metric on it is 1; the first step is the same on `devices` devices, in
     `accumulation` micro-batches."""
     trainer = make_small_trainer(task=task, **options)
     placed = jax.device_put(batch, batch_sharding(trainer.mesh))

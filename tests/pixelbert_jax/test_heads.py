@@ -1,4 +1,4 @@
-"""What the downstream tasks share: pairs of texts and pictures against each one alone, and the classifier."""
+"""What the downstream tasks share: pairs of texts and images against each one alone, and the classifier."""
 
 import math
 
@@ -27,8 +27,8 @@ def one_pair(model, image, size, text, mask):
 
 
 @pytest.mark.parametrize("per_row", [0, 1, 2])
-def test_pairs_equal_each_text_with_each_picture(model, per_row):
-    """Upright, flat and small pictures on one canvas, texts of several lengths."""
+def test_pairs_equal_each_text_with_each_image(model, per_row):
+    """Upright, flat and small images on one canvas, texts of several lengths."""
     rows, texts, each = 3, 2, max(1, per_row)
     arrays = make_pairs(rows, texts, per_row)
     sizes = arrays["image_size"].reshape(-1, 2)
@@ -36,15 +36,15 @@ def test_pairs_equal_each_text_with_each_picture(model, per_row):
     found = np.asarray(nnx.jit(lambda model, batch: read_pairs(model, batch, None))(model, arrays))
     assert found.shape == (rows * texts, each, 32)
     images = arrays["images"].reshape(rows, each, *arrays["images"].shape[-3:])
-    for row, text, picture in np.ndindex(rows, texts, each):
+    for row, text, image in np.ndindex(rows, texts, each):
         expected = one_pair(
             model,
-            images[row, picture],
-            sizes[row * each + picture],
+            images[row, image],
+            sizes[row * each + image],
             arrays["text"][row, text],
             arrays["text_mask"][row, text],
         )
-        np.testing.assert_allclose(found[row * texts + text, picture], expected, atol=2e-5)
+        np.testing.assert_allclose(found[row * texts + text, image], expected, atol=2e-5)
     assert np.abs(found[0] - found[texts]).max() > 0.01
 
 
@@ -86,7 +86,7 @@ def test_classifier_by_hand():
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_first_place_alone_is_that_of_the_whole(layers, dtype, tolerance):
-    """`fuse_at`, whose last layer computes [CLS] only, with padded texts and pictures."""
+    """`fuse_at`, whose last layer computes [CLS] only, with padded texts and images."""
     config = small_model(encoder={"layers": layers, "activation": "relu" if layers == 1 else "gelu"}, dtype=dtype)
     model = PixelBert(config, platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(model)

@@ -11,7 +11,7 @@ from data_pipelines.errors import DataError
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex
 from pixelbert_jax.predictor import Predictor
-from tests.pixelbert_jax.test_predictor import PICTURES, picture
+from tests.pixelbert_jax.test_predictor import IMAGES, image
 
 TEXT = "a red circle"
 
@@ -28,9 +28,9 @@ def folder(tmp_path_factory):
     (folder / "more").mkdir()
     (folder / ".hidden").mkdir()
     for i in range(5):
-        Image.fromarray(picture(*PICTURES[i % 3].shape[:2], i)).save(folder / f"{i}.png")
-    Image.fromarray(picture(48, 48, 5)).save(folder / "more" / "5.PNG")
-    Image.fromarray(picture(48, 48, 6)).save(folder / ".hidden" / "6.png")
+        Image.fromarray(image(*IMAGES[i % 3].shape[:2], i)).save(folder / f"{i}.png")
+    Image.fromarray(image(48, 48, 5)).save(folder / "more" / "5.PNG")
+    Image.fromarray(image(48, 48, 6)).save(folder / ".hidden" / "6.png")
     (folder / "broken.jpg").write_bytes(b"<html>")
     (folder / "notes.txt").write_text("no image")
     return folder
@@ -57,15 +57,15 @@ def test_a_folder_is_ranked_as_its_images_are(predictor, folder, tmp_path):
 
 
 def test_a_list(predictor):
-    index = predictor.index(PICTURES)
+    index = predictor.index(IMAGES)
     assert index.names == ("0", "1", "2")
-    assert [name for name, _ in index.search(TEXT)] == [str(i) for i, _ in predictor.rank(PICTURES, TEXT)]
+    assert [name for name, _ in index.search(TEXT)] == [str(i) for i, _ in predictor.rank(IMAGES, TEXT)]
     with pytest.raises(DataError, match="image: not a JPEG"):
-        predictor.index([PICTURES[0], b"<html>"])
+        predictor.index([IMAGES[0], b"<html>"])
 
 
 def test_what_is_refused(predictor, folder, tmp_path):
-    index = predictor.index([PICTURES[0]])
+    index = predictor.index([IMAGES[0]])
     index.save(tmp_path / "one.npz")
     other = dataclasses.replace(predictor.loaded, description={**predictor.loaded.description, "digest": "x"})
     with pytest.raises(ConfigError, match=r"one.npz: another model made it than .*; make it again"):

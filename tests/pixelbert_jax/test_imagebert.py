@@ -73,8 +73,8 @@ def test_regions_by_hand():
     assert p["position"].shape == p["segment"].shape == (32,) and p["box.kernel"].shape == (5, 32)
 
 
-def test_whole_picture_by_hand():
-    """Its own layer for the feature, the box of the picture, and all else as of a region; it comes first and counts."""
+def test_whole_image_by_hand():
+    """Its own layer for the feature, the box of the image, and all else as of a region; it comes first and counts."""
     model, p = made(lambda rngs: ImageBert(small_imagebert(WITH_WHOLE), rngs=rngs))
     p = {name.removeprefix("region_embedding."): array for name, array in p.items()}
     fields = make_regions(ROWS, REGIONS, whole=WHOLE)
@@ -142,7 +142,7 @@ def matching():
     @nnx.jit
     def hidden_and_logit(module, ids, mask, fields):
         hidden = module.model.fuse(ids, mask, *module.model.encode_visual(fields))
-        return hidden, module.matching_logit(hidden)
+        return hidden, module.itm_logit(hidden)
 
     return lambda ids, mask, fields: tuple(map(np.asarray, hidden_and_logit(module, ids, mask, fields)))
 

@@ -90,7 +90,7 @@ def test_dtypes(exported, loaded, dtype):
     for each in (loaded, other):
         pixels, mask = each.model.model.encode_image(np.full((1, 48, 48, 3), 90, np.uint8), jnp.array([[48, 40]]))
         text = np.array([[2, 9, 10, 3]])
-        scores.append(each.model.matching_logit(each.model.model.fuse(text, text > 0, pixels, mask)))
+        scores.append(each.model.itm_logit(each.model.model.fuse(text, text > 0, pixels, mask)))
     np.testing.assert_allclose(scores[1], scores[0], atol=0 if dtype == "float32" else 0.1)
 
 
@@ -127,7 +127,7 @@ def test_an_export_keeps_the_ids_of_odd_word_pieces(loaded, tmp_path):
     assert pixelbert_jax.load(tmp_path / "model").tokenizer.vocabulary == tuple(pieces)
     pieces[7] = "x\ny"
     broken = dataclasses.replace(loaded, tokenizer=Tokenizer(tuple(pieces)))
-    with pytest.raises(ConfigError, match="a word piece has a line break"):
+    with pytest.raises(ConfigError, match="a token has a line break"):
         export(broken, tmp_path / "other", "")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

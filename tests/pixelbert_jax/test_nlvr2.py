@@ -1,4 +1,4 @@
-"""NLVR2 and NLVR: loss and accuracy against plain numpy, what counts, two pictures, learning."""
+"""NLVR2 and NLVR: loss and accuracy against plain numpy, what counts, two images, learning."""
 
 import dataclasses
 
@@ -33,9 +33,9 @@ def logits():
     return np.random.default_rng(0).normal(0, 2, (ROWS * TEXTS, 2)).astype(np.float32)
 
 
-def batch(pictures=2, rows=ROWS, texts=TEXTS):
+def batch(images=2, rows=ROWS, texts=TEXTS):
     label = np.random.default_rng(3).integers(0, 2, (rows, texts)).astype(np.int32)
-    return make_pairs(rows, texts, pictures) | {"label": label}
+    return make_pairs(rows, texts, images) | {"label": label}
 
 
 def run(arrays, given=None, totals_of=None):
@@ -82,18 +82,18 @@ def test_prediction_is_1_where_a_sentence_is_true():
     np.testing.assert_array_equal(task.predict(jnp.array(logits()), batch()), expected)
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_fields_are_what_the_loss_takes(pictures):
-    assert_fields_are_needed(Nlvr2Task(small_model(), Nlvr2Config(pictures)), batch(pictures))
+@pytest.mark.parametrize("images", [1, 2])
+def test_fields_are_what_the_loss_takes(images):
+    assert_fields_are_needed(Nlvr2Task(small_model(), Nlvr2Config(images)), batch(images))
 
 
-def test_three_pictures_are_refused():
-    with pytest.raises(ConfigError, match=r"task.pictures=3 must be 1 \(NLVR\) or 2"):
+def test_three_images_are_refused():
+    with pytest.raises(ConfigError, match=r"task.images=3 must be 1 \(NLVR\) or 2"):
         Nlvr2Config(3)
 
 
 def test_left_and_right_are_not_the_same():
-    """The picture on the left meets the first half of the classifier's input."""
+    """The image on the left meets the first half of the classifier's input."""
     task = Nlvr2Task(small_model(), Nlvr2Config())
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(module)

@@ -17,12 +17,12 @@ from pixelbert_jax.predictor import Predictor, _drawn_out
 TEXTS = ["a red circle", "a small blue cross and a large green square", "the large cross", "a black cross", ""]
 
 
-def picture(height, width, seed):
+def image(height, width, seed):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 # After the resize rule (48): 48x48, 24x48 and 48x30 pixels, so that grids of stride 8 are 6x6, 3x6 and 6x4.
-PICTURES = [picture(48, 48, 0), picture(24, 48, 1), picture(48, 30, 2)]
+IMAGES = [image(48, 48, 0), image(24, 48, 1), image(48, 30, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def fuse(model, ids, pixels):
 
 
 def sequence(loaded, image, text):
-    """What the encoder reads of one picture and one text, without padding of either."""
+    """What the encoder reads of one image and one text, without padding of either."""
     canvas = np.zeros((48, 48, 3), np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
     pixels, mask = encode_image(loaded.model.model, canvas[None], np.array([image.shape[:2]]))
@@ -61,59 +61,59 @@ def hidden(loaded, image, text):
 @pytest.fixture(scope="module")
 def expected(loaded):
     """Probabilities of all pairs, one by one."""
-    logit = [[loaded.model.matching_logit(hidden(loaded, image, text))[0] for text in TEXTS] for image in PICTURES]
+    logit = [[loaded.model.itm_logit(hidden(loaded, image, text))[0] for text in TEXTS] for image in IMAGES]
     return jax.nn.sigmoid(np.array(logit))
 
 
 @pytest.mark.parametrize(("batch_images", "batch_pairs"), [(1, 1), (2, 4), (3, 64)])
 def test_match_equals_pairs_one_by_one(loaded, expected, batch_images, batch_pairs):
-    scores = Predictor(loaded, batch_images=batch_images, batch_pairs=batch_pairs).match(PICTURES, TEXTS)
+    scores = Predictor(loaded, batch_images=batch_images, batch_pairs=batch_pairs).match(IMAGES, TEXTS)
     assert scores.shape == (3, 5) and scores.dtype == np.float32
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
-def test_one_or_many_and_every_kind_of_picture(predictor, expected, tmp_path):
+def test_one_or_many_and_every_kind_of_image(predictor, expected, tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(PICTURES[1]).save(path)
-    kinds = [PICTURES[1], str(path), path, path.read_bytes(), Image.open(path)]
+    Image.fromarray(IMAGES[1]).save(path)
+    kinds = [IMAGES[1], str(path), path, path.read_bytes(), Image.open(path)]
     for one in kinds:
         np.testing.assert_allclose(predictor.match(one, TEXTS[1]), expected[1:2, 1:2], atol=1e-5)
     np.testing.assert_allclose(predictor.match(kinds, TEXTS), np.repeat(expected[1:2], 5, 0), atol=1e-5)
-    many = np.stack([PICTURES[0], PICTURES[0]])
+    many = np.stack([IMAGES[0], IMAGES[0]])
     np.testing.assert_allclose(predictor.match(many, TEXTS), np.repeat(expected[:1], 2, 0), atol=1e-5)
-    grey = PICTURES[0][..., 0]
+    grey = IMAGES[0][..., 0]
     np.testing.assert_array_equal(predictor.encode(grey).originals[0], np.stack([grey] * 3, -1))
-    assert predictor.match([], TEXTS).shape == (0, 5) and predictor.match(PICTURES, []).shape == (3, 0)
+    assert predictor.match([], TEXTS).shape == (0, 5) and predictor.match(IMAGES, []).shape == (3, 0)
 
 
 def test_the_backbone_runs_once_an_image_and_compiles_once(loaded, expected, monkeypatch):
     predictor = Predictor(loaded, batch_images=2, batch_pairs=4)
     compiled, calls = predictor._encode, []
     monkeypatch.setitem(predictor.__dict__, "_encode", lambda *args: calls.append(1) or compiled(*args))
-    encoded = predictor.encode(PICTURES)
+    encoded = predictor.encode(IMAGES)
     assert len(encoded) == 3 and len(calls) == 2
     for _ in range(2):
         np.testing.assert_allclose(predictor.match(encoded, TEXTS), expected, atol=1e-5)
     predictor.match(encoded, TEXTS[:2])
-    predictor.encode(PICTURES[:2])
+    predictor.encode(IMAGES[:2])
     assert len(calls) == 3
     assert compiled._cache_size() == 1 and predictor._match._cache_size() == 1
 
 
 def test_rank(predictor, expected):
-    ranked = predictor.rank(PICTURES, TEXTS[1])
+    ranked = predictor.rank(IMAGES, TEXTS[1])
     assert [place for place, _ in ranked] == np.argsort(-np.asarray(expected[:, 1])).tolist()
     np.testing.assert_allclose([p for _, p in ranked], np.sort(expected[:, 1])[::-1], atol=1e-5)
 
 
 def test_fill_mask(predictor, loaded):
     text = "a [MASK] circle and a large [MASK]"
-    filled = predictor.fill_mask(PICTURES[2], text, top=3)
+    filled = predictor.fill_mask(IMAGES[2], text, top=3)
     ids = loaded.tokenizer.encode(text, 32)
     places = np.flatnonzero(ids == loaded.tokenizer.mask)
     assert places.tolist() == [2, 7]
-    logits = loaded.model.word_logits(hidden(loaded, PICTURES[2], text), places[None])[0]
+    logits = loaded.model.token_logits(hidden(loaded, IMAGES[2], text), places[None])[0]
     probability = np.asarray(jax.nn.softmax(logits))
     assert len(filled) == 2
     for guesses, row in zip(filled, probability, strict=True):
@@ -147,14 +147,14 @@ def attention_by_hand(loaded, image, text, layer):
 @pytest.mark.parametrize(("image", "grid"), [(0, (6, 6)), (1, (3, 6)), (2, (6, 4))])
 def test_attention_map(predictor, loaded, layer, image, grid):
     text = "a red circle and a red cross"
-    probability, words = attention_by_hand(loaded, PICTURES[image], text, layer)
+    probability, words = attention_by_hand(loaded, IMAGES[image], text, layer)
     for word, places in (("circle", [3]), ("red", [2, 6]), ("red cross", [6, 7])):
         for head in (None, 0, 1):
-            found = predictor.attention_map(PICTURES[image], text, word, layer=layer, head=head)
+            found = predictor.attention_map(IMAGES[image], text, word, layer=layer, head=head)
             rows = probability.mean(0) if head is None else probability[head]
-            assert found.grid.shape == grid and found.weights.shape == PICTURES[image].shape[:2]
+            assert found.grid.shape == grid and found.weights.shape == IMAGES[image].shape[:2]
             np.testing.assert_allclose(found.grid.ravel(), rows[places, words:].mean(0), atol=1e-6)
-            np.testing.assert_array_equal(found.image, PICTURES[image])
+            np.testing.assert_array_equal(found.image, IMAGES[image])
 
 
 def test_a_map_is_drawn_where_its_cell_lies():
@@ -172,12 +172,12 @@ def test_long_texts_take_the_models_whole_length(predictor):
     long = " ".join(["red"] * 28)
     assert predictor._tokens(["a red cross"])[0].shape == (1, 22)
     assert predictor._tokens([long])[0].shape == (1, 32)
-    with pytest.raises(ConfigError, match="more than the model's 32 word pieces: 'red red"):
-        predictor.match(PICTURES[0], long + " red red red")
+    with pytest.raises(ConfigError, match="more than the model's 32 tokens: 'red red"):
+        predictor.match(IMAGES[0], long + " red red red")
 
 
 def test_what_is_meant_is_accepted(predictor, expected):
-    one, texts = PICTURES[0], TEXTS[:2]
+    one, texts = IMAGES[0], TEXTS[:2]
     table = np.array(texts, object)
     for given in (
         np.array(texts),
@@ -201,12 +201,12 @@ def test_what_is_meant_is_accepted(predictor, expected):
     assert len(predictor.encode(jnp.asarray(batch))) == 2
     np.testing.assert_array_equal(predictor.encode(one[:, ::-1]).originals[0], one[:, ::-1])
     assert predictor.fill_mask(one, ["a [MASK]"]) == predictor.fill_mask(one, "a [MASK]")
-    assert predictor.rank(PICTURES, np.array([texts[1]])) == predictor.rank(PICTURES, texts[1])
+    assert predictor.rank(IMAGES, np.array([texts[1]])) == predictor.rank(IMAGES, texts[1])
 
 
 def test_arrays_of_torch(predictor, expected):
     torch = pytest.importorskip("torch")
-    one, batch = torch.from_numpy(PICTURES[0]), torch.from_numpy(np.stack([PICTURES[0]] * 2))
+    one, batch = torch.from_numpy(IMAGES[0]), torch.from_numpy(np.stack([IMAGES[0]] * 2))
     for given in (one, [one], batch):
         scores = predictor.match(given, TEXTS)
         np.testing.assert_allclose(scores, np.repeat(expected[:1], len(scores), 0), atol=1e-5)
@@ -235,7 +235,7 @@ def test_bad_input_is_one_sentence(predictor, tmp_path):
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "PNG")
     cases = [
-        (lambda: predictor.match(tmp_path / "no.jpg", "a"), ConfigError, "no.jpg: no such picture"),
+        (lambda: predictor.match(tmp_path / "no.jpg", "a"), ConfigError, "no.jpg: no such image"),
         (lambda: predictor.match(file, "a"), DataError, "broken.jpg: damaged header"),
         (lambda: predictor.match(huge.getvalue(), "a"), DataError, "over 64 megapixels"),
         (lambda: predictor.match(np.zeros((4, 4, 3)), "a"), ConfigError, "type float64 and shape"),
@@ -245,31 +245,31 @@ def test_bad_input_is_one_sentence(predictor, tmp_path):
         (lambda: predictor.match(np.zeros((4, 4), ">u2"), "a"), ConfigError, "type >u2"),
         (lambda: predictor.match(jnp.zeros((4, 4, 3), jnp.bfloat16), "a"), ConfigError, "type bfloat16"),
         (lambda: predictor.match(None, "a"), ConfigError, "NoneType None is no image; give a path"),
-        (lambda: predictor.match([PICTURES[0], None], "a"), ConfigError, "NoneType None is no image"),
-        (lambda: predictor.match({"a": PICTURES[0]}, "a"), ConfigError, "dict .* is no image"),
+        (lambda: predictor.match([IMAGES[0], None], "a"), ConfigError, "NoneType None is no image"),
+        (lambda: predictor.match({"a": IMAGES[0]}, "a"), ConfigError, "dict .* is no image"),
         (lambda: predictor.match([[[1, 2], [3]]], "a"), ConfigError, "list is no image that NumPy can read"),
         (lambda: predictor.match(Image.new("F", (4, 4)), "a"), DataError, "A PIL image cannot be used: mode F"),
         (lambda: predictor.match(Image.new("RGB", (0, 4)), "a"), DataError, "A PIL image cannot be used: no pixels"),
-        (lambda: predictor.match(PICTURES[0], None), ConfigError, "NoneType None is no text; give a string"),
-        (lambda: predictor.match(PICTURES[0], 3.5), ConfigError, "float 3.5 is no text"),
-        (lambda: predictor.match(PICTURES[0], jnp.array(3)), ConfigError, "ArrayImpl .* is no text"),
+        (lambda: predictor.match(IMAGES[0], None), ConfigError, "NoneType None is no text; give a string"),
+        (lambda: predictor.match(IMAGES[0], 3.5), ConfigError, "float 3.5 is no text"),
+        (lambda: predictor.match(IMAGES[0], jnp.array(3)), ConfigError, "ArrayImpl .* is no text"),
         (lambda: predictor.match(io.BytesIO(b"x"), "a"), ConfigError, "BytesIO .* is no image"),
-        (lambda: predictor.match(PICTURES[0], b"a"), ConfigError, "bytes b'a' is no text"),
-        (lambda: predictor.match(PICTURES[0], {"a": 1}), ConfigError, "dict .* is no text"),
-        (lambda: predictor.match(PICTURES[0], {"a", "b"}), ConfigError, "set .* is no text"),
-        (lambda: predictor.match(PICTURES[0], np.array([["a"]])), ConfigError, "ndarray .* is no text"),
-        (lambda: predictor.match(PICTURES[0], ["a", None]), ConfigError, "Text 1 of 2 is NoneType None, no string"),
-        (lambda: predictor.match(PICTURES[0], ["a", float("nan")]), ConfigError, "Text 1 of 2 is float nan"),
-        (lambda: predictor.match(PICTURES[0], np.array([b"a"])), ConfigError, "Text 0 of 1 is bytes b'a'"),
-        (lambda: predictor.match(PICTURES[0], "a \ud800"), ConfigError, "Text 0 of 1 is no valid Unicode"),
-        (lambda: predictor.rank(PICTURES, ["a", "b"]), ConfigError, "One text is needed here, 2 were given"),
-        (lambda: predictor.fill_mask(PICTURES[0], []), ConfigError, "One text is needed here, 0 were given"),
-        (lambda: predictor.attention_map(PICTURES[0], "a", None), ConfigError, "NoneType None is no text"),
-        (lambda: predictor.fill_mask(PICTURES[0], "a red"), ConfigError, "has no \\[MASK\\]"),
-        (lambda: predictor.fill_mask(PICTURES, "[MASK]"), ConfigError, "One picture is needed here, 3 were"),
-        (lambda: predictor.attention_map(PICTURES[0], "a red", "blue"), ConfigError, "'blue' is not in 'a red'"),
-        (lambda: predictor.attention_map(PICTURES[0], "a", "a", layer=2), ConfigError, "layers 0 to 1"),
-        (lambda: predictor.attention_map(PICTURES[0], "a", "a", head=2), ConfigError, "heads 0 to 1"),
+        (lambda: predictor.match(IMAGES[0], b"a"), ConfigError, "bytes b'a' is no text"),
+        (lambda: predictor.match(IMAGES[0], {"a": 1}), ConfigError, "dict .* is no text"),
+        (lambda: predictor.match(IMAGES[0], {"a", "b"}), ConfigError, "set .* is no text"),
+        (lambda: predictor.match(IMAGES[0], np.array([["a"]])), ConfigError, "ndarray .* is no text"),
+        (lambda: predictor.match(IMAGES[0], ["a", None]), ConfigError, "Text 1 of 2 is NoneType None, no string"),
+        (lambda: predictor.match(IMAGES[0], ["a", float("nan")]), ConfigError, "Text 1 of 2 is float nan"),
+        (lambda: predictor.match(IMAGES[0], np.array([b"a"])), ConfigError, "Text 0 of 1 is bytes b'a'"),
+        (lambda: predictor.match(IMAGES[0], "a \ud800"), ConfigError, "Text 0 of 1 is no valid Unicode"),
+        (lambda: predictor.rank(IMAGES, ["a", "b"]), ConfigError, "One text is needed here, 2 were given"),
+        (lambda: predictor.fill_mask(IMAGES[0], []), ConfigError, "One text is needed here, 0 were given"),
+        (lambda: predictor.attention_map(IMAGES[0], "a", None), ConfigError, "NoneType None is no text"),
+        (lambda: predictor.fill_mask(IMAGES[0], "a red"), ConfigError, "has no \\[MASK\\]"),
+        (lambda: predictor.fill_mask(IMAGES, "[MASK]"), ConfigError, "One image is needed here, 3 were"),
+        (lambda: predictor.attention_map(IMAGES[0], "a red", "blue"), ConfigError, "'blue' is not in 'a red'"),
+        (lambda: predictor.attention_map(IMAGES[0], "a", "a", layer=2), ConfigError, "layers 0 to 1"),
+        (lambda: predictor.attention_map(IMAGES[0], "a", "a", head=2), ConfigError, "heads 0 to 1"),
     ]
     for call, kind, message in cases:
         with pytest.raises(kind, match=message) as error:

@@ -15,7 +15,7 @@ from pixelbert_jax.tasks.nlvr2 import Nlvr2Config, Nlvr2Task
 from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask
 from pixelbert_jax.tasks.task import Task
 from pixelbert_jax.tasks.vqa import VqaConfig, VqaTask
-from tests.pixelbert_jax.test_predictor import PICTURES, hidden
+from tests.pixelbert_jax.test_predictor import IMAGES, hidden
 
 ANSWERS = ["red", "blue", "2", "yes"]
 QUESTIONS = ["what color is it?", "how many circles?", "is there a large green square left of it?"]
@@ -41,8 +41,8 @@ def vqa(pretrained):
     return of_task(pretrained, "vqa", VqaTask(pretrained.task.model, VqaConfig(answers=len(ANSWERS))))
 
 
-def judging(pretrained, pictures):
-    return of_task(pretrained, "nlvr2", Nlvr2Task(pretrained.task.model, Nlvr2Config(pictures=pictures)))
+def judging(pretrained, images):
+    return of_task(pretrained, "nlvr2", Nlvr2Task(pretrained.task.model, Nlvr2Config(images=images)))
 
 
 def answers_by_hand(loaded, image, question):
@@ -58,28 +58,28 @@ def assert_same_answers(found, expected):
 
 def test_answers(vqa):
     predictor = Predictor(vqa, batch_images=2, batch_pairs=2)
-    expected = [[answers_by_hand(vqa, image, question) for question in QUESTIONS] for image in PICTURES]
+    expected = [[answers_by_hand(vqa, image, question) for question in QUESTIONS] for image in IMAGES]
     assert len({tuple(answer for answer, _ in one) for row in expected for one in row}) > 1
-    assert_same_answers(predictor.answer(PICTURES[1], QUESTIONS[0]), expected[1][0])
-    assert_same_answers(predictor.answer(PICTURES[1], QUESTIONS[0], top=2), expected[1][0][:2])
-    for number, found in enumerate(predictor.answer(PICTURES[2], QUESTIONS)):
+    assert_same_answers(predictor.answer(IMAGES[1], QUESTIONS[0]), expected[1][0])
+    assert_same_answers(predictor.answer(IMAGES[1], QUESTIONS[0], top=2), expected[1][0][:2])
+    for number, found in enumerate(predictor.answer(IMAGES[2], QUESTIONS)):
         assert_same_answers(found, expected[2][number])
-    for number, found in enumerate(predictor.answer(PICTURES, QUESTIONS[1])):
+    for number, found in enumerate(predictor.answer(IMAGES, QUESTIONS[1])):
         assert_same_answers(found, expected[number][1])
-    for number, found in enumerate(predictor.answer(PICTURES, QUESTIONS)):
+    for number, found in enumerate(predictor.answer(IMAGES, QUESTIONS)):
         assert_same_answers(found, expected[number][number])
-    (only,) = predictor.answer([PICTURES[0]], QUESTIONS[:1])
+    (only,) = predictor.answer([IMAGES[0]], QUESTIONS[:1])
     assert_same_answers(only, expected[0][0])
     assert predictor.answer([], []) == []
     with pytest.raises(ConfigError, match="3 images, 2 questions: give as many of each, or one"):
-        predictor.answer(PICTURES, QUESTIONS[:2])
+        predictor.answer(IMAGES, QUESTIONS[:2])
 
 
 def test_an_image_goes_through_the_backbone_once(vqa, monkeypatch):
     predictor = Predictor(vqa, batch_images=1, batch_pairs=2)
     compiled, calls = predictor._encode, []
     monkeypatch.setitem(predictor.__dict__, "_encode", lambda *args: calls.append(1) or compiled(*args))
-    predictor.answer(PICTURES[0], QUESTIONS)
+    predictor.answer(IMAGES[0], QUESTIONS)
     assert len(calls) == 1 and predictor._answer._cache_size() == 1
 
 
@@ -87,7 +87,7 @@ def test_an_image_goes_through_the_backbone_once(vqa, monkeypatch):
 def test_judgements(pretrained, per_row):
     loaded = judging(pretrained, per_row)
     predictor = Predictor(loaded, batch_images=2, batch_pairs=2)
-    sides = [PICTURES, PICTURES[::-1]][:per_row]
+    sides = [IMAGES, IMAGES[::-1]][:per_row]
 
     def by_hand(images, sentence):
         cls = np.concatenate([hidden(loaded, image, sentence)[:, 0] for image in images], axis=-1)
@@ -105,12 +105,12 @@ def test_judgements(pretrained, per_row):
     assert predictor.judge(*([] for _ in sides), []).shape == (0,)
     form = r"judge\(left, right, sentence\)" if per_row == 2 else r"judge\(image, sentence\)"
     with pytest.raises(ConfigError, match=rf"4 arguments were given, but .* takes {form}"):
-        predictor.judge(*PICTURES, QUESTIONS[0])
+        predictor.judge(*IMAGES, QUESTIONS[0])
 
 
 def test_what_a_model_cannot_do_is_refused_in_one_sentence(pretrained, vqa):
     retrieval = of_task(pretrained, "retrieval", RetrievalTask(pretrained.task.model, RetrievalConfig()))
-    image, text = PICTURES[0], "a [MASK] circle"
+    image, text = IMAGES[0], "a [MASK] circle"
     calls = {
         "match": lambda p: p.match(image, text),
         "rank": lambda p: p.rank([image], text),

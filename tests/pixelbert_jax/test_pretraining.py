@@ -100,7 +100,7 @@ def test_losses_and_accuracies(on_negatives):
 def test_evaluation_reports_matched_pairs_and_chosen_words():
     arrays = batch()
     chosen = tuple(int(word) for word in np.unique(arrays["mlm_target"])[::2])
-    _, sums = run(key=None, word_ids=chosen)
+    _, sums = run(key=None, reported_ids=chosen)
     expected, (right, counted, label) = expected_figures(arrays)
     matched = counted & (label == 1)[:, None]
     words = matched & np.isin(arrays["mlm_target"].reshape(-1, MASKED), chosen)
@@ -157,10 +157,10 @@ def test_matching_logit_reads_the_first_position(module):
     hidden = np.random.default_rng(0).normal(size=(3, 5, 32)).astype(np.float32)
     kernel, bias = np.asarray(module.itm_head.kernel[...]), np.asarray(module.itm_head.bias[...])
     expected = (hidden[:, 0] @ kernel + bias)[:, 0]
-    np.testing.assert_allclose(module.matching_logit(jnp.array(hidden)), expected, atol=1e-5)
+    np.testing.assert_allclose(module.itm_logit(jnp.array(hidden)), expected, atol=1e-5)
 
 
-def test_word_logits_by_hand(module):
+def test_token_logits_by_hand(module):
     """Dense, GELU (with erf), LayerNorm, the word embeddings, a bias; at the given places."""
     hidden = np.random.default_rng(0).normal(size=(2, 6, 32)).astype(np.float32)
     position = np.array([[4, 1, 0], [2, 2, 5]])
@@ -171,7 +171,7 @@ def test_word_logits_by_hand(module):
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
     x = x * np.asarray(head.layer_norm.scale[...]) + np.asarray(head.layer_norm.bias[...])
     expected = x @ word.T + np.asarray(head.bias[...])
-    actual = module.word_logits(jnp.array(hidden), jnp.array(position))
+    actual = module.token_logits(jnp.array(hidden), jnp.array(position))
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
@@ -202,7 +202,7 @@ def test_fields_are_what_the_loss_takes():
     assert_fields_are_needed(PretrainingTask(small_model(), PretrainingConfig()), make_batch())
 
 
-def test_padding_of_texts_and_pictures_does_not_matter(module):
+def test_padding_of_texts_and_images_does_not_matter(module):
     """The logits of a batch on a larger canvas, with longer texts and other padding."""
     task = PretrainingTask(module.model.config, PretrainingConfig())
     small = make_batch(2, 2, canvas=(48, 64))

@@ -65,20 +65,20 @@ def batch():
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def value_and_gradient(config, given, arrays, totals_of, held_out):
+def value_and_gradient(config, given, arrays, totals_of, evaluated):
     task = GivenOutputs(small_imagebert(), config)
 
     def loss(given):
-        return task.loss(Heads(given), arrays, task.totals(totals_of), None if held_out else KEY)
+        return task.loss(Heads(given), arrays, task.totals(totals_of), None if evaluated else KEY)
 
     return jax.value_and_grad(loss, has_aux=True)(given)
 
 
-def run(config=None, arrays=None, given=None, totals_of=None, held_out=False):
+def run(config=None, arrays=None, given=None, totals_of=None, evaluated=False):
     """Loss, metrics and the gradients of the outputs."""
     arrays = arrays or batch()
     (loss, sums), gradients = value_and_gradient(
-        config or RegionsPretrainingConfig(), given or outputs(), arrays, totals_of or arrays, held_out
+        config or RegionsPretrainingConfig(), given or outputs(), arrays, totals_of or arrays, evaluated
     )
     return float(loss), {n: (float(a), int(b)) for n, (a, b) in sums.items()}, tuple(map(np.asarray, gradients))
 
@@ -159,13 +159,13 @@ def test_a_weight_of_zero_leaves_a_loss_out():
 
 def test_filling_pairs_do_not_count():
     """Whatever stands in them, not-a-number included."""
-    expected = run(held_out=True)
+    expected = run(evaluated=True)
     arrays, (words, pair, regions) = batch(), outputs()
     arrays["mlm_mask"][-1, 1:] = True
     arrays["region_target"][-1, 1:] = True
     arrays["itm_label"][-1, 1:] = 1
     words[-2:], pair[-2:], regions[-2:] = np.nan, np.nan, np.nan
-    assert run(arrays=arrays, given=(words, pair, regions), held_out=True)[:2] == expected[:2]
+    assert run(arrays=arrays, given=(words, pair, regions), evaluated=True)[:2] == expected[:2]
     assert expected[1].keys() == run()[1].keys() | {"mlm_accuracy_matched"}
 
 
@@ -212,7 +212,7 @@ def test_bad_configurations():
 WHOLE = 3
 
 
-@pytest.fixture(scope="module", params=[0, WHOLE], ids=["regions", "whole picture too"])
+@pytest.fixture(scope="module", params=[0, WHOLE], ids=["regions", "whole image too"])
 def model(request):
     """A task, its module, and its outputs and metrics for a batch, compiled."""
     task = RegionsPretrainingTask(small_imagebert({"global_size": request.param}), RegionsPretrainingConfig())
@@ -246,8 +246,8 @@ def test_forward_is_the_model_pair_by_pair(model):
         seen += () if whole is None else (whole[row][None],)
         expected = alone(module, arrays["text"][row, k][None], arrays["text_mask"][row, k][None], *seen)
         np.testing.assert_allclose(hidden[n], expected[0, -REGIONS:], atol=1e-5)
-        np.testing.assert_allclose(logits[n], module.matching_logit(expected)[0], atol=1e-5)
-        at_places = module.word_logits(expected, arrays["mlm_position"][row, k][None])
+        np.testing.assert_allclose(logits[n], module.itm_logit(expected)[0], atol=1e-5)
+        at_places = module.token_logits(expected, arrays["mlm_position"][row, k][None])
         np.testing.assert_allclose(words[n], at_places[0], atol=1e-4)
 
 
@@ -290,10 +290,10 @@ def test_dropout_in_training_alone():
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
     arrays = model_batch(task) | {"row": np.arange(ROWS)}
     forward = nnx.jit(lambda module, arrays, key: task.forward(module, arrays, key)[1])
-    held_out = forward(module, arrays, None)
+    evaluated = forward(module, arrays, None)
     draws = [forward(module, arrays | {"row": np.arange(ROWS) + first}, KEY) for first in (0, 0, 1)]
     np.testing.assert_array_equal(draws[0], draws[1])
-    assert (draws[0] != held_out).all() and (draws[0] != draws[2]).all()  # another micro-batch draws anew
+    assert (draws[0] != evaluated).all() and (draws[0] != draws[2]).all()  # another micro-batch draws anew
 
 
 def test_fields_are_what_the_loss_takes():

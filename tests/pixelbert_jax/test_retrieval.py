@@ -32,10 +32,10 @@ KEY = jax.random.key(0)
 
 @dataclasses.dataclass(frozen=True)
 class GivenScores(RetrievalTask):
-    """The task over a table of scores, pictures x texts, in place of a model; a text's first word is its number."""
+    """The task over a table of scores, images x texts, in place of a model; a text's first word is its number."""
 
-    def _score(self, module, seen, picture_BxK, text_BxKxT, mask_BxKxT, dropout_key):
-        return module.table[picture_BxK, text_BxKxT[..., 0]]
+    def _score(self, module, seen, image_BxK, text_BxKxT, mask_BxKxT, dropout_key):
+        return module.table[image_BxK, text_BxKxT[..., 0]]
 
 
 @dataclasses.dataclass
@@ -85,10 +85,10 @@ def run(arrays, config, key=None, scores=None, totals_of=None):
 
 
 def by_hand(candidates, config):
-    """Sum of the losses, rows won, and the gradient of the scores of lists of (picture, text), the true one first."""
+    """Sum of the losses, rows won, and the gradient of the scores of lists of (image, text), the true one first."""
     loss, won, gradient = 0.0, 0, np.zeros((ROWS, TEXTS))
     for own, *others in candidates:
-        chosen = [own, *sorted(others, key=lambda pair: -table()[pair])[: config.hardest]]
+        chosen = [own, *sorted(others, key=lambda pair: -table()[pair])[: config.hardest_negatives]]
         x = np.array([table()[pair] for pair in chosen], np.float64)
         value, slopes = row_loss(x, config)
         loss += value
@@ -122,7 +122,7 @@ LOSSES = pytest.mark.parametrize(
 
 
 def true_and_other_texts(arrays):
-    """(picture, text) of each row's candidates."""
+    """(image, text) of each row's candidates."""
     return [[(row, int(t)) for t in arrays["text"][row, :, 0][arrays["pair_mask"][row]]] for row in range(ROWS - 1)]
 
 
@@ -178,7 +178,7 @@ def test_losses_by_definition():
 
 
 @LOSSES
-def test_a_picture_without_other_candidates(weights):
+def test_a_image_without_other_candidates(weights):
     """Binary alone has something to say of it; nothing is infinite."""
     arrays = batch()
     arrays["pair_mask"][:, 1:] = False
@@ -200,7 +200,7 @@ def test_filling_rows_do_not_count():
     arrays = batch()
     plain = run(arrays, RetrievalConfig(OTHERS, 2))
     scores = table()
-    scores[-1] = np.nan  # the picture of the filling row
+    scores[-1] = np.nan  # the image of the filling row
     arrays["text"][-1, :, 0] = 3
     other = run(arrays, RetrievalConfig(OTHERS, 2), scores=scores)
     assert other[:2] == plain[:2]
@@ -216,16 +216,16 @@ def test_parts_add_up_to_the_batch():
 
 @LOSSES
 def test_image_side_by_hand(weights):
-    """As many pictures as there are, so chance chooses nothing: each true text against all pictures but its own."""
+    """As many images as there are, so chance chooses nothing: each true text against all images but its own."""
     arrays = batch()
     arrays["image_group"][3] = arrays["image_group"][0]
     config = RetrievalConfig(OTHERS, 2, image_negatives=True, **weights)
     texts, group = true_and_other_texts(arrays), arrays["image_group"]
-    pictures = [
+    images = [
         [(row, texts[row][0][1])] + [(p, texts[row][0][1]) for p in range(ROWS - 1) if group[p] != group[row]]
         for row in range(ROWS - 1)
     ]
-    expected = [a + b for a, b in zip(by_hand(texts, config), by_hand(pictures, config), strict=True)]
+    expected = [a + b for a, b in zip(by_hand(texts, config), by_hand(images, config), strict=True)]
     loss, sums, gradient = run(arrays, config, KEY)
     count = 2 * (ROWS - 1)
     assert sums["retrieval_loss"] == (pytest.approx(expected[0], rel=1e-5), count)
@@ -236,23 +236,23 @@ def test_image_side_by_hand(weights):
     assert run(arrays, config)[:2] == run(arrays, texts_alone)[:2]  # evaluation asks for texts alone
 
 
-def test_other_pictures_are_other_pictures():
+def test_other_images_are_other_images():
     """Never the row's own, one of its group or a filling row; none twice; each allowed one sooner or later."""
     rows, number = 9, 3
     arrays = {name: jnp.array(array) for name, array in batch(rows).items()}
     arrays["image_group"] = jnp.array([0, 1, 2, 0, 3, 3, 3, 4, 0])  # the last row fills, and has group 0
     task = RetrievalTask(small_model(), RetrievalConfig(number, 1, image_negatives=True))
-    other_pictures = jax.jit(lambda key: task._other_pictures(arrays, key))
+    other_images = jax.jit(lambda key: task._other_images(arrays, key))
     seen = np.zeros((rows, rows), int)
     for key in jax.random.split(KEY, 40):
-        picture, text, mask, used = map(np.asarray, other_pictures(key))
-        assert picture.shape == used.shape == (rows, 1 + number)
-        np.testing.assert_array_equal(picture[:, 0], np.arange(rows))
+        image, text, mask, used = map(np.asarray, other_images(key))
+        assert image.shape == used.shape == (rows, 1 + number)
+        np.testing.assert_array_equal(image[:, 0], np.arange(rows))
         np.testing.assert_array_equal(text, np.repeat(arrays["text"][:, :1], 1 + number, 1))
         np.testing.assert_array_equal(mask, np.repeat(arrays["text_mask"][:, :1], 1 + number, 1))
         assert used[:-1].all() and not used[-1].any()
         for row in range(rows - 1):
-            others = picture[row, 1:]
+            others = image[row, 1:]
             assert len(set(others)) == number
             seen[row, others] += 1
     group = np.asarray(arrays["image_group"])
@@ -262,7 +262,7 @@ def test_other_pictures_are_other_pictures():
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_fewer_pictures_than_are_asked_for(rows):
+def test_fewer_images_than_are_asked_for(rows):
     """In a small (micro-)batch: the loss of those that there are."""
     arrays = batch(rows, OTHERS)
     arrays["pair_mask"][:] = True
@@ -288,7 +288,7 @@ def test_fields_are_what_the_loss_takes(model):
 
 
 def test_bad_configurations():
-    for fields in ({"hardest": 0}, {"hardest": 21}, {"negatives": 4}):
+    for fields in ({"hardest_negatives": 0}, {"hardest_negatives": 21}, {"negatives": 4}):
         with pytest.raises(ConfigError, match=r"at least 1 and at most task\.negatives"):
             RetrievalConfig(**fields)
     for fields in ({"multiclass_weight": 0.0}, {"binary_weight": -1.0}, {"triplet_weight": -0.1}):
@@ -300,7 +300,7 @@ FROZEN = {"frozen_parts": 2}  # all parts of the small backbone
 
 
 def test_only_the_transformer_learns(monkeypatch):
-    """The backbone runs once a picture, not in training; all candidates are scored without dropout, the hard with."""
+    """The backbone runs once an image, not in training; all candidates are scored without dropout, the hard with."""
     # The multi-class loss alone leaves the bias of the scores without a gradient, rounding apart.
     task = RetrievalTask(small_model(FROZEN), RetrievalConfig(4, 2, binary_weight=1.0))
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
@@ -331,7 +331,7 @@ def test_only_the_transformer_learns(monkeypatch):
 
 
 def test_a_batch_can_be_learned_by_heart_on_any_number_of_devices():
-    """From texts and from pictures, which a backbone that stays as it is has to tell apart."""
+    """From texts and from images, which a backbone that stays as it is has to tell apart."""
     # With the multi-class loss alone the bias of the scores would follow rounding.
     config = RetrievalConfig(4, 2, image_negatives=True, binary_weight=1.0)
     arrays = make_pairs(8, 5) | {"image_group": np.arange(8, dtype=np.int32)}
@@ -345,7 +345,7 @@ def test_a_batch_can_be_learned_by_heart_on_any_number_of_devices():
 
 
 def test_a_model_of_regions():
-    """Its loss, from texts and from pictures, is that of the scores that it gives each pair alone."""
+    """Its loss, from texts and from images, is that of the scores that it gives each pair alone."""
     model = small_imagebert()
     config = RetrievalConfig(OTHERS, 2, image_negatives=True, multiclass_weight=0.5, binary_weight=1.0)
     task, arrays = RetrievalTask(model, config), with_regions(batch())
@@ -358,13 +358,11 @@ def test_a_model_of_regions():
     def loss_and_scores(module):
         seen = module.model.encode_visual(arrays)
         scores = [
-            module.matching_logit(
-                module.model.fuse(text, mask, *(jnp.repeat(x[i : i + 1], len(text), 0) for x in seen))
-            )
+            module.itm_logit(module.model.fuse(text, mask, *(jnp.repeat(x[i : i + 1], len(text), 0) for x in seen)))
             for i in range(ROWS)
         ]
         return task.loss(module, arrays, task.totals(arrays), KEY)[0], jnp.stack(scores)
 
     loss, scores = loss_and_scores(module)
-    assert scores.std(0).min() > 1e-3  # the picture matters
+    assert scores.std(0).min() > 1e-3  # the image matters
     assert loss == pytest.approx(run(batch(), config, KEY, np.asarray(scores))[0], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Random pixel sampling: uniform over the picture, each image by itself."""
+"""Random pixel sampling: uniform over the image, each image by itself."""
 
 import jax
 import numpy as np

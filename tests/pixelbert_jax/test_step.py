@@ -78,9 +78,9 @@ def test_same_seed_gives_the_same_run(trainer, batch, two_steps):
 def test_a_batch_can_be_learned_by_heart(trainer, batch):
     states, _ = run(trainer, batch, 100)
     sums = jax.device_get(trainer.eval_step(states[-1], place(trainer, batch)))
-    figures = {name: total / count for name, (total, count) in sums.items()}
-    assert figures["mlm_loss"] < 0.1 and figures["itm_loss"] < 0.1
-    assert figures["mlm_accuracy"] == figures["itm_accuracy"] == 1
+    metrics = {name: total / count for name, (total, count) in sums.items()}
+    assert metrics["mlm_loss"] < 0.1 and metrics["itm_loss"] < 0.1
+    assert metrics["mlm_accuracy"] == metrics["itm_accuracy"] == 1
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4), (1, 8)])

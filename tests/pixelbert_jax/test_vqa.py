@@ -147,8 +147,8 @@ def test_bad_configurations():
         VqaTask(small_model(), VqaConfig()).init(rngs=nnx.Rngs(params=0))
 
 
-def test_questions_of_a_picture_do_not_influence_each_other():
-    """Another second question: the first one's logits stay, and so do those of other pictures."""
+def test_questions_of_a_image_do_not_influence_each_other():
+    """Another second question: the first one's logits stay, and so do those of other images."""
     task = VqaTask(small_model(), CONFIG)
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
     randomize(module)

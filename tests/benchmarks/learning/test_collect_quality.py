@@ -15,7 +15,7 @@ from data_pipelines.storage.records import Record, open_records
 from data_pipelines.web_collection import pipeline, run
 from data_pipelines.web_collection.settings import Settings
 from data_pipelines.web_collection.texts import HEURISTICS, judge
-from tests.data_pipelines.web_collection.crawl import picture
+from tests.data_pipelines.web_collection.crawl import image_bytes
 
 SETTINGS = Settings(min_side=32, max_distance=-1)
 
@@ -86,7 +86,7 @@ def test_spam_is_spam(kind: str) -> None:
 
 
 def test_near_duplicates_are_counted() -> None:
-    records = [Record(picture(seed, 200, 240), 200, 240, str(seed), ("x",)) for seed in (1, 2, 3, 1)]
+    records = [Record(image_bytes(seed, 200, 240), 200, 240, str(seed), ("x",)) for seed in (1, 2, 3, 1)]
     result = collect_quality.near_duplicates(records, 4)
     assert (result["pairs_of_different_images"], result["pairs_taken_for_duplicates"]) == (6, 1)
     assert result["nearest_bits"] == 0

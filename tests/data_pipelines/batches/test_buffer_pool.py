@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from data_pipelines.batches import buffer_pool
-from data_pipelines.batches.buffer_pool import ReusedMemory
+from data_pipelines.batches.buffer_pool import BufferPool
 from data_pipelines.batches.loader import load_batches
 from data_pipelines.config import DataConfig, SourceConfig
 from tests.data_pipelines.fakes import filled_batch
@@ -26,7 +26,7 @@ def address(array: np.ndarray) -> int:
 
 def held_while_others_write(hold):
     """What `hold` makes of an array full of 7, after others took memory and filled it with 9."""
-    memory = ReusedMemory()
+    memory = BufferPool()
     array = memory.take(SHAPE)
     array[:] = 7
     held = hold(array)
@@ -37,7 +37,7 @@ def held_while_others_write(hold):
 
 
 def test_memory_is_used_again():
-    memory = ReusedMemory()
+    memory = BufferPool()
     first = memory.take(SHAPE)
     assert first.shape == SHAPE and first.dtype == np.uint8 and first.flags.writeable and first.flags.c_contiguous
     place = address(first)
@@ -98,7 +98,7 @@ def test_what_a_device_reads_is_left_alone(hold):
 @pytest.mark.parametrize("partition", [None, PartitionSpec("d")])
 def test_nobody_writes_into_a_donated_array(partition):
     """A program that may write its result over its argument takes other memory: the block is not the device's own."""
-    memory = ReusedMemory()
+    memory = BufferPool()
     array = memory.take(SHAPE)
     array[:] = 7
     changed = jax.jit(lambda x: x + 1, donate_argnums=0)(on_devices(array, partition)).block_until_ready()
@@ -110,7 +110,7 @@ def test_nobody_writes_into_a_donated_array(partition):
 
 
 def test_a_block_serves_again_when_the_device_has_let_it_go():
-    memory, places = ReusedMemory(), set()
+    memory, places = BufferPool(), set()
     for _ in range(12):
         array = memory.take(SHAPE)
         places.add(address(array))
@@ -126,7 +126,7 @@ def test_what_a_computation_still_reads_is_left_alone():
         matrix = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), matrix)
         return batch.astype(jnp.int32) + matrix[0, 0].astype(jnp.int32)
 
-    memory, matrix = ReusedMemory(), jnp.zeros((400, 400))
+    memory, matrix = BufferPool(), jnp.zeros((400, 400))
     read_late(np.zeros(SHAPE, np.uint8), matrix).block_until_ready()
     for _ in range(3):
         array = memory.take(SHAPE)
@@ -151,14 +151,14 @@ def test_batches_of_a_stream_stay_what_they_are(workers):
 
 
 def test_blocks_grow_with_what_is_asked_for():
-    memory = ReusedMemory()
+    memory = BufferPool()
     for size in (1 << 20, (1 << 20) + 63, 1 << 21, 1 << 22):
         assert memory.take((size,)).size == size
     assert [block.size >> 20 for block in memory._blocks] == [4]
 
 
 def test_no_more_blocks_are_kept_than_a_few():
-    memory = ReusedMemory()
+    memory = BufferPool()
     held = [memory.take((1 << 20,)) for _ in range(20)]
     assert len({address(array) for array in held}) == 20 and len(memory._blocks) == 8
     assert memory.take((10,)).size == 10 and len(memory._blocks) == 8  # a small one is the allocator's
@@ -166,7 +166,7 @@ def test_no_more_blocks_are_kept_than_a_few():
 
 def test_threads_never_share_memory(monkeypatch):
     """All take at once, each pauses before it learns that a block is free, and all hold what they have got."""
-    memory, workers, rounds = ReusedMemory(), 4, 5
+    memory, workers, rounds = BufferPool(), 4, 5
     taken = np.zeros((rounds, workers), np.int64)
     together = threading.Barrier(workers, timeout=60)
 

@@ -1,4 +1,4 @@
-"""Batches of the downstream tasks: the contract with the tasks, each question once, labels, pictures, candidates."""
+"""Batches of the downstream tasks: the contract with the tasks, each question once, labels, images, candidates."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.tasks.vqa import VqaConfig
 from tests.data_pipelines.contract import assert_fits_task
-from tests.data_pipelines.fakes import FakeRecords, picture, record
+from tests.data_pipelines.fakes import FakeRecords, image, record
 
 K, LENGTH = 3, 12
 WORDS = [f"w{i}" for i in range(100)]
@@ -36,7 +36,7 @@ CONFIG = DataConfig(
 )
 
 
-COUNTS = (1, 4, 7, 3, 2)  # questions of each picture
+COUNTS = (1, 4, 7, 3, 2)  # questions of each image
 
 
 def questions() -> FakeRecords:
@@ -50,12 +50,12 @@ def questions() -> FakeRecords:
 
 
 def sentences() -> FakeRecords:
-    """Pairs with a left picture of 10 + number and a right one of 110 + number, upright."""
+    """Pairs with a left image of 10 + number and a right one of 110 + number, upright."""
     found, word = [], iter(WORDS)
     for number, count in enumerate(COUNTS):
         texts = [f"{next(word)} is it ?" for _ in range(count)]
         labels = [{"identifier": f"{number}/{k}", "label": k % 2 == 0} for k in range(count)]
-        found.append(record(number, texts, labels, picture(110 + number, 64, 40)))
+        found.append(record(number, texts, labels, image(110 + number, 64, 40)))
     return FakeRecords(found)
 
 
@@ -68,7 +68,7 @@ def nlvr2_maker(records: FakeRecords | None = None, **fields) -> Nlvr2Batches:
     return Nlvr2Batches((records or sentences(),), TOKENIZER, CONFIG, 3, **fields)
 
 
-def held_out_plan(rows: int, canvas: int = 0, **fields) -> EvaluationPlan:
+def evaluated_plan(rows: int, canvas: int = 0, **fields) -> EvaluationPlan:
     visits = [-(-np.array(COUNTS) // K)]
     return EvaluationPlan([np.full(len(COUNTS), canvas)], rows=rows, visits_of_source=visits, **fields)
 
@@ -89,7 +89,7 @@ def assert_same(first: dict, second: dict) -> None:
 CASES = [
     (vqa_maker(), VqaConfig(answers=4, answer_slots=3), 0),
     (nlvr2_maker(), Nlvr2Config(), 2),
-    (nlvr2_maker(questions(), pictures_a_row=1), Nlvr2Config(1), 0),
+    (nlvr2_maker(questions(), images_per_row=1), Nlvr2Config(1), 0),
 ]
 
 
@@ -97,16 +97,16 @@ CASES = [
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_batches_fit_the_tasks_contract(maker, task, canvas, evaluation):
     maker = dataclasses.replace(maker, evaluation=evaluation)
-    for plan in (one_batch([0, 1, 2, 3, 4, 1], canvas=canvas), *held_out_plan(4, canvas)):
+    for plan in (one_batch([0, 1, 2, 3, 4, 1], canvas=canvas), *evaluated_plan(4, canvas)):
         assert_fits_task(maker(plan), task, len(TOKENIZER.vocabulary))
 
 
 @pytest.mark.parametrize(("maker", "canvas"), [(case[0], case[2]) for case in CASES[:2]])
 @pytest.mark.parametrize("seed", [None, 5])
-def test_held_out_texts_come_exactly_once(maker, canvas, seed):
-    """K divides neither the questions of most pictures nor the rows; all else is masked."""
+def test_evaluated_texts_come_exactly_once(maker, canvas, seed):
+    """K divides neither the questions of most images nor the rows; all else is masked."""
     maker = dataclasses.replace(maker, evaluation=True)
-    plan = held_out_plan(4, canvas, seed=seed)
+    plan = evaluated_plan(4, canvas, seed=seed)
     seen = []
     for number in range(len(plan)):
         batch, asked = maker(plan[number]), np.zeros((4, K), bool)
@@ -115,8 +115,8 @@ def test_held_out_texts_come_exactly_once(maker, canvas, seed):
             assert batch["pair_mask"][row, k]
             shown = TOKENIZER.decode(batch["text"][row, k])
             assert shown == of.texts[text]
-            picture = batch["images"][row] if canvas == 0 else batch["images"][row, 0]
-            assert picture[0, 0, 0] == 10 + int(of.image_id.split("/")[1])
+            image = batch["images"][row] if canvas == 0 else batch["images"][row, 0]
+            assert image[0, 0, 0] == 10 + int(of.image_id.split("/")[1])
             asked[row, k] = True
             seen.append(shown)
         np.testing.assert_array_equal(batch["pair_mask"], asked)
@@ -159,7 +159,7 @@ def test_rows_of_a_seeded_plan_are_the_same_in_another_order():
     assert plain == mixed and list(plain) != list(mixed)
 
 
-def test_training_shows_all_texts_of_a_picture_in_its_visits():
+def test_training_shows_all_texts_of_a_image_in_its_visits():
     """Four questions in two visits of three: each once, and two of them again."""
     batch = vqa_maker()(one_batch([1, 1], visits=[0, 1]))
     assert batch["pair_mask"].all()
@@ -179,7 +179,7 @@ def test_hosts_together_load_what_one_host_loads(maker, canvas, hosts):
 
 
 def asked(*answers: list[str] | None) -> FakeRecords:
-    """One picture with a question for each list of answers."""
+    """One image with a question for each list of answers."""
     labels = [{"question_id": k} | ({"answers": a} if a is not None else {}) for k, a in enumerate(answers)]
     return FakeRecords([record(0, [f"{WORDS[k]} ?" for k in range(len(answers))], labels)])
 
@@ -225,7 +225,7 @@ def test_labels_of_sentences():
     assert batch["pair_mask"].tolist() == [[True] * 3, [True, False, False]]
 
 
-def test_left_and_right_pictures():
+def test_left_and_right_images():
     batch = nlvr2_maker()(one_batch([2, 4], canvas=2))
     assert batch["images"].shape == (2, 2, 64, 64, 3)
     assert batch["images"][:, :, 0, 0, 0].tolist() == [[12, 112], [14, 114]]
@@ -233,15 +233,15 @@ def test_left_and_right_pictures():
     assert batch["images"][:, 0, 48:].max() == batch["images"][:, 1, :, 40:].max() == 0
 
 
-def test_another_number_of_pictures_is_refused():
+def test_another_number_of_images_is_refused():
     for maker, has, needs in ((vqa_maker(sentences()), 2, 1), (nlvr2_maker(questions()), 1, 2)):
-        with pytest.raises(DataError, match=rf"has {has} picture\(s\), the task needs {needs}; change task.pic"):
+        with pytest.raises(DataError, match=rf"has {has} image\(s\), the task needs {needs}; change task.pic"):
             maker(one_batch([1], canvas=2))
 
 
 def test_texts_without_labels_are_refused():
     plain = FakeRecords([record(0, ["what is it ?"])])
-    for maker in (vqa_maker(plain), nlvr2_maker(plain, pictures_a_row=1)):
+    for maker in (vqa_maker(plain), nlvr2_maker(plain, images_per_row=1)):
         with pytest.raises(DataError, match=r"fake/0 has texts without labels; use a data set of this task"):
             maker(one_batch([0]))
 
@@ -254,12 +254,12 @@ def test_a_question_of_200_words_is_cut():
     assert TOKENIZER.decode(ids) == " ".join(WORDS[: LENGTH - 2])
 
 
-# The control with shuffled pictures.
+# The control with shuffled images.
 
 
 @pytest.mark.parametrize(("maker", "canvas"), [(case[0], case[2]) for case in CASES[:2]])
-def test_shuffled_pictures_are_of_another_record(maker, canvas):
-    """Neighbours may be visits of one record; the picture moves with its size, and nothing else does."""
+def test_shuffled_images_are_of_another_record(maker, canvas):
+    """Neighbours may be visits of one record; the image moves with its size, and nothing else does."""
     plan = one_batch([2, 2, 2, -1, 1, 1, 0, -1], canvas=canvas, visits=[0, 1, 2, 0, 0, 1, 0, 0])
     maker = dataclasses.replace(maker, evaluation=True)
     plain, shuffled = maker(plan), dataclasses.replace(maker, shuffle_images=True)(plan)
@@ -316,7 +316,7 @@ def test_retrieval_fits_the_tasks_contract():
         assert not batch["pair_mask"][fillers].any() and batch["images"][fillers].max(initial=0) == 0
 
 
-def test_candidates_are_texts_of_other_pictures():
+def test_candidates_are_texts_of_other_images():
     """The true one first; no text twice, however often its record stands in the batch, and none like an own one."""
     records = captions()
     of_photograph = [[0, 3], [1], [2], [0, 3], [4]]
@@ -348,7 +348,7 @@ def test_rows_of_one_photograph_are_a_group():
 
 
 def test_fewer_candidates_than_asked_for():
-    """All that there are, each once; a picture alone has none."""
+    """All that there are, each once; an image alone has none."""
     batch = retrieval_maker(negatives=20)(one_batch([1, 4, 4, -1]))
     assert sorted(shown(batch, 0)[1:]) == sorted(captions()[4].texts)
     assert batch["pair_mask"].sum(1).tolist() == [5, 3, 3, 0]

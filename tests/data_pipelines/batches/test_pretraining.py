@@ -78,7 +78,7 @@ def test_half_of_the_pairs_match_and_the_others_do_not(maker, plan):
                 assert (shown[k] in own) == bool(batch["itm_label"][row, k])
 
 
-def test_pictures_lie_in_the_top_left_corner(maker, plan):
+def test_images_lie_in_the_top_left_corner(maker, plan):
     batch = maker(plan[0])
     record = maker.sources[0][int(plan[0].record_B[2])]
     np.testing.assert_array_equal(batch["images"][2], resize.decode(record.image))
@@ -143,7 +143,7 @@ def test_fillers_count_for_nothing(maker):
     assert_fits(batch, len(maker.tokenizer.vocabulary))
 
 
-def test_shuffled_images_move_the_picture_and_nothing_else(maker, plan):
+def test_shuffled_images_move_the_image_and_nothing_else(maker, plan):
     batch, shuffled = maker(plan[0]), dataclasses.replace(maker, shuffle_images=True)(plan[0])
     np.testing.assert_array_equal(shuffled["images"], np.roll(batch["images"], -1, axis=0))
     assert_same(*({k: v for k, v in b.items() if k != "images"} for b in (batch, shuffled)))
@@ -244,7 +244,7 @@ def test_texts_are_chosen_by_the_same_chances_in_the_same_order(maker):
 
 @pytest.mark.parametrize("key", [(0,), (7, 12, 0, 5), (2**32 - 1, 1), (2**32, 1), (0, 2**70), (3, np.int64(2**40))])
 def test_a_key_seeds_what_numpy_seeds(key):
-    assert shared.chance(*key).bit_generator.state == np.random.default_rng(list(key)).bit_generator.state
+    assert shared.make_rng(*key).bit_generator.state == np.random.default_rng(list(key)).bit_generator.state
 
 
 def test_a_pair_stays_matched_where_no_other_text_exists(maker):

@@ -1,4 +1,4 @@
-"""Batches of regions: what a row shows, which regions are masked, whose picture is replaced."""
+"""Batches of regions: what a row shows, which regions are masked, whose image is replaced."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def with_regions(number: int, texts: list[str], count: int = SLOTS + 1, **option
 
 
 def scenes(records: int = RECORDS) -> RegionRecords:
-    """Pictures with five texts of their own and two to six regions."""
+    """Images with five texts of their own and two to six regions."""
     return RegionRecords(
         [with_regions(i, [f"w{5 * i + k} what is it ?" for k in range(5)], 2 + i % 5) for i in range(records)]
     )
@@ -84,7 +84,7 @@ def shown_numbers(batch: dict) -> list[int]:
 
 
 def test_the_surest_regions_with_padding():
-    """The first so many; a picture with fewer leaves the rest empty."""
+    """The first so many; an image with fewer leaves the rest empty."""
     batch = maker()(plan_of())
     assert batch["regions"].shape == (RECORDS, SLOTS, SIZE) and shown_numbers(batch) == list(range(RECORDS))
     for row in range(RECORDS):
@@ -99,11 +99,10 @@ def test_the_surest_regions_with_padding():
     assert set(batch["region_mask"].sum(1)) == {2, 3, 4} and "whole" not in batch
 
 
-def test_whole_pictures():
-    """The mean of the regions that no text of the row finds hidden, or what the source has of the picture; fillers have
-    none."""
+def test_whole_images():
+    """The mean of the regions that no text of the row finds hidden, or what the source has; padding has none."""
     plan = dataclasses.replace(plan_of(), record_B=np.r_[np.arange(RECORDS - 1), -1])
-    mean, stored = (maker(whole_picture=kind)(plan) for kind in ("mean", "stored"))
+    mean, stored = (maker(whole_image=kind)(plan) for kind in ("mean", "stored"))
     assert mean["whole"].shape == (RECORDS, SIZE) and stored["whole"].shape == (RECORDS, GLOBAL)
     assert mean["whole"].dtype == stored["whole"].dtype == np.float16
     for row in range(RECORDS - 1):
@@ -138,8 +137,8 @@ def test_sources_without_fitting_regions_are_refused():
         ),
         (
             (RegionRecords(scenes().records, global_size=0),),
-            {"whole_picture": "stored"},
-            "has no feature of the whole picture; set data.whole_picture to 'mean'",
+            {"whole_image": "stored"},
+            "has no feature of the whole image; set data.whole_image to 'mean'",
         ),
     ]
     for sources, fields, message in cases:
@@ -155,15 +154,15 @@ def test_sources_without_fitting_regions_are_refused():
 
 def test_bad_configurations_are_refused():
     cases = [
-        ({"regions": -1}, "data.regions=-1 with data.whole_picture='none'"),
+        ({"regions": -1}, "data.regions=-1 with data.whole_image='none'"),
         (
-            {"regions": 0, "whole_picture": "mean"},
-            "data.regions=0 with data.whole_picture='mean': set the first above 0",
+            {"regions": 0, "whole_image": "mean"},
+            "data.regions=0 with data.whole_image='mean': set the first above 0",
         ),
         ({"region_mask_rate": 0.0}, "data.region_mask_rate=0.0 must lie between 0 and 1"),
         ({"region_mask_rate": 1.0}, "data.region_mask_rate=1.0 must lie between 0 and 1"),
         ({"region_keep_rate": 1.1}, r"data.region_keep_rate=1.1 must lie in \[0, 1\]"),
-        ({"replaced_pictures": -0.1}, r"data.replaced_pictures=-0.1 must lie in \[0, 1\]"),
+        ({"replaced_images": -0.1}, r"data.replaced_images=-0.1 must lie in \[0, 1\]"),
     ]
     for fields, message in cases:
         with pytest.raises(DataError, match=message):
@@ -215,7 +214,7 @@ MASKS = ("region_target", "region_zeroed")
 def test_masks_depend_on_seed_step_and_row_alone():
     """Not on words, neighbours or the records of other rows; other seeds, steps and rows draw anew."""
     batch = maker()(plan_of())
-    others = [maker(mask_rate=0.6), maker(max_text_length=5), maker(replaced_pictures=0.0, whole_picture="mean")]
+    others = [maker(mask_rate=0.6), maker(max_text_length=5), maker(replaced_images=0.0, whole_image="mean")]
     for other in others:
         for name in MASKS:
             np.testing.assert_array_equal(other(plan_of())[name], batch[name])
@@ -232,7 +231,7 @@ def test_masks_depend_on_seed_step_and_row_alone():
 @pytest.mark.parametrize("replaced", [0.0, 0.5])
 def test_words_and_labels_do_not_depend_on_regions(replaced):
     """They are those of a model of pixels, whatever the rates of regions are."""
-    fields = {"replaced_pictures": replaced}
+    fields = {"replaced_images": replaced}
     batch = maker(**fields)(plan_of())
     other = maker(region_mask_rate=0.6, region_keep_rate=0.5, regions=2, **fields)(plan_of())
     pixels = maker(kind=PretrainingBatches, regions=0, **fields)(plan_of())
@@ -244,18 +243,18 @@ def test_words_and_labels_do_not_depend_on_regions(replaced):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_load_what_one_host_loads(hosts):
-    fields, share = {"replaced_pictures": 0.5, "whole_picture": "mean"}, RECORDS // hosts
+    fields, share = {"replaced_images": 0.5, "whole_image": "mean"}, RECORDS // hosts
     for step in range(3):
         whole = maker(**fields)(plan_of(step=step))
         parts = [maker(rows=(i * share, (i + 1) * share), **fields)(plan_of(step=step)) for i in range(hosts)]
         assert_same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
-# Whose picture is replaced.
+# Whose image is replaced.
 
 
 def pairs_of(make, batch: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Whose picture each row shows, B, and whose text each pair has, BxK."""
+    """Whose image each row shows, B, and whose text each pair has, BxK."""
     text_of = {f"w{5 * i + k}": i for i in range(RECORDS) for k in range(5)}
     text_BxK = np.array([[text_of[text.split()[0]] for text in row] for row in originals(make, batch)])
     return np.array(shown_numbers(batch)), text_BxK
@@ -263,25 +262,25 @@ def pairs_of(make, batch: dict) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("texts", [1, 3])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_half_of_the_pairs_mismatch_and_a_share_of_them_by_their_picture(share, texts):
-    """Either the picture is another's, for all texts of a row, or a text is; the label says which pairs belong."""
-    make = maker(replaced_pictures=share, texts_per_image=texts)
+def test_half_of_the_pairs_mismatch_and_a_share_of_them_by_their_image(share, texts):
+    """Either the image is another's, for all texts of a row, or a text is; the label says which pairs belong."""
+    make = maker(replaced_images=share, texts_per_image=texts)
     rows, replaced_rows, sources = np.arange(RECORDS), set(), set()
     for step in range(10):
         batch = make(plan_of(step=step))
-        picture_B, text_BxK = pairs_of(make, batch)
+        image_B, text_BxK = pairs_of(make, batch)
         label = batch["itm_label"]
         assert label.sum() == RECORDS * texts / 2
-        np.testing.assert_array_equal(label == 1, text_BxK == picture_B[:, None])
-        replaced = picture_B != rows
+        np.testing.assert_array_equal(label == 1, text_BxK == image_B[:, None])
+        replaced = image_B != rows
         assert replaced.sum() == round(share * RECORDS / 2)
         np.testing.assert_array_equal(text_BxK[replaced], np.repeat(rows[replaced, None], texts, 1))
         replaced_rows |= set(rows[replaced])
-        sources |= set(picture_B[replaced])
+        sources |= set(image_B[replaced])
         for row in range(RECORDS):
-            np.testing.assert_array_equal(batch["boxes"][row, 0], regions(picture_B[row], 4).boxes[0])
-            assert batch["region_class"][row, 1] == (picture_B[row] + 1) % CLASSES
-            assert batch["region_mask"][row].sum() == min(SLOTS, 2 + picture_B[row] % 5)
+            np.testing.assert_array_equal(batch["boxes"][row, 0], regions(image_B[row], 4).boxes[0])
+            assert batch["region_class"][row, 1] == (image_B[row] + 1) % CLASSES
+            assert batch["region_mask"][row].sum() == min(SLOTS, 2 + image_B[row] % 5)
     assert len(replaced_rows) > 8 or share < 0.5
     assert len(sources) > 6 or share < 0.5
 
@@ -291,54 +290,54 @@ def test_half_of_the_pairs_mismatch_and_a_share_of_them_by_their_picture(share, 
 def test_half_of_the_pairs_where_it_does_not_come_out_even(rows, texts):
     """Never more than half of the pairs are mismatched, rounded down."""
     for share in (0.0, 0.4, 0.9, 1.0):
-        make = maker(replaced_pictures=share, texts_per_image=texts)
+        make = maker(replaced_images=share, texts_per_image=texts)
         label = make(plan_of(rows))["itm_label"]
         possible = rows * texts // 2 if rows > 1 else 0
         assert (label == 0).sum() == possible, share
 
 
-def test_replaced_pictures_share_neither_image_nor_words():
+def test_replaced_images_share_neither_image_nor_words():
     """Two records are the same photograph, and two others share a text up to case and full stop."""
     texts = (["w1 w1"], ["w2 w2"], ["w3 w3"], ["W3  w3 .", "w4 w4"], ["w5 w5"])
     records = [with_regions(i, each, 4) for i, each in enumerate(texts)]
     records[1] = dataclasses.replace(records[1], image_id=records[0].image_id)
-    make = maker(RegionRecords(records), replaced_pictures=1.0, texts_per_image=1)
+    make = maker(RegionRecords(records), replaced_images=1.0, texts_per_image=1)
     seen = {row: set() for row in range(5)}
     for step in range(80):
         batch = make(plan_of(5, step))
         shown = originals(make, batch)
-        for row, picture in enumerate(shown_numbers(batch)):
+        for row, image in enumerate(shown_numbers(batch)):
             assert comparable(shown[row, 0]) in map(comparable, records[row].texts)
-            assert batch["itm_label"][row, 0] == (picture == row)
-            if picture != row:
-                seen[row].add(picture)
+            assert batch["itm_label"][row, 0] == (image == row)
+            if image != row:
+                seen[row].add(image)
     assert seen == {0: {2, 3, 4}, 1: {2, 3, 4}, 2: {0, 1, 4}, 3: {0, 1, 4}, 4: {0, 1, 2, 3}}
 
 
-def test_a_picture_stays_where_no_other_fits():
+def test_a_image_stays_where_no_other_fits():
     """Its pairs match, and the label says so."""
     records = [with_regions(i, ["w1 w1"], 4) for i in range(2)]
-    batch = maker(RegionRecords(records), replaced_pictures=1.0, texts_per_image=1)(plan_of(2))
+    batch = maker(RegionRecords(records), replaced_images=1.0, texts_per_image=1)(plan_of(2))
     assert batch["itm_label"].all() and shown_numbers(batch) == [0, 1]
 
 
-def test_pictures_of_pixels_can_be_replaced_too():
-    make = maker(kind=PretrainingBatches, regions=0, replaced_pictures=0.5, texts_per_image=1)
+def test_images_of_pixels_can_be_replaced_too():
+    make = maker(kind=PretrainingBatches, regions=0, replaced_images=0.5, texts_per_image=1)
     batch = make(plan_of())
     shown = batch["images"][:, 0, 0, 0] - 10
     assert (shown != np.arange(RECORDS)).sum() == 3 and (batch["itm_label"] == 0).sum() == 6
     assert not batch["itm_label"][shown != np.arange(RECORDS)].any()
-    whose = [shown_numbers(maker(replaced_pictures=0.5, texts_per_image=1)(plan_of())), list(shown)]
+    whose = [shown_numbers(maker(replaced_images=0.5, texts_per_image=1)(plan_of())), list(shown)]
     assert whose[0] == whose[1]
 
 
 def test_shuffled_images_move_the_regions_and_nothing_of_the_words():
     """The control: each row shows the next one's regions, all of them, with labels and texts as before."""
     for share in (0.0, 0.5):
-        plain, shuffled = (maker(shuffle_images=s, replaced_pictures=share)(plan_of()) for s in (False, True))
+        plain, shuffled = (maker(shuffle_images=s, replaced_images=share)(plan_of()) for s in (False, True))
         assert shown_numbers(shuffled) == [*range(1, RECORDS), 0]
-        of_pictures = {"regions", "boxes", "region_mask", "region_class", *MASKS}
-        assert_same(*({name: b[name] for name in b if name not in of_pictures} for b in (plain, shuffled)))
+        of_images = {"regions", "boxes", "region_mask", "region_class", *MASKS}
+        assert_same(*({name: b[name] for name in b if name not in of_images} for b in (plain, shuffled)))
         for row in range(RECORDS):
             other = regions((row + 1) % RECORDS, 2 + (row + 1) % RECORDS % 5)
             count = min(SLOTS, len(other))
@@ -373,7 +372,7 @@ def test_batches_of_drawn_scenes_fit_the_tasks(drawn, whole):
         TextConfig(len(tokenizer.vocabulary), segment=True),
     )
     data = DataConfig(
-        train=(), texts_per_image=2, max_text_length=24, regions=8, whole_picture=whole, replaced_pictures=0.5
+        train=(), texts_per_image=2, max_text_length=24, regions=8, whole_image=whole, replaced_images=0.5
     )
     retrieval = dataclasses.replace(data, texts_per_image=1)
     cases = [

@@ -69,7 +69,7 @@ def mine(folder: Path) -> Path:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "cut.jpg").write_bytes(encode()[:-20])
     (folder / "folder.jpg").mkdir()
-    entries = [{"image": f"{i}.jpg", "texts": [f"picture {i}", "", 7]} for i in range(15)]
+    entries = [{"image": f"{i}.jpg", "texts": [f"image {i}", "", 7]} for i in range(15)]
     entries[3:3] = [{"image": "empty.jpg", "texts": ["a"]}, {"image": "none.jpg", "texts": ["b"]}]
     entries[7:7] = [{"image": "cut.jpg", "texts": ["c"]}, {"image": "0.jpg", "texts": ["again"]}]
     entries += [{"image": "16.jpg", "texts": [""]}, {"image": "folder.jpg", "texts": ["d"]}]
@@ -134,7 +134,7 @@ def test_regions_that_are_joined(tmp_path: Path, form: str) -> None:
     assert sum(summary["skipped"]["train"]["boxes"].values()) == 1
 
 
-def test_splits_that_no_regions_join_are_left_out(tmp_path: Path) -> None:
+def test_splits_that_no_regions_join_are_skipped(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         tar(tmp_path / "tar" / split / "0.tar", {f"{split}.jpg": encode(), f"{split}.txt": split})
     path = region_tsv(tmp_path / "x.tsv", {"validation": {**detections(("1",))["1"], "img_w": 16}})

@@ -26,7 +26,7 @@ def md5(text: str) -> str:
 
 
 def url(i: int | str) -> str:
-    return f"http://site.com/pictures/photo-{i}.jpg?width=300"
+    return f"http://site.com/images/photo-{i}.jpg?width=300"
 
 
 def image_id(i: int | str) -> str:
@@ -95,7 +95,7 @@ def test_published_lists_and_what_is_missing(tmp_path: Path, read_all) -> None:
         ("{crc}", "CRC-32"),
         ("0{row}/{crc}.jpg", "CRC-32"),
         ("photo-{row}.jpg", "last part"),
-        ("pictures_photo-{row}.jpg", "last two parts"),
+        ("images_photo-{row}.jpg", "last two parts"),
     ],
 )
 def test_names_of_images(tmp_path: Path, read_all, name: str, what: str) -> None:
@@ -331,7 +331,7 @@ def test_layout(tmp_path: Path, read_all) -> None:
         read_all("conceptual_captions", source)
 
 
-def test_split_without_images_is_left_out(tmp_path: Path, read_all) -> None:
+def test_split_without_images_is_skipped(tmp_path: Path, read_all) -> None:
     source = write_list(tmp_path / "source" / "Train-GCC-training.tsv", *numbered(3))
     write_list(source / VALIDATION, *numbered(2))
     write_image(source / "images" / "train" / "0.jpg")
@@ -344,7 +344,7 @@ def test_numbers_of_two_lists_in_one_folder(tmp_path: Path, read_all) -> None:
     source = write_list(tmp_path / "source" / TRAIN, *numbered(3))
     write_list(source / VALIDATION, *[("text", url("v"))])
     write_image(source / "images" / "0.jpg")
-    with pytest.raises(DataError, match=r"for http://site.com/pictures/photo-0.jpg.* looked for 0_\d+.jpg"):
+    with pytest.raises(DataError, match=r"for http://site.com/images/photo-0.jpg.* looked for 0_\d+.jpg"):
         read_all("conceptual_captions", source)
     (source / VALIDATION).unlink()
     assert found(read_all("conceptual_captions", source)["train"]) == [(image_id(0), ("caption , 0 .",))]

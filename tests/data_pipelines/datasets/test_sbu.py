@@ -144,7 +144,7 @@ def test_layout(tmp_path: Path, read_all) -> None:
         read_all("sbu", tmp_path)
 
 
-def test_validation_is_held_out_by_hash(tmp_path: Path) -> None:
+def test_validation_is_evaluated_by_hash(tmp_path: Path) -> None:
     """The images with the smallest hashes, of those that are there, whatever the order of the list."""
     there = [i for i in range(20) if i % 4]
     expected = {f"sbu/{digest(i)}" for i in sorted(there, key=digest)[:6]}
@@ -175,7 +175,7 @@ def test_validation_is_held_out_by_hash(tmp_path: Path) -> None:
         (None, "--sbu_validation=1000 leaves nothing to train on"),
     ],
 )
-def test_number_of_images_held_out(tmp_path: Path, read_all, number: int | None, message: str) -> None:
+def test_number_of_images_evaluated(tmp_path: Path, read_all, number: int | None, message: str) -> None:
     write_json(tmp_path / JSON, content(1, 2, 3))
     write_images(tmp_path / "images", 1, 2, 3)
     with pytest.raises(DataError, match=message):

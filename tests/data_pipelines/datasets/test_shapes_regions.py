@@ -124,7 +124,7 @@ def test_confidences_do_not_tell_all(drawn: list[tuple[Scene, Regions]]) -> None
     assert 0.69 < background.max() <= 0.7
 
 
-def test_features_show_the_picture_in_the_box(drawn: list[tuple[Scene, Regions]]) -> None:
+def test_features_show_the_image_in_the_box(drawn: list[tuple[Scene, Regions]]) -> None:
     noise, values = [], []
     for a_scene, these in drawn[:200]:
         image = shapes_scene.render(a_scene, 48)
@@ -160,13 +160,13 @@ def test_number_of_regions() -> None:
 
 
 @pytest.mark.parametrize("image_size", [16, 48, 96])
-def test_pictures_of_any_size(image_size: int) -> None:
+def test_images_of_any_size(image_size: int) -> None:
     for i in range(20):
         assert regions(scene(0, "train", i), 8, image_size).features.shape == (8, 108)
 
 
 def test_prepared(tmp_path: Path) -> None:
-    """Pictures and captions are those without regions, whose fingerprint stays what it was."""
+    """Images and captions are those without regions, whose fingerprint stays what it was."""
     counts = {"num_train": 20, "num_validation": 0, "num_test": 0}
     options = {**counts, "regions": "drawn", "num_regions": 5}
     prepare("shapes", tmp_path / "plain", options=counts)

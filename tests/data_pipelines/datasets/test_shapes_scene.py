@@ -151,7 +151,7 @@ def _chi_square_excess(counts: collections.Counter) -> float:
 
 def test_masked_words_cannot_be_guessed_from_the_rest_of_a_caption(scenes: list[Scene]) -> None:
     """Best guess of a word from the attributes before and after it: learnt on half of the texts."""
-    for words, chance in ((COLOURS, 1 / 6), (SHAPES, 1 / 4)):
+    for words, make_rng in ((COLOURS, 1 / 6), (SHAPES, 1 / 4)):
         examples = []
         for a_scene in scenes:
             for text in captions(a_scene):
@@ -167,7 +167,7 @@ def test_masked_words_cannot_be_guessed_from_the_rest_of_a_caption(scenes: list[
             learnt[near][word] += 1
         tried = examples[half:]
         right = sum(bool(learnt[near]) and learnt[near].most_common(1)[0][0] == word for near, word in tried)
-        assert abs(right / len(tried) - chance) < 0.03
+        assert abs(right / len(tried) - make_rng) < 0.03
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 96])
@@ -188,12 +188,12 @@ def test_render_shows_colours_in_boxes_only(image_size: int) -> None:
 
 
 def test_shapes_can_be_told_apart_when_small() -> None:
-    pictures = {}
+    images = {}
     for shape in SHAPES:
         thing = Object("black", shape, "small", (0.5, 0.5), 0.2)
-        pictures[shape] = render(Scene((thing,), (255, 255, 255), (0, "train", 0))).astype(float)
+        images[shape] = render(Scene((thing,), (255, 255, 255), (0, "train", 0))).astype(float)
     for a, b in itertools.combinations(SHAPES, 2):
-        different = (np.abs(pictures[a] - pictures[b]).max(-1) > 128).sum()
+        different = (np.abs(images[a] - images[b]).max(-1) > 128).sum()
         assert different >= 12, (a, b)  # of about 92 pixels of the box
 
 

@@ -1,4 +1,4 @@
-"""Headers and damage of encoded pictures."""
+"""Headers and damage of encoded images."""
 
 import io
 import json

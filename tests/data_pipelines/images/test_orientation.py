@@ -19,7 +19,7 @@ from pixelbert_jax.predictor_inputs import pixels_of
 ORIENTATIONS = range(1, 9)
 
 
-def picture(height=24, width=40):
+def image(height=24, width=40):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -27,7 +27,7 @@ def encoded(orientation, form="PNG", pixels=None):
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
-    Image.fromarray(picture() if pixels is None else pixels).save(buffer, form, exif=exif)
+    Image.fromarray(image() if pixels is None else pixels).save(buffer, form, exif=exif)
     return buffer.getvalue()
 
 
@@ -67,7 +67,7 @@ def test_other_tags_say_nothing(tag):
 def test_the_predictor_reads_it_upright_whatever_the_way_in(tmp_path):
     file = encoded(6)
     (tmp_path / "phone.png").write_bytes(file)
-    expected = upright(picture(), 6)
+    expected = upright(image(), 6)
     for given in (tmp_path / "phone.png", file, Image.open(io.BytesIO(file))):
         np.testing.assert_array_equal(pixels_of(given), expected)
 
@@ -102,6 +102,6 @@ def test_own_images_are_turned_and_counted(tmp_path, name, capsys):
     canvas, size = np.full((64, 64, 3), 7, np.uint8), np.zeros(2, np.int32)
     shared.show(canvas, size, found, "x", ResizeRule(24, 40))
     assert size.tolist() == [40, 24]
-    np.testing.assert_array_equal(canvas[:40, :24], upright(picture(), 6))
+    np.testing.assert_array_equal(canvas[:40, :24], upright(image(), 6))
     summary = json.loads(next((tmp_path / "data" / name).glob("*/index.json")).read_text())
     assert summary["skipped"]["train"]["turned"] == 1

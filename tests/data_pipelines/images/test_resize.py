@@ -56,12 +56,12 @@ def test_portrait_and_landscape_get_their_own_canvas():
         choose_canvas(900, 900, [(64, 64)])
 
 
-def test_decode_equals_pillow_for_lossless_pictures():
+def test_decode_equals_pillow_for_lossless_images():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     np.testing.assert_array_equal(decode(buffer.getvalue()), pixels)
-    for broken in (b"", b"not a picture", buffer.getvalue()[:20]):
+    for broken in (b"", b"not an image", buffer.getvalue()[:20]):
         with pytest.raises(DataError, match="coco/7"):
             decode(broken, "coco/7")
 
@@ -89,9 +89,9 @@ def test_resize_and_place():
 @pytest.mark.parametrize("size", [(30, 40), (60, 80), (90, 120), (60, 90)])
 def test_resizing_onto_a_canvas(size):
     """The same pixels as without one, and none beside them; whether it grows, shrinks or stays."""
-    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     canvas = np.full((100, 130, 3), 7, np.uint8)
     place = canvas[: size[0], : size[1]]
-    np.testing.assert_array_equal(resize(picture, size, place), resize(picture, size))
-    np.testing.assert_array_equal(place, resize(picture, size))
+    np.testing.assert_array_equal(resize(image, size, place), resize(image, size))
+    np.testing.assert_array_equal(place, resize(image, size))
     assert (canvas[size[0] :] == 7).all() and (canvas[:, size[1] :] == 7).all()

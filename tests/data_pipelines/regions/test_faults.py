@@ -64,8 +64,8 @@ VALUES = [
     ({"img_h": 0}, "height is not positive"),
     ({"img_w": b"wide"}, "width is not a number"),
     ({"img_w": b"nan"}, "width is not positive"),
-    ({"img_h": 18, "img_w": 12}, "regions of a picture of another shape"),
-    ({"img_w": 24}, "regions of a picture of another shape"),
+    ({"img_h": 18, "img_w": 12}, "regions of an image of another shape"),
+    ({"img_w": 24}, "regions of an image of another shape"),
     ({"features": text(FEATURES)[:-4]}, "base64 of a wrong length"),
     ({"features": text(FEATURES[:, :2])}, "features of another length, or other arrays, than other rows have"),
     ({"features": b""}, "base64 of a wrong length"),
@@ -87,8 +87,8 @@ VALUES = [
     (nan_in("objects_conf"), "NaN or infinity in confidences"),
     (nan_in("objects_id", -1), "a class that is negative or too large"),
     (nan_in("objects_id", 2**40), "a class that is negative or too large"),
-    ({"boxes": FOUND["2"]["boxes"] + np.float32(100)}, "no box that lies in the picture and has an area"),
-    ({"boxes": FOUND["2"]["boxes"] * np.float32([1, 0, 1, 0])}, "no box that lies in the picture and has an area"),
+    ({"boxes": FOUND["2"]["boxes"] + np.float32(100)}, "no box that lies in the image and has an area"),
+    ({"boxes": FOUND["2"]["boxes"] * np.float32([1, 0, 1, 0])}, "no box that lies in the image and has an area"),
 ]
 
 
@@ -226,7 +226,7 @@ def test_boxes_at_the_edges(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(kept.classes, values["objects_id"][[0, 9]])
     np.testing.assert_array_equal(kept.features, values["features"][[0, 9]].astype(np.float16))
-    assert summary["skipped"]["train"]["boxes"] == {"outside of the picture": 4, "without area": 4}
+    assert summary["skipped"]["train"]["boxes"] == {"outside of the image": 4, "without area": 4}
     assert summary["skipped"]["train"]["bad"] == 0
 
 
@@ -288,7 +288,7 @@ ARRAYS = [
     ({"objects_id": None}, "features of another length, or other arrays, than other rows have"),
     ({"objects_conf": np.array([0.5, 0.4])}, "confidences and features that do not fit each other"),
     ({"global_feature": np.zeros(4)}, "features of another length, or other arrays, than other rows have"),
-    ({"img_w": 24}, "regions of a picture of another shape"),
+    ({"img_w": 24}, "regions of an image of another shape"),
     (nan_in("boxes"), "NaN or infinity in boxes"),
     ({"boxes": PIXEL, "img_h": None, "img_w": None}, "boxes of a pixel: fractions must be called norm_bb"),
 ]
@@ -408,8 +408,8 @@ def test_the_summary_tells_all_of_it(tmp_path: Path) -> None:
         "id\n"
         f"  {path}, row 7: no id\n"
         f"  {path}, row 6: id repeated\n"
-        f"regions of train: 2.5 a picture (2 to 3), features of 3 numbers, classes 0 to {highest:,}\n"
-        "boxes left out in train: 1 outside of the picture\n"
-        "regions of validation: 3.0 a picture (3 to 3), features of 3 numbers, classes 0 to "
+        f"regions of train: 2.5 an image (2 to 3), features of 3 numbers, classes 0 to {highest:,}\n"
+        "boxes left out in train: 1 outside of the image\n"
+        "regions of validation: 3.0 an image (3 to 3), features of 3 numbers, classes 0 to "
     ) in text
     assert "\nskipped in train: 1 no regions" in text

@@ -36,7 +36,7 @@ SQUARE = {"img_h": 12, "img_w": 16}
 
 
 def found(*image_ids: str) -> dict[str, dict[str, Any]]:
-    """Regions of pictures of 16x12; the classes of each are twice the place of its id, and one more."""
+    """Regions of images of 16x12; the classes of each are twice the place of its id, and one more."""
     return {
         image_id: {
             **values,
@@ -163,7 +163,7 @@ def test_coco(tmp_path: Path, ids: tuple[str, ...], form: str) -> None:
     assert (entry["region_size"], entry["global_size"]) == (3, 0)
 
 
-def test_pictures_and_texts_are_those_without_regions(tmp_path: Path) -> None:
+def test_images_and_texts_are_those_without_regions(tmp_path: Path) -> None:
     source = coco(tmp_path / "coco")
     path = region_tsv(tmp_path / "x.tsv", detections(("1", "2", "3", "4", "5")))
     prepare("coco_captions", tmp_path / "a", source)
@@ -213,7 +213,7 @@ def test_missing_images_without_regions_do_not_matter(tmp_path: Path) -> None:
         prepare("coco_captions", tmp_path / "more", source, options={"regions": str(path)})
 
 
-def test_a_split_without_regions_is_left_out(tmp_path: Path) -> None:
+def test_a_split_without_regions_is_skipped(tmp_path: Path) -> None:
     path = region_tsv(tmp_path / "x.tsv", detections(("4", "5")))
     folder = prepare("coco_captions", tmp_path / "data", coco(tmp_path / "coco"), options={"regions": str(path)})
     summary = read_summary(folder)
@@ -260,7 +260,7 @@ def test_streams_that_nothing_joins(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "data" / "visual_genome").iterdir()] == [".lock"]
 
 
-def test_a_stream_without_regions_is_left_out(tmp_path: Path) -> None:
+def test_a_stream_without_regions_is_skipped(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         tar(tmp_path / "tar" / split / "00.tar", {f"{split}.jpg": encode(), f"{split}.txt": split})
     path = region_tsv(tmp_path / "x.tsv", found("validation"))
@@ -440,11 +440,11 @@ def test_real_coco(tmp_path: Path) -> None:
             file.write(lxmert_row(names[i % 3].format(number), **values))
     folder = prepare("coco_captions", tmp_path / "data", source, options={"regions": str(path), "max_regions": 10})
     summary = read_summary(folder)
-    left_out = sum(entry["images"].get("no regions", 0) for entry in summary["skipped"].values())
+    skipped = sum(entry["images"].get("no regions", 0) for entry in summary["skipped"].values())
     kept = [r for split in summary["splits"] for r in open_records(tmp_path / "data", "coco_captions", split)]
     assert [record.image_id for record in kept] == [record.image_id for record in chosen]
     # Splits of which no photograph was chosen are left out as a whole.
-    assert left_out <= len(all_records) - len(chosen)
+    assert skipped <= len(all_records) - len(chosen)
     assert summary["regions"]["unjoined"] == 0
     assert summary["regions"]["rows"] == len(chosen)
     for record in kept:

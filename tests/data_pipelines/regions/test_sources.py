@@ -73,7 +73,7 @@ def test_arrays_may_have_other_names(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["npz", "groups", "flat", "pos_boxes"])
-def test_a_feature_of_the_whole_picture_and_no_classes(tmp_path: Path, form: str) -> None:
+def test_a_feature_of_the_whole_image_and_no_classes(tmp_path: Path, form: str) -> None:
     found = {
         i: {**{n: values[n] for n in ("features", "boxes", "img_h", "img_w")}, "global_feature": np.full(5, 7.0)}
         for i, values in FOUND.items()
@@ -140,7 +140,7 @@ def test_lines_of_a_tsv(tmp_path: Path, head: bytes, end: bytes) -> None:
     assert len(regions(source.read(2))) == 3
 
 
-def test_the_surest_come_first_and_the_others_are_left_out(tmp_path: Path) -> None:
+def test_the_surest_come_first_and_the_others_are_skipped(tmp_path: Path) -> None:
     values = detections(("1",), boxes=5)["1"]
     order = [3, 0, 4, 2, 1]
     per_box = ("objects_id", "objects_conf", "attrs_id", "attrs_conf", "boxes", "features")

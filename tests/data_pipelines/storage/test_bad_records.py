@@ -20,7 +20,7 @@ from data_pipelines.order.plan import BatchPlan
 from data_pipelines.storage.records import Record
 from data_pipelines.text.answers import AnswerVocabulary
 from data_pipelines.text.tokenizer import Tokenizer, train_vocabulary
-from tests.data_pipelines.fakes import FakeRecords, FilledMemory, picture, record
+from tests.data_pipelines.fakes import FakeRecords, FilledMemory, image, record
 
 ROWS, UNREADABLE, UNDECODABLE = 6, 2, 4
 BROKEN_LABELS = {
@@ -41,19 +41,19 @@ CONFIG = DataConfig(
 
 
 class DamagedRecords(FakeRecords):
-    """One record cannot be read, and the picture of another is none."""
+    """One record cannot be read, and the image of another is none."""
 
     def __getitem__(self, i: int) -> Record:
         if i == UNREADABLE:
             raise BadRecordError(f"Record {i} cannot be read")
         found = super().__getitem__(i)
-        return dataclasses.replace(found, image=b"no picture") if i == UNDECODABLE else found
+        return dataclasses.replace(found, image=b"no image") if i == UNDECODABLE else found
 
 
 def records_of(kind: type[FakeRecords]) -> FakeRecords:
     labels = [{"answers": ["red"], "label": True}] * 3
     return kind(
-        [record(i, [f"w{3 * i} w1", f"w{3 * i + 1}", f"w{3 * i + 2}"], labels, picture(90 + i)) for i in range(ROWS)]
+        [record(i, [f"w{3 * i} w1", f"w{3 * i + 1}", f"w{3 * i + 2}"], labels, image(90 + i)) for i in range(ROWS)]
     )
 
 
@@ -89,7 +89,7 @@ def test_rows_of_damaged_records_are_blank(name):
         bad = np.isin(plan.record_B, (UNREADABLE, UNDECODABLE))
         assert sorted(problems) == [
             "Record 2 cannot be read",
-            "fake/4: 10 bytes that are not a readable picture; prepare the data set again.",
+            "fake/4: 10 bytes that are not a readable image; prepare the data set again.",
         ]
         assert PROBLEMS not in expected and batch.keys() == expected.keys()
         filler = make(name, FakeRecords)(dataclasses.replace(plan, record_B=np.full(ROWS, -1, np.int32)))
@@ -168,9 +168,9 @@ def test_errors_that_are_no_damage_are_raised():
         maker(plan_of(0))
 
 
-def test_a_replaced_picture_that_is_damaged():
+def test_a_replaced_image_that_is_damaged():
     """The row that would show it is blank, though its own record is whole."""
-    config = dataclasses.replace(CONFIG, replaced_pictures=1.0)
+    config = dataclasses.replace(CONFIG, replaced_images=1.0)
     blank_though_whole = 0
     for step in range(12):
         plan = plan_of(step)
@@ -196,8 +196,8 @@ def test_problems_come_from_processes_too():
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("name", ["pretraining", "vqa", "nlvr2", "retrieval"])
-def test_no_picture_shows_what_its_memory_held_before(name, shuffle, monkeypatch):
-    """Margins, fillers, damaged rows and rows that show nothing are written too."""
+def test_no_image_shows_what_its_memory_held_before(name, shuffle, monkeypatch):
+    """Margins, padding rows, damaged rows and rows that show nothing are written too."""
 
     wide = dataclasses.replace(CONFIG, canvases=((64, 80),))
     maker = make(name, DamagedRecords, wide, **({"shuffle_images": True} if shuffle and name != "retrieval" else {}))

@@ -13,7 +13,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_pipelines.errors import DataError
 from data_pipelines.storage import index_writer
 from data_pipelines.storage.index_writer import write_index
-from data_pipelines.storage.records import Picture, RecordTexts, open_records, parse
+from data_pipelines.storage.records import RecordImage, RecordTexts, open_records, parse
 
 # Of `plain` below, as it was before records could have labels and second images.
 FINGERPRINT = "4fd816a8577685362ef9a63702ecbfcc"
@@ -61,7 +61,7 @@ def test_records_with_them(tmp_path: Path) -> None:
     write(tmp_path, plain(0, labels=[b'{"label": true}'], **SECOND))
     records = open_records(tmp_path, "x", "train")
     assert records[0].labels == ('{"label": true}',)
-    assert records[0].second == Picture(b"right", 5, 6)
+    assert records[0].second == RecordImage(b"right", 5, 6)
     assert records.index.second_heights.tolist() == [5]
     assert records.index.second_widths.tolist() == [6]
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import BertWordPieceTokenizer
 
 from data_pipelines.errors import DataError
-from data_pipelines.text.tokenizer import SPECIAL, Tokenizer, mask_words, read_vocabulary, train_vocabulary
+from data_pipelines.text.tokenizer import SPECIAL, Tokenizer, mask_tokens, read_vocabulary, train_vocabulary
 from tests.real_data import real_data
 
 WORDS = (*SPECIAL, "a", "red", "blue", "square", "circle", "un", "##believ", "##able", "[unused1]")
@@ -80,15 +80,15 @@ def test_masking_takes_the_same_chances_in_the_same_order(tokenizer, whole_words
             position = np.sort(rng.permutation(candidates)[:count])
         masked_T, action = ids_T.copy(), rng.random(len(position))
         others = rng.choice(tokenizer.ordinary_ids, len(position))
-        for place, chance, other in zip(position, action, others, strict=True):
-            masked_T[place] = tokenizer.mask if chance < 0.8 else other if chance < 0.9 else ids_T[place]
+        for place, make_rng, other in zip(position, action, others, strict=True):
+            masked_T[place] = tokenizer.mask if make_rng < 0.8 else other if make_rng < 0.9 else ids_T[place]
         return masked_T, position, ids_T[position]
 
     ids = np.random.default_rng(1)
     first, second = np.random.default_rng(2), np.random.default_rng(2)
     for slots in (4, 2) * 100:
         ids_T = np.array([2, *ids.integers(1, 13, ids.integers(1, 20)), 5, 3], np.int32)
-        found = mask_words(ids_T, tokenizer, first, rate=0.3, slots=slots, whole_words=whole_words)
+        found = mask_tokens(ids_T, tokenizer, first, rate=0.3, slots=slots, whole_words=whole_words)
         for array, expected in zip(found, plainly(ids_T, second, 0.3, slots), strict=True):
             np.testing.assert_array_equal(array, expected)
         assert first.bit_generator.state == second.bit_generator.state
@@ -101,7 +101,7 @@ def test_masking_statistics(tokenizer):
     chosen, masked_away, kept, runs = 0, 0, 0, 4000
     places = np.zeros(len(ids))
     for _ in range(runs):
-        masked, position, target = mask_words(ids, tokenizer, rng, rate=0.15, slots=4)
+        masked, position, target = mask_tokens(ids, tokenizer, rng, rate=0.15, slots=4)
         assert (target == ids[position]).all()
         assert (np.delete(masked, position) == np.delete(ids, position)).all()
         assert not np.isin(masked[position], (0, 1, 2, 3)).any()
@@ -124,16 +124,16 @@ def test_random_words_are_never_special(tokenizer):
 def test_at_least_one_word_is_masked_and_never_a_special_one(tokenizer):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        _, position, _ = mask_words(np.array([2, 6, 3], np.int32), tokenizer, rng, rate=0.15, slots=3)
+        _, position, _ = mask_tokens(np.array([2, 6, 3], np.int32), tokenizer, rng, rate=0.15, slots=3)
         assert position.tolist() == [1]
-    masked, position, _ = mask_words(np.array([2, 1, 3], np.int32), tokenizer, rng, rate=0.9, slots=3)
+    masked, position, _ = mask_tokens(np.array([2, 1, 3], np.int32), tokenizer, rng, rate=0.9, slots=3)
     assert masked.tolist() == [2, 1, 3] and not len(position)
 
 
 def test_fractional_counts_are_right_in_the_mean(tokenizer):
     rng = np.random.default_rng(0)
     ids = np.array([2, *[6] * 12, 3], np.int32)
-    counts = [len(mask_words(ids, tokenizer, rng, rate=0.15, slots=9)[1]) for _ in range(4000)]
+    counts = [len(mask_tokens(ids, tokenizer, rng, rate=0.15, slots=9)[1]) for _ in range(4000)]
     assert set(counts) == {1, 2} and np.mean(counts) == pytest.approx(1.8, abs=0.03)
 
 
@@ -142,7 +142,7 @@ def test_whole_words_are_masked_together(tokenizer):
     rng = np.random.default_rng(0)
     together = 0
     for _ in range(300):
-        _, position, _ = mask_words(ids, tokenizer, rng, rate=0.6, slots=5, whole_words=True)
+        _, position, _ = mask_tokens(ids, tokenizer, rng, rate=0.6, slots=5, whole_words=True)
         pieces = {2, 3, 4} & set(position.tolist())
         together += len(pieces) == 3
         assert len(pieces) in (0, 3)

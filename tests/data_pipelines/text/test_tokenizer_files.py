@@ -43,7 +43,7 @@ def test_every_line_keeps_its_id(tmp_path):
 def test_ids_of_a_tokenizer_json_with_a_gap_are_refused(tmp_path):
     ids = {word: i for i, word in enumerate(WORDS)} | {"blue": 9}
     BertWordPieceTokenizer(vocab=ids).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(DataError, match="ids of its 8 word pieces are not the numbers from 0"):
+    with pytest.raises(DataError, match="ids of its 8 tokens are not the numbers from 0"):
         read_vocabulary(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Small crawls: pictures that do not look alike, and WebDataset tar files of them."""
+"""Small crawls: images that do not look alike, and WebDataset tar files of them."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from data_pipelines.web_collection.samples import Place, WebImage
 from tests.data_pipelines.publishers import tar
 
 
-def picture(seed: int, height: int = 40, width: int = 48, format: str = "PNG") -> bytes:
+def image_bytes(seed: int, height: int = 40, width: int = 48, format: str = "PNG") -> bytes:
     """Blocks of noise, so that fingerprints of different seeds are far apart."""
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     buffer = io.BytesIO()
@@ -23,7 +23,7 @@ def picture(seed: int, height: int = 40, width: int = 48, format: str = "PNG") -
 
 def bomb() -> bytes:
     """A PNG of a few bytes that promises 30,000 x 30,000 pixels."""
-    encoded = picture(0)
+    encoded = image_bytes(0)
     return encoded[:16] + (30_000).to_bytes(4, "big") * 2 + encoded[24:]
 
 

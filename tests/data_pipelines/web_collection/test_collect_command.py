@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.errors import DataError
 from data_pipelines.web_collection.settings import Settings
-from tests.data_pipelines.web_collection.crawl import picture, shard
+from tests.data_pipelines.web_collection.crawl import image_bytes, shard
 
 
 def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess:
@@ -63,8 +63,8 @@ def test_settings_that_mean_nothing(fields: dict, message: str) -> None:
 
 def test_a_run(tmp_path: Path) -> None:
     pytest.importorskip("apache_beam", reason="needs Apache Beam, the extra `beam`")
-    samples = [(picture(i), {"alt": f"a good text {i}", "language": "de-AT"}) for i in range(3)]
-    shard(tmp_path / "crawl" / "0.tar", *samples, (picture(9), {"alt": "a good text", "language": "en"}))
+    samples = [(image_bytes(i), {"alt": f"a good text {i}", "language": "de-AT"}) for i in range(3)]
+    shard(tmp_path / "crawl" / "0.tar", *samples, (image_bytes(9), {"alt": "a good text", "language": "en"}))
     flags = ("--min_side=32", "--language=de,FR", "--split=web", "--images_per_shard=2", "--min_words=4")
     done = run(f"--source={tmp_path / 'crawl'}", f"--output={tmp_path / 'out'}", *flags, "--", "--direct_num_workers=1")
     assert done.returncode == 0, done.stderr

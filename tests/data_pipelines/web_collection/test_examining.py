@@ -13,7 +13,7 @@ from data_pipelines.web_collection.funnel import FOUND, KEPT, Drop, funnel
 from data_pipelines.web_collection.near_duplicates import fingerprint
 from data_pipelines.web_collection.samples import Found, Place, WebImage
 from data_pipelines.web_collection.settings import Settings
-from tests.data_pipelines.web_collection.crawl import bomb, picture, split, tallies
+from tests.data_pipelines.web_collection.crawl import bomb, image_bytes, split, tallies
 
 PLACE = Place("0.tar", 3, 512, 100)
 SETTINGS = Settings(min_side=40)
@@ -25,7 +25,7 @@ def look(encoded: bytes, *texts: object, language: object = "en") -> tuple[list[
 
 
 def test_what_is_kept() -> None:
-    encoded = picture(1)
+    encoded = image_bytes(1)
     kept, drops = look(encoded, "www.x.com is a page", GOOD, "short", "&lt;a&gt; dog runs", language="en-GB")
     assert kept == [
         WebImage(
@@ -53,13 +53,13 @@ def test_what_is_kept() -> None:
         (b"", (GOOD, "x"), "en", "image file", 2),
         (b"<html>", (GOOD, "x"), "en", "image file", 2),
         (bomb(), (GOOD, "x"), "en", "image file", 2),
-        (picture(1, 39, 48), (GOOD, "x"), "en", "size", 2),
-        (picture(1, 48, 39), (GOOD, "x"), "en", "size", 2),
-        (picture(1, 39, 48)[:60], (GOOD,), "en", "size", 1),
-        (picture(1), (GOOD, "x"), "de", "language", 2),
-        (picture(1), ("x",), "en", "some text", 0),
-        (picture(1), (), "en", "some text", 0),
-        (picture(1)[:60], (GOOD, "x"), "en", "whole file", 1),
+        (image_bytes(1, 39, 48), (GOOD, "x"), "en", "size", 2),
+        (image_bytes(1, 48, 39), (GOOD, "x"), "en", "size", 2),
+        (image_bytes(1, 39, 48)[:60], (GOOD,), "en", "size", 1),
+        (image_bytes(1), (GOOD, "x"), "de", "language", 2),
+        (image_bytes(1), ("x",), "en", "some text", 0),
+        (image_bytes(1), (), "en", "some text", 0),
+        (image_bytes(1)[:60], (GOOD, "x"), "en", "whole file", 1),
     ],
 )
 def test_stage_that_drops(encoded: bytes, texts: tuple, language: str, stage: str, lost: int) -> None:
@@ -71,7 +71,7 @@ def test_stage_that_drops(encoded: bytes, texts: tuple, language: str, stage: st
 
 
 def test_the_funnel_closes_for_what_is_kept() -> None:
-    kept, drops = look(picture(1), GOOD, "x", "BUY NOW OR NEVER", "another dog runs")
+    kept, drops = look(image_bytes(1), GOOD, "x", "BUY NOW OR NEVER", "another dog runs")
     rows = funnel(tallies([*drops, Drop(KEPT, images=1, texts=len(kept[0].texts))]))
     assert (rows[-1].images_left, rows[-1].texts_left) == (1, 2)
 
@@ -83,13 +83,13 @@ def test_nothing_is_decoded_before_all_that_is_cheap_is_asked(monkeypatch: pytes
     monkeypatch.setattr(examining, "verify", verify)
     for encoded, texts, language in (
         (bomb(), GOOD, "en"),
-        (picture(1, 39, 39), GOOD, "en"),
-        (picture(1), GOOD, "de"),
-        (picture(1), "x", "en"),
+        (image_bytes(1, 39, 39), GOOD, "en"),
+        (image_bytes(1), GOOD, "de"),
+        (image_bytes(1), "x", "en"),
     ):
         assert not look(encoded, texts, language=language)[0]
     with pytest.raises(AssertionError):
-        look(picture(1), GOOD)
+        look(image_bytes(1), GOOD)
 
 
 def test_reasons() -> None:
@@ -98,11 +98,11 @@ def test_reasons() -> None:
 
     _, drops = split(examine(Found(PLACE, [GOOD]), missing, SETTINGS))
     assert (drops[-1].stage, drops[-1].reason, drops[-1].place) == ("image file", "missing file", "0.tar:3")
-    assert look(picture(1)[:60], GOOD)[1][-1].reason == "truncated or damaged file"
-    assert look(picture(1, 39, 50), GOOD)[1][-1].detail == "39x50 pixels"
-    assert look(picture(1), GOOD, language="de-AT")[1][-1].reason == "de"
+    assert look(image_bytes(1)[:60], GOOD)[1][-1].reason == "truncated or damaged file"
+    assert look(image_bytes(1, 39, 50), GOOD)[1][-1].detail == "39x50 pixels"
+    assert look(image_bytes(1), GOOD, language="de-AT")[1][-1].reason == "de"
 
 
 def test_what_opencv_alone_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
-    assert look(picture(1), GOOD)[1][-1].stage == "whole file"
+    assert look(image_bytes(1), GOOD)[1][-1].stage == "whole file"

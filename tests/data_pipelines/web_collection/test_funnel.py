@@ -85,7 +85,7 @@ def test_json() -> None:
     assert stages[3]["reasons"] == {"short": 6, "long": 1}
 
 
-def test_picture() -> None:
+def test_image() -> None:
     import cv2
     import numpy as np
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.images.resize import decode
-from data_pipelines.web_collection.near_duplicates import MAX_DISTANCE, Likeness, bands, fingerprint, superfluous
-from tests.data_pipelines.web_collection.crawl import picture
+from data_pipelines.web_collection.near_duplicates import MAX_DISTANCE, Likeness, bands, fingerprint, near_duplicates
+from tests.data_pipelines.web_collection.crawl import image_bytes
 from tests.real_data import real_data
 
 BITS = st.integers(0, 2**64 - 1)
@@ -46,18 +46,18 @@ def test_superfluous_is_what_has_a_better_one_near(drawn: list, random) -> None:
             expected[image] = min(better, key=lambda other: (-other.score, other.sha256))
     shuffled = images * 2
     random.shuffle(shuffled)
-    assert dict(superfluous(shuffled, 2)) == expected
+    assert dict(near_duplicates(shuffled, 2)) == expected
 
 
 def test_a_better_one_that_is_superfluous_itself_counts() -> None:
     chain = [Likeness("a", 0b000, 0.9), Likeness("b", 0b011, 0.8), Likeness("c", 0b1111, 0.7)]
-    assert [(worse.sha256, better.sha256) for worse, better in superfluous(chain, 2)] == [("b", "a"), ("c", "b")]
+    assert [(worse.sha256, better.sha256) for worse, better in near_duplicates(chain, 2)] == [("b", "a"), ("c", "b")]
 
 
 def test_all_64_bits_count() -> None:
     top = 1 << 63
-    assert not list(superfluous([Likeness("a", 0), Likeness("b", top | 1)], 1))
-    assert list(superfluous([Likeness("a", top), Likeness("b", top | 1)], 1))
+    assert not list(near_duplicates([Likeness("a", 0), Likeness("b", top | 1)], 1))
+    assert list(near_duplicates([Likeness("a", top), Likeness("b", top | 1)], 1))
 
 
 @pytest.mark.parametrize("shade", [0, 17, 128, 255])
@@ -67,12 +67,12 @@ def test_images_of_one_colour_are_alike(shade: int) -> None:
 
 def test_small_changes_turn_few_bits() -> None:
     for seed in range(20):
-        original = Image.open(io.BytesIO(picture(seed, 320, 400)))
+        original = Image.open(io.BytesIO(image_bytes(seed, 320, 400)))
         buffer = io.BytesIO()
         original.resize((300, 260)).save(buffer, "JPEG", quality=40)
-        same = fingerprint(decode(picture(seed, 320, 400))) ^ fingerprint(decode(buffer.getvalue()))
+        same = fingerprint(decode(image_bytes(seed, 320, 400))) ^ fingerprint(decode(buffer.getvalue()))
         assert same.bit_count() <= 4
-        other = fingerprint(decode(picture(seed, 320, 400))) ^ fingerprint(decode(picture(seed + 1, 320, 400)))
+        other = fingerprint(decode(image_bytes(seed, 320, 400))) ^ fingerprint(decode(image_bytes(seed + 1, 320, 400)))
         assert other.bit_count() > 12
 
 

@@ -10,7 +10,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.images.files import BadImageError
 from data_pipelines.web_collection.image_reader import ImageReader
 from data_pipelines.web_collection.sources import find_parts, read_part
-from tests.data_pipelines.web_collection.crawl import picture
+from tests.data_pipelines.web_collection.crawl import image_bytes
 
 
 def write(path: Path, rows: list[dict[str, Any]], row_group_size: int = 100) -> Path:
@@ -22,7 +22,7 @@ def write(path: Path, rows: list[dict[str, Any]], row_group_size: int = 100) -> 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_bytes_in_row_groups(tmp_path: Path, wrapped: bool) -> None:
-    images = [picture(i) for i in range(5)]
+    images = [image_bytes(i) for i in range(5)]
     write(
         tmp_path / "0.parquet",
         [
@@ -49,7 +49,7 @@ def test_columns_of_img2dataset(tmp_path: Path) -> None:
             "status": "success",
             "error_message": None,
             "caption": "a",
-            "jpg": picture(1),
+            "jpg": image_bytes(1),
         },
         {"url": "http://q", "key": "001", "status": "failed_to_download", "caption": "b", "jpg": None},
     ]
@@ -58,15 +58,15 @@ def test_columns_of_img2dataset(tmp_path: Path) -> None:
     first, second = read_part(folder, part)
     assert (list(first.texts), first.page) == (["a"], "http://p")
     reader = ImageReader(folder, folder)
-    assert reader.read(first.place) == picture(1)
+    assert reader.read(first.place) == image_bytes(1)
     with pytest.raises(BadImageError, match="no image"):
         reader.read(second.place)
 
 
 def test_paths(tmp_path: Path) -> None:
     (tmp_path / "images" / "sub").mkdir(parents=True)
-    (tmp_path / "outside.png").write_bytes(picture(1))
-    (tmp_path / "images" / "sub" / "a.png").write_bytes(picture(2))
+    (tmp_path / "outside.png").write_bytes(image_bytes(1))
+    (tmp_path / "images" / "sub" / "a.png").write_bytes(image_bytes(2))
     paths = ["sub/a.png", "sub/../sub/a.png", "../outside.png", str(tmp_path / "outside.png"), "none.png", "", "a\0b"]
     write(
         tmp_path / "0.parquet",
@@ -77,7 +77,7 @@ def test_paths(tmp_path: Path) -> None:
     assert [f.place.number for f in found] == list(range(8))
     assert found[0].texts == ["a", "b"] and found[0].page == "http://p" and found[0].language is None
     reader = ImageReader(folder, tmp_path / "images")
-    assert reader.read(found[0].place) == reader.read(found[1].place) == picture(2)
+    assert reader.read(found[0].place) == reader.read(found[1].place) == image_bytes(2)
     for bad in found[2:]:
         with pytest.raises(BadImageError, match="missing file"):
             reader.read(bad.place)
@@ -112,7 +112,7 @@ def test_columns(tmp_path: Path, rows: list, message: str) -> None:
 
 
 def test_damage(tmp_path: Path) -> None:
-    path = write(tmp_path / "0.parquet", [{"image": picture(i), "alt": f"x {i}"} for i in range(40)])
+    path = write(tmp_path / "0.parquet", [{"image": image_bytes(i), "alt": f"x {i}"} for i in range(40)])
     folder, (part,) = find_parts(tmp_path)
     content = bytearray(path.read_bytes())
     content[4:2000] = bytes(1996)

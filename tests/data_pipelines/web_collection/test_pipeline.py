@@ -18,7 +18,7 @@ from data_pipelines.web_collection.scoring import Scorer
 from data_pipelines.web_collection.settings import Settings
 from data_pipelines.web_collection.sources import find_parts, read_part
 from data_pipelines.web_collection.tar_files import read_tar
-from tests.data_pipelines.web_collection.crawl import bomb, image, picture, shard
+from tests.data_pipelines.web_collection.crawl import bomb, image, image_bytes, shard
 
 SETTINGS = Settings(min_side=40, images_per_shard=3, max_images_per_text=3)
 SPAM = "Click here for more"
@@ -27,26 +27,26 @@ SPAM = "Click here for more"
 def crawl(folder: Path) -> Path:
     """Three tar files: eight good images, and one or two for each stage that drops something."""
     en = {"language": "en"}
-    good = [(picture(i), {**en, "alt": f"short text {i}", "title": f"a much longer text {i}"}) for i in range(8)]
-    shard(folder / "0.tar", *good[:4], (b"no image", {**en, "alt": "one two three"}), (picture(20, 39, 90), en))
+    good = [(image_bytes(i), {**en, "alt": f"short text {i}", "title": f"a much longer text {i}"}) for i in range(8)]
+    shard(folder / "0.tar", *good[:4], (b"no image", {**en, "alt": "one two three"}), (image_bytes(20, 39, 90), en))
     shard(
         folder / "1.tar",
         *good[4:],
         (bomb(), {**en, "alt": "one two three", "title": "one two four"}),
-        (picture(21), {"language": "fr", "alt": "un deux trois"}),
-        (picture(22), {"alt": "one two three"}),
+        (image_bytes(21), {"language": "fr", "alt": "un deux trois"}),
+        (image_bytes(22), {"alt": "one two three"}),
         (
-            picture(23),
+            image_bytes(23),
             {**en, "alt": "see IMG_1234.jpg here", "title": "mail x@y.com to me", "caption": "at www.y.com today"},
         ),
-        (picture(24)[:70], {**en, "alt": "one two three"}),
+        (image_bytes(24)[:70], {**en, "alt": "one two three"}),
     )
     shard(
         folder / "2.tar",
-        (picture(0), {**en, "alt": "Short text 0!", "title": "the longest of all its texts"}),
-        *[(picture(30 + i), {**en, "alt": SPAM.upper() if i else SPAM, "title": f"{SPAM}!"}) for i in range(2)],
-        *[(picture(40 + i), {**en, "alt": f"{SPAM}.", "caption": f"own text of {i}"}) for i in range(2)],
-        (picture(5, 80, 96, "JPEG"), {**en, "alt": "the same picture again"}),
+        (image_bytes(0), {**en, "alt": "Short text 0!", "title": "the longest of all its texts"}),
+        *[(image_bytes(30 + i), {**en, "alt": SPAM.upper() if i else SPAM, "title": f"{SPAM}!"}) for i in range(2)],
+        *[(image_bytes(40 + i), {**en, "alt": f"{SPAM}.", "caption": f"own text of {i}"}) for i in range(2)],
+        (image_bytes(5, 80, 96, "JPEG"), {**en, "alt": "the same image again"}),
     )
     return folder
 
@@ -112,7 +112,7 @@ def test_what_is_written(collected: Path, tmp_path: Path) -> None:
     texts = [text for shard in found for sample in shard for text in sample.texts]
     assert texts[:5] == ["the longest of all its texts", *(f"a much longer text {i}" for i in range(1, 5))]
     assert texts[-2:] == ["own text of 0", "own text of 1"]
-    assert ("a much longer text 5" in texts) != ("the same picture again" in texts)
+    assert ("a much longer text 5" in texts) != ("the same image again" in texts)
     prepare("image_text", tmp_path / "data", collected, num_threads=1)
     assert [record.texts[0] for record in open_records(tmp_path / "data", "image_text", "train")] == texts
 
@@ -131,7 +131,7 @@ def test_parts_that_a_shuffle_brings_in_any_order() -> None:
         assert pipeline._firsts(lengths) == {"a": 0, "b": 3, "c": 5, pipeline._TOTAL: 6}
     worse = image("text", sha256="c", fingerprint=0b111)
     for better in itertools.permutations([Likeness("a", 0b1), Likeness("b", 0b11)]):
-        (drop,) = pipeline._unless_superfluous(("c", ([worse], better)))
+        (drop,) = pipeline._unless_near_duplicate(("c", ([worse], better)))
         assert (drop.stage, drop.images, drop.texts, drop.detail) == ("near duplicate", 1, 1, "2 bits from a")
 
 
@@ -144,7 +144,7 @@ def test_scores_choose_and_drop(source: Path, tmp_path: Path, saved_run: Path, m
     scores = {}
     for number, found in enumerate(read_part(folder, parts[0])):
         if number < 4:
-            scores[number] = scorer.score(picture(number), found.texts)
+            scores[number] = scorer.score(image_bytes(number), found.texts)
     best = {number: max(of_image) for number, of_image in scores.items()}
     min_score = sorted(best.values())[1]
     assert len(set(best.values())) == 4

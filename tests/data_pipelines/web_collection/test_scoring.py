@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.errors import DataError
 from data_pipelines.web_collection import scoring
 from data_pipelines.web_collection.scoring import Scorer, check_model
-from tests.data_pipelines.web_collection.crawl import picture
+from tests.data_pipelines.web_collection.crawl import image_bytes
 
 
 @pytest.fixture(scope="module")
@@ -19,25 +19,25 @@ def scorer(saved_run: Path) -> Scorer:
 def test_scores_are_those_of_the_predictor(scorer: Scorer, saved_run: Path) -> None:
     from pixelbert_jax import Predictor
 
-    texts = ["a small red circle", "two large squares", "a picture of a cross"]
-    expected = Predictor.load(saved_run).match(picture(1), texts)[0]
+    texts = ["a small red circle", "two large squares", "an image of a cross"]
+    expected = Predictor.load(saved_run).match(image_bytes(1), texts)[0]
     assert len(set(expected.tolist())) == 3
-    np.testing.assert_allclose(scorer.score(picture(1), texts), expected, atol=5.1e-5)
-    assert scorer.score(picture(1), texts) == [round(score, 4) for score in scorer.score(picture(1), texts)]
+    np.testing.assert_allclose(scorer.score(image_bytes(1), texts), expected, atol=5.1e-5)
+    assert scorer.score(image_bytes(1), texts) == [round(score, 4) for score in scorer.score(image_bytes(1), texts)]
 
 
 def test_long_texts_are_scored_by_their_first_words(scorer: Scorer) -> None:
     most = scorer._predictor.loaded.task.model.text.max_positions
     long = " ".join(["a small red circle"] * most)
     first = " ".join(long.split()[: most - 2])
-    scores = scorer.score(picture(1), [long, first, "x" * 5000, "a square"])
+    scores = scorer.score(image_bytes(1), [long, first, "x" * 5000, "a square"])
     assert scores[0] == scores[1] != scores[3]
 
 
 def test_no_number(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer._predictor, "match", lambda *_: np.array([[0.5, np.nan]]))
     with pytest.raises(DataError, match="gives no number"):
-        scorer.score(picture(1), ["a", "b"])
+        scorer.score(image_bytes(1), ["a", "b"])
 
 
 def test_models_that_cannot_match(tmp_path: Path, saved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

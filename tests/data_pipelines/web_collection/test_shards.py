@@ -13,9 +13,9 @@ from data_pipelines.web_collection.image_reader import ImageReader
 from data_pipelines.web_collection.samples import WebImage
 from data_pipelines.web_collection.shards import shard_name, write_shard
 from data_pipelines.web_collection.sources import Part, read_part
-from tests.data_pipelines.web_collection.crawl import picture, shard
+from tests.data_pipelines.web_collection.crawl import image_bytes, shard
 
-IMAGES = [picture(0), picture(1, 44, 52, "JPEG")]
+IMAGES = [image_bytes(0), image_bytes(1, 44, 52, "JPEG")]
 TEXTS = ["a dog  runs", "Größe \ud800 x"]
 
 
@@ -62,7 +62,7 @@ def test_bytes_depend_on_the_images_alone(tmp_path: Path, chosen: list[WebImage]
 
 
 def test_an_image_that_changed(tmp_path: Path, chosen: list[WebImage]) -> None:
-    shard(tmp_path / "crawl" / "0.tar", *[(encoded, {}) for encoded in (picture(5), IMAGES[1])])
+    shard(tmp_path / "crawl" / "0.tar", *[(encoded, {}) for encoded in (image_bytes(5), IMAGES[1])])
     with pytest.raises(
         DataError, match=r"0.tar:0 changed while it was collected; leave the source alone and run again"
     ):

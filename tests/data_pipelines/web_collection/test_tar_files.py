@@ -14,11 +14,11 @@ from data_pipelines.web_collection.image_reader import ImageReader
 from data_pipelines.web_collection.samples import Place
 from data_pipelines.web_collection.sources import Part, find_parts, read_part
 from tests.data_pipelines.publishers import tar
-from tests.data_pipelines.web_collection.crawl import picture, shard
+from tests.data_pipelines.web_collection.crawl import image_bytes, shard
 
 
 def test_fields_and_bytes(tmp_path: Path) -> None:
-    images = [picture(i) for i in range(3)]
+    images = [image_bytes(i) for i in range(3)]
     about = {"alt": "an alt", "title": "a title", "caption": "a caption", "texts": ["t1", 2, None], "language": "en"}
     shard(
         tmp_path / "sub" / "0.tar",
@@ -39,7 +39,7 @@ def test_fields_and_bytes(tmp_path: Path) -> None:
 
 
 def test_members_that_are_no_part_of_a_sample(tmp_path: Path) -> None:
-    good = picture(1)
+    good = image_bytes(1)
     path = tmp_path / "0.tar"
     with tarfile.open(path, "w") as file:
 
@@ -85,7 +85,7 @@ def test_members_that_are_no_part_of_a_sample(tmp_path: Path) -> None:
 
 
 def test_damage(tmp_path: Path) -> None:
-    whole = shard(tmp_path / "0.tar", *[(picture(i, 400, 400), {"alt": "x"}) for i in range(3)]).read_bytes()
+    whole = shard(tmp_path / "0.tar", *[(image_bytes(i, 400, 400), {"alt": "x"}) for i in range(3)]).read_bytes()
     members = [found.place for found in read_part(tmp_path, Part("0.tar"))]
     second = members[1].start
     cuts = [second + 700, second, second - 512, second - 512 + 100, members[2].start + members[2].size + 2 * 512]
@@ -101,7 +101,7 @@ def test_damage(tmp_path: Path) -> None:
 
 
 def test_large_members_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard(tmp_path / "0.tar", (picture(1), {"alt": "x"}))
+    shard(tmp_path / "0.tar", (image_bytes(1), {"alt": "x"}))
     (found,) = read_part(tmp_path, Part("0.tar"))
     monkeypatch.setattr(image_reader, "MAX_BYTES", found.place.size - 1)
     with pytest.raises(BadImageError, match="file over"):

@@ -33,7 +33,7 @@ WORDS = frozenset({"a", "dog", "runs", "on", "the", "beach", "dog's"})
         ("the best of Dogs.com for you", "address"),
         ("a page called index.html here", "address"),
         ("a dog. commas are fine", ""),
-        ("picture of IMG_1234.jpg here", "file name"),
+        ("image of IMG_1234.jpg here", "file name"),
         ("my photo.JPEG from Rome", "file name"),
         ("taken as DSC01234 in Rome", "file name"),
         ("taken as IMG 20190101 in Rome", "file name"),

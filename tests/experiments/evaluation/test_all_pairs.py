@@ -1,4 +1,4 @@
-"""Every picture against every text: exact scores, stopped and taken up again, over several devices."""
+"""Every image against every text: exact scores, stopped and taken up again, over several devices."""
 
 import dataclasses
 
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def pairs_alone(loaded, records, indices: list[int]) -> np.ndarray:
-    """Matching logits of some pictures with every text, the whole model for each pair."""
+    """Matching logits of some images with every text, the whole model for each pair."""
 
     @nnx.jit
     def match(module, image, size, text, mask):
         pixels, pixel_mask = module.model.encode_image(image, size)
-        return module.matching_logit(module.model.fuse(text, mask, pixels, pixel_mask))[0]
+        return module.itm_logit(module.model.fuse(text, mask, pixels, pixel_mask))[0]
 
     length = loaded.data.max_text_length
     texts = [text for record in records for text in record.texts]
@@ -38,7 +38,7 @@ def pairs_alone(loaded, records, indices: list[int]) -> np.ndarray:
 
 
 def recall_by_hand(scores, image_of_text, k) -> tuple[float, float]:
-    """Of texts and of pictures, where no two scores are equal."""
+    """Of texts and of images, where no two scores are equal."""
     best_texts = np.argsort(-scores, 1)[:, :k]
     text = np.mean([(image_of_text[best] == i).any() for i, best in enumerate(best_texts)])
     return text, np.mean([t in np.argsort(-scores[:, j])[:k] for j, t in enumerate(image_of_text)])
@@ -52,13 +52,13 @@ def zero_shot(pretrained, scenes, tmp_path_factory):
 
 
 def test_zero_shot_scores_are_those_of_each_pair_alone(zero_shot, pretrained, scenes):
-    """13 pictures in blocks of 4, 52 texts in blocks of 10: neither divides."""
+    """13 images in blocks of 4, 52 texts in blocks of 10: neither divides."""
     found, output = zero_shot
     with np.load(output) as file:
         scores, image_of_text = file["scores"], file["image_of_text"]
     np.testing.assert_array_equal(image_of_text, np.repeat(np.arange(13), [len(r.texts) for r in scenes]))
-    pictures = [0, 5, 7, 12]
-    np.testing.assert_allclose(scores[pictures], pairs_alone(pretrained, scenes, pictures), atol=2e-5)
+    images = [0, 5, 7, 12]
+    np.testing.assert_allclose(scores[images], pairs_alone(pretrained, scenes, images), atol=2e-5)
     assert scores.std() > 1e-3
     assert list(output.parent.iterdir()) == [output]
     assert (found["images"], found["texts"]) == scores.shape
@@ -116,8 +116,8 @@ def test_texts_as_long_as_the_model_takes(pretrained, scenes, tmp_path):
         assert text.shape[1] == length and scorer.cut == 1
 
 
-def test_control_with_shuffled_pictures(pretrained, scenes, zero_shot, tmp_path):
-    """The scores stay; the texts are held to belong to the next picture."""
+def test_control_with_shuffled_images(pretrained, scenes, zero_shot, tmp_path):
+    """The scores stay; the texts are held to belong to the next image."""
     rank(pretrained, scenes, tmp_path / "a.npz", shuffle_images=True)
     with np.load(tmp_path / "a.npz") as mine, np.load(zero_shot[1]) as theirs:
         np.testing.assert_allclose(mine["scores"], theirs["scores"], atol=2e-5)

@@ -1,4 +1,4 @@
-"""Re-ranking: all pairs from few pixels of each picture, the best of them exactly."""
+"""Re-ranking: all pairs from few pixels of each image, the best of them exactly."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 TOP, PIXELS = 3, 6
 CLOSE = 2e-5  # two programs for the same logit differ by less
-BLOCKS = {"block_images": 4, "block_texts": 10}  # neither divides 13 pictures or 52 texts
+BLOCKS = {"block_images": 4, "block_texts": 10}  # neither divides 13 images or 52 texts
 RERANK = {"rerank_top": TOP, "rerank_pixels": PIXELS, **BLOCKS}
 
 
@@ -58,7 +58,7 @@ def reranked(pretrained, scenes, tmp_path_factory):
 
 
 def first_pass_alone(loaded, records) -> np.ndarray:
-    """Matching logits from a few pixels of each picture, with the whole encoder and all texts of one length."""
+    """Matching logits from a few pixels of each image, with the whole encoder and all texts of one length."""
 
     @nnx.jit
     def match(module, image, size, text_TxL, mask_TxL):
@@ -66,7 +66,7 @@ def first_pass_alone(loaded, records) -> np.ndarray:
         index_1xN, mask_1xN = spread_pixels(mask_1xP, module.model.config.grid(*image.shape[1:3])[1], PIXELS)
         pixels_TxNxD = jnp.broadcast_to(pixels_1xPxD[:, index_1xN[0]], (len(text_TxL), PIXELS, pixels_1xPxD.shape[-1]))
         mask_TxN = jnp.broadcast_to(mask_1xN, (len(text_TxL), PIXELS))
-        return module.matching_logit(module.model.fuse(text_TxL, mask_TxL, pixels_TxNxD, mask_TxN))
+        return module.itm_logit(module.model.fuse(text_TxL, mask_TxL, pixels_TxNxD, mask_TxN))
 
     length = loaded.data.max_text_length
     ids = [loaded.tokenizer.encode(text, length) for record in records for text in record.texts]
@@ -93,9 +93,9 @@ def test_some_images_with_their_texts(exact, pretrained, scenes, tmp_path):
 
 
 def chosen_by_hand(scores: np.ndarray, top: int) -> np.ndarray:
-    texts, pictures = np.argsort(-scores, 1)[:, :top], np.argsort(-scores, 0)[:top]
+    texts, images = np.argsort(-scores, 1)[:, :top], np.argsort(-scores, 0)[:top]
     return np.array(
-        [[j in texts[i] or i in pictures[:, j] for j in range(scores.shape[1])] for i in range(scores.shape[0])]
+        [[j in texts[i] or i in images[:, j] for j in range(scores.shape[1])] for i in range(scores.shape[0])]
     )
 
 
@@ -118,7 +118,7 @@ def test_the_best_pairs_of_the_first_pass_are_scored_exactly(reranked, exact, pr
 
 
 def test_a_top_of_all_is_the_exact_result(exact, pretrained, scenes, tmp_path, capsys):
-    """All texts, or all pictures, of which there are fewer."""
+    """All texts, or all images, of which there are fewer."""
     for top in (13, 52, 1000):
         found = rank(pretrained, scenes, tmp_path / "a.npz", **RERANK | {"rerank_top": top})
         assert found == exact[0]
@@ -225,11 +225,11 @@ def test_pixels_are_spread_evenly(rows, columns):
         assert used_1xN.all() and len(set(index_1xN[0])) == count and mask_1xP[0, index_1xN[0]].all()
         valid_Vx2 = place_Px2[mask_1xP[0]]
         distance_VxN = np.linalg.norm(valid_Vx2[:, None] - place_Px2[index_1xN[0]][None], axis=-1)
-        cell = np.sqrt(rows * columns / count)  # side of each one's share of the picture
+        cell = np.sqrt(rows * columns / count)  # side of each one's share of the image
         assert distance_VxN.min(1).max() < 1.5 * cell and (distance_VxN.min(1) ** 2).mean() < 0.4 * cell**2
 
 
-def test_a_picture_of_few_pixels_gives_all_of_them():
+def test_a_image_of_few_pixels_gives_all_of_them():
     mask_2xP = np.array([[True, False, True, True, False, True], [True] * 6])
     index_2xN, used_2xN = (np.asarray(x) for x in spread_pixels(mask_2xP, 3, 5))
     assert used_2xN.sum(1).tolist() == [4, 5]
@@ -250,11 +250,11 @@ def test_no_order_is_lost_below_the_exact_scores():
 
 
 def test_rows_that_fill_a_block_show_nothing(pretrained, scenes, monkeypatch):
-    """Not what their memory held before, an earlier picture."""
+    """Not what their memory held before, an earlier image."""
     made = []
     for value in (0, 255):
         monkeypatch.setattr(shared, "_memory", FilledMemory(value))
-        made.append(retrieval._pictures(pretrained, scenes, 0, np.arange(3), 5))
+        made.append(retrieval._images(pretrained, scenes, 0, np.arange(3), 5))
     for field in made[0]:
         np.testing.assert_array_equal(made[0][field], made[1][field])
     assert made[0]["images"].reshape(5, -1).any(1).tolist() == [True] * 3 + [False] * 2

@@ -11,12 +11,12 @@ import pytest
 from data_pipelines.errors import DataError
 from data_pipelines.storage.records import open_records
 from experiments.pretrain import pretrain
-from experiments.resilience.skipped_records import LeftOut
+from experiments.resilience.skipped_records import SkippedRecords
 from experiments.run.config import EvaluationConfig, RunConfig, TrainConfig
 from experiments.run.metric_writer import read_metrics
 from tests.experiments.fine_tuning import on_devices, small_config
 
-STEPS = 12  # an epoch: 48 pictures with two visits each, 8 rows a step
+STEPS = 12  # an epoch: 48 images with two visits each, 8 rows a step
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def damaged_records(folder: Path) -> list[int]:
     return bad
 
 
-def test_damaged_records_are_left_out_and_named(config, damaged_dir, tmp_path, capsys):
+def test_damaged_records_are_skipped_and_named(config, damaged_dir, tmp_path, capsys):
     bad = damaged_records(damaged_dir)
     assert len(bad) == 2
     pretrain(config, tmp_path / "whole")
@@ -67,8 +67,8 @@ def test_damaged_records_are_left_out_and_named(config, damaged_dir, tmp_path, c
     for number in bad:
         assert said.count(f"left out: Record {number} of Records(48 images in {damaged_dir}") == 1
     records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
-    left_out = {record["step"]: record["rows_left_out"] for record in records if "rows_left_out" in record}
-    assert sum(left_out.values()) == 2 * len(bad)
+    skipped = {record["step"]: record["rows_skipped"] for record in records if "rows_skipped" in record}
+    assert sum(skipped.values()) == 2 * len(bad)
     assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
     losses = [
         [
@@ -80,7 +80,7 @@ def test_damaged_records_are_left_out_and_named(config, damaged_dir, tmp_path, c
     ]
     assert losses[0][-1] == losses[1][-1] and losses[0][-1][0] == STEPS
     resumed = read_metrics(tmp_path / "resumed" / "metrics.jsonl")
-    assert {r["step"]: r["rows_left_out"] for r in resumed if "rows_left_out" in r} == left_out
+    assert {r["step"]: r["rows_skipped"] for r in resumed if "rows_skipped" in r} == skipped
 
 
 def test_too_many_stop_the_run(config, tmp_path):
@@ -90,9 +90,9 @@ def test_too_many_stop_the_run(config, tmp_path):
 
 
 def test_each_is_told_once(capsys):
-    left_out = LeftOut()
-    left_out.add(["a", "b", "a"], 2)
-    left_out.add(np.array(["b"]), 2)
+    skipped = SkippedRecords()
+    skipped.add(["a", "b", "a"], 2)
+    skipped.add(np.array(["b"]), 2)
     assert capsys.readouterr().err == "left out: a\nleft out: b\n"
     with pytest.raises(DataError, match=r"max_bad_records=2 .* c$"):
-        left_out.add(["c"], 2)
+        skipped.add(["c"], 2)

@@ -20,14 +20,14 @@ from pixelbert_jax.loading import find_description, load
 from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
 from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.checkpoint import Checkpoints
-from tests.experiments.fine_tuning import config_of, fine_tune, held_out, steps
+from tests.experiments.fine_tuning import config_of, evaluated, fine_tune, steps
 from tests.experiments.tiny_config import get_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def test_the_best_is_kept_beside_the_last(vqa_run):
-    losses = held_out(vqa_run, "eval/vqa_loss")
+    losses = evaluated(vqa_run, "eval/vqa_loss")
     assert sorted(losses) == [2, 4, 6]
     assert steps(vqa_run / "best") == [min(losses, key=losses.get)]
     assert steps(vqa_run / "checkpoints") == [6]
@@ -76,14 +76,14 @@ def test_a_killed_run_ends_with_the_same_best(vqa_run, vqa_config, tmp_path, mon
         fine_tune(vqa_config, tmp_path / "run")
     monkeypatch.setattr(Checkpoints, "save", save)
     assert steps(tmp_path / "run" / "checkpoints") == [2]
-    losses = {step: loss for step, loss in held_out(vqa_run, "eval/vqa_loss").items() if step <= 4}
+    losses = {step: loss for step, loss in evaluated(vqa_run, "eval/vqa_loss").items() if step <= 4}
     assert steps(tmp_path / "run" / "best") == [min(losses, key=losses.get)]
     fine_tune(vqa_config, tmp_path / "run")
     for folder in ("best", "checkpoints"):
         assert steps(tmp_path / "run" / folder) == steps(vqa_run / folder)
         for mine, theirs in zip(state_of(tmp_path / "run", folder), state_of(vqa_run, folder), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    assert held_out(tmp_path / "run", "eval/vqa_loss") == held_out(vqa_run, "eval/vqa_loss")
+    assert evaluated(tmp_path / "run", "eval/vqa_loss") == evaluated(vqa_run, "eval/vqa_loss")
 
 
 class FakeCheckpoints:
@@ -127,14 +127,16 @@ def test_best_checkpoint(tmp_path, monkeypatch):
     assert offer(BestCheckpoint(tmp_path, "eval/score", 2), s4=0.6, s6=0.7, s7=0.65, s8=0.8) == [1, 6, 8]
     fake.saved = []
     assert offer(BestCheckpoint(tmp_path, "eval/x_loss", 0), s1=3.0, s2=2.0, s3=2.5) == [1, 2]
-    with pytest.raises(ConfigError, match=r"checkpoint.best='eval/y' is no held-out figure; choose of \['eval/score'"):
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.best='eval/y' is no evaluation metric; choose of \['eval/score'"
+    ):
         offer(BestCheckpoint(tmp_path, "eval/y", 0), s1=1.0)
 
 
 def refused(config: RunConfig, best: str, workdir: Path) -> str:
     """What is said to a run that is to keep the best by a figure."""
     config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, best=best))
-    with pytest.raises(ConfigError, match=f"checkpoint.best='{best}' is no held-out figure") as error:
+    with pytest.raises(ConfigError, match=f"checkpoint.best='{best}' is no evaluation metric") as error:
         pretrain(config, workdir)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -167,6 +169,6 @@ def test_a_figure_that_only_some_runs_report(data_dir, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assemble(config, tmp_path, checkpoints)
     without = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, words=()))
-    with pytest.raises(ConfigError, match=r"no held-out figure; choose of .*'eval/mlm_accuracy_matched'"):
+    with pytest.raises(ConfigError, match=r"no evaluation metric; choose of .*'eval/mlm_accuracy_matched'"):
         assemble(without, tmp_path, checkpoints)
     checkpoints.close()

@@ -15,6 +15,8 @@ from experiments.run.validation import validate
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build, to_dict
+from pixelbert_jax.tasks.nlvr2 import Nlvr2Config
+from pixelbert_jax.tasks.retrieval import RetrievalConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig
 
 CONFIGS = Path(__file__).parents[3] / "experiments" / "configs"
@@ -146,6 +148,20 @@ def test_values_of_a_file_are_checked_too(tmp_path):
             load_config(str(file), {})
 
 
+def test_fields_as_earlier_releases_called_them(config):
+    """In overrides, and in the configuration that a checkpoint or config.json holds."""
+    found = override(config, {"data.replaced_pictures": "0.5"})
+    assert found.data.replaced_images == 0.5
+    saved = to_dict(dataclasses.replace(config, task=RetrievalConfig(negatives=6, hardest_negatives=2)))
+    saved["task"]["hardest"] = saved["task"].pop("hardest_negatives")
+    saved["data"]["whole_picture"] = saved["data"].pop("whole_image")
+    assert build(saved, RunConfig).task.hardest_negatives == 2
+    both = saved | {"task": saved["task"] | {"hardest_negatives": 3}}
+    with pytest.raises(ConfigError, match=r"unknown fields \['hardest'\]"):
+        build(both, RunConfig)
+    assert build({"pictures": 1}, Nlvr2Config).images == 1
+
+
 def test_a_file_may_take_an_argument():
     config = load_config(f"{CONFIGS / 'pretrain_coco_tiny.py'}:coco_captions,flickr8k", {})
     assert [source.name for source in config.data.train] == ["coco_captions", "flickr8k"]
@@ -164,7 +180,7 @@ def test_every_config_is_valid_and_comes_back_from_json(file):
 
 @pytest.mark.parametrize("name", ["vqa", "nlvr2", "retrieval", "retrieval:coco_captions"])
 def test_the_larger_model_has_the_recipe_of_the_smaller_one(name):
-    """It differs in the backbone, the picture size and what it starts from; frozen parts stay frozen."""
+    """It differs in the backbone, the image size and what it starts from; frozen parts stay frozen."""
     task, colon, argument = name.partition(":")
     small, large = (
         load_config(f"{CONFIGS / f'{task}_{size}.py'}{colon}{argument}", {"data.canvases": "[]"})
@@ -185,7 +201,7 @@ def test_the_larger_model_has_the_recipe_of_the_smaller_one(name):
 
 
 @pytest.mark.parametrize("name", ["nlvr2_r50", "nlvr2_x152"])
-def test_an_upright_and_a_flat_picture_have_a_canvas_in_common(name):
+def test_an_upright_and_a_flat_image_have_a_canvas_in_common(name):
     data = load_config(str(CONFIGS / f"{name}.py"), {}).data
     choose_canvas(data.resize.longer_edge, data.resize.longer_edge, data.all_canvases)
 

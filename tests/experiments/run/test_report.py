@@ -34,11 +34,11 @@ def finished(data_dir, tmp_path_factory):
 def test_table_and_drawing(finished, capsys):
     run, state, workdir = finished
     columns = module.report(run, state, workdir)
-    assert columns.keys() == {"true pictures", "shuffled pictures", "text alone"}
+    assert columns.keys() == {"true images", "shuffled images", "text alone"}
     assert columns["text alone"]["itm_accuracy"] == 0.5
     assert all(0 <= column["mlm_accuracy_words"] <= 1 for column in columns.values())
     printed = capsys.readouterr().out
-    assert f"{columns['true pictures']['itm_accuracy']:.3f}" in printed and "masked colour and shape words" in printed
+    assert f"{columns['true images']['itm_accuracy']:.3f}" in printed and "masked colour and shape words" in printed
     assert Image.open(workdir / "report.png").size == (1200, 880)
     assert sorted(path.name for path in workdir.iterdir()) == [
         "checkpoints",
@@ -48,7 +48,7 @@ def test_table_and_drawing(finished, capsys):
     ]
 
 
-def test_examples_are_held_out_pictures_with_a_true_and_a_false_caption(finished):
+def test_examples_are_evaluated_images_with_a_true_and_a_false_caption(finished):
     run, state, _ = finished
     stream = run.evaluation["eval"]
     shown = list(module._examples(run, state))
@@ -57,8 +57,8 @@ def test_examples_are_held_out_pictures_with_a_true_and_a_false_caption(finished
         batch = stream.make_batch(plan)
         both += sum({0, 1} <= set(batch["itm_label"][r][batch["pair_mask"][r]]) for r in range(len(batch["itm_label"])))
     assert len(shown) == both > 1
-    for picture, lines in shown:
-        assert picture.shape == (48, 48, 3) and np.ptp(picture) > 50
+    for image, lines in shown:
+        assert image.shape == (48, 48, 3) and np.ptp(image) > 50
         assert sum(line.startswith("matches 0.") for line in lines) == 2
         assert any("(right)" in line or "(wrong, " in line for line in lines[1:-2])
 
@@ -69,7 +69,7 @@ def test_text_alone_is_guessed_from_the_neighbours(finished):
     stream = run.evaluation["eval"]
     alike = dataclasses.replace(stream.make_batch, sources=run.train.make_batch.sources)
     known = module.neighbour_guess(run.train.make_batch, dataclasses.replace(stream, make_batch=alike), ())
-    unseen = module.neighbour_guess(run.train.make_batch, stream, run.task.word_ids)
+    unseen = module.neighbour_guess(run.train.make_batch, stream, run.task.reported_ids)
     assert known > unseen
 
 
@@ -84,7 +84,7 @@ def test_without_mismatched_pairs_matching_has_no_value(finished, tmp_path, monk
     writer.close()
     columns = module.report(dataclasses.replace(run, evaluation={"eval": stream}), state, tmp_path)
     saved = json.loads((tmp_path / "report.json").read_text())
-    for column in ("true pictures", "shuffled pictures"):
+    for column in ("true images", "shuffled images"):
         assert np.isnan(columns[column]["itm_accuracy"]) and saved[column]["itm_accuracy"] is None
         assert saved[column]["mlm_accuracy_words"] is not None
     assert (tmp_path / "report.png").exists()

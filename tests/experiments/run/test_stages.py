@@ -28,9 +28,9 @@ from tests.experiments.fine_tuning import (
     on_one_device,
     regions_config,
     stopped_at,
-    with_whole_picture,
+    with_whole_image,
 )
-from tests.multi_process.outcomes import assert_same_checkpoint, figures
+from tests.multi_process.outcomes import assert_same_checkpoint, metrics
 from tests.pixelbert_jax import test_optimizer
 from tests.pixelbert_jax.helpers import assert_trees_equal, named
 
@@ -51,10 +51,10 @@ def staged(config: RunConfig, *stages: StageConfig) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def config(region_data) -> RunConfig:
-    """Three steps on two splits, then four on two others; the model reads a feature of the whole picture too."""
+    """Three steps on two splits, then four on two others; the model reads a feature of the whole image too."""
     first = StageConfig((SourceConfig("shapes", "train+validation"),), steps=FIRST, schedule=SCHEDULES[0])
     second = (SourceConfig("shapes", "test"), SourceConfig("shapes", weight=0.5))
-    config = with_whole_picture(regions_config(region_data))
+    config = with_whole_image(regions_config(region_data))
     config = staged(config, first, StageConfig(second, steps=STEPS - FIRST, schedule=SCHEDULES[1]))
     return dataclasses.replace(config, evaluation=EvaluationConfig(every=0))
 
@@ -94,8 +94,8 @@ def test_one_plan_after_the_other(config, capsys):
     sources = np.concatenate([plan[step].source_B for step in range(FIRST, STEPS)])
     assert set(sources) == {2, 3} and 0.2 < (sources == 2).mean() < 0.6
     said = capsys.readouterr().out
-    assert "stage 1: 53 images, 13.2 steps an epoch, 3 steps; 8 regions a picture" in said
-    assert "stage 2: 52 images, 8.0 steps an epoch, 4 steps; 8 regions a picture" in said
+    assert "stage 1: 53 images, 13.2 steps an epoch, 3 steps; 8 regions an image" in said
+    assert "stage 2: 52 images, 8.0 steps an epoch, 4 steps; 8 regions an image" in said
     assert "\n53 images, 13.2 steps an epoch, 3 steps" in said
 
 
@@ -219,7 +219,7 @@ def test_a_stopped_run_goes_on_to_the_bit(config, undisturbed, tmp_path, capsys,
     assert [r["step"] for r in read_metrics(workdir / "metrics.jsonl")] == list(range(1, stopped))
     fine_tune(saved_every(config, every), workdir)
     assert f"resuming {workdir} at step {resumed}\n" in capsys.readouterr().out
-    assert figures(workdir) == figures(undisturbed)
+    assert metrics(workdir) == metrics(undisturbed)
     assert_same_checkpoint(workdir, undisturbed, STEPS)
 
 
@@ -296,11 +296,11 @@ def test_bad_stages_are_refused(config):
         assert "\n" not in str(error.value)
 
 
-# Stages of pictures.
+# Stages of images.
 
 
 def test_pixelbert_in_stages(own_data, small_run, tmp_path):
-    """The pictures of every stage lie on their canvases, and the run goes through both stages."""
+    """The images of every stage lie on their canvases, and the run goes through both stages."""
     config = config_of(PretrainingConfig(sampled_pixels=4), own_data, small_run, "vqa", canvases=((40, 40), (48, 48)))
     config = dataclasses.replace(config, evaluation=EvaluationConfig(every=0))
     first = StageConfig((SourceConfig("vqa", "train", weight=2.0),), steps=3, schedule=SCHEDULES[1])

@@ -28,15 +28,15 @@ from tests.data_pipelines.publishers import lines, write_image
 from tests.experiments.tiny_config import get_config
 
 ANSWERS = ("red", "blue", "green", "2")
-PICTURES = 7
+IMAGES = 7
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A user's questions, one to five a picture; the first picture has none with an answer in the list above."""
+    """A user's questions, one to five an image; the first image has none with an answer in the list above."""
     folder, number = tmp_path_factory.mktemp("questions"), 0
     entries = []
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         write_image(folder / f"{i}.png", height=40, width=48, format="PNG", seed=i)
         questions = []
         for k in range(1 + i % 5):
@@ -159,4 +159,4 @@ def test_predictions_read_each_visited_record_once(records, reads, shuffle_image
     config = config_of(texts_per_image=5, batch_images=3)
     found = predictions(config, tokenizer, records, shuffle_images=shuffle_images)
     assert found == expected and len({p.answer for p in found}) > 1
-    assert np.bincount(reads).tolist() == [1] * PICTURES
+    assert np.bincount(reads).tolist() == [1] * IMAGES

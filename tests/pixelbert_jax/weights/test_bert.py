@@ -52,7 +52,7 @@ def ours(config, arrays, ids, mask):
         nothing = jnp.zeros((len(ids), 0, config.encoder.width))
         hidden = module.model.fuse(ids, mask, nothing, jnp.zeros((len(ids), 0), bool))
         everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        return hidden, module.word_logits(hidden, everywhere)
+        return hidden, module.token_logits(hidden, everywhere)
 
     return [np.asarray(part)[mask] for part in run(*overlaid(module, arrays), read, ids, mask)]
 
@@ -100,7 +100,7 @@ def test_models_with_a_head(tmp_path, kind, encoder):
     assert_logits(our_config(encoder), loaded.arrays, model)
 
 
-def test_head_of_a_relu_model_is_left_out(tmp_path):
+def test_head_of_a_relu_model_is_skipped(tmp_path):
     model = saved(tmp_path, "BertForMaskedLM", SHAPES[2])
     loaded = bert_parameters(str(tmp_path), our_config(SHAPES[2]))
     assert not any(name.startswith("mlm_head") for name in loaded.arrays)

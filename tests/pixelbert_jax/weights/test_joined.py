@@ -59,7 +59,7 @@ def test_image_and_text(tmp_path):
 
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-    canvases = rng.integers(0, 256, (2, *CANVAS, 3), np.uint8)  # garbage around the pictures
+    canvases = rng.integers(0, 256, (2, *CANVAS, 3), np.uint8)  # garbage around the images
     for canvas, image in zip(canvases, images, strict=True):
         canvas[: image.shape[0], : image.shape[1]] = image
     ids = rng.integers(0, 60, (2, 12))
