@@ -48,7 +48,7 @@ _ALL_SECONDS = 1800  # unless --time_limit says something else
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Metric:
     """One number of a result, and what it should be."""
 
     what: str
@@ -63,21 +63,21 @@ class Benchmark:
 
     name: str  # of the result's file
     command: tuple[str, ...]  # a value that is DATA_DIR or VOCABULARY stands for the path
-    figures: tuple[Figure, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     needs: str = ""  # a data set in --data_dir
     needs_vocabulary: bool = False
 
 
 def _against_torch(backbone: str, what: str, turns: int, goal: float = 1.0) -> Benchmark:
-    line = Figure(f"{backbone} {what}, time over PyTorch's", "ratio.median", goal, at_most=True)
+    line = Metric(f"{backbone} {what}, time over PyTorch's", "ratio.median", goal, at_most=True)
     command = ("benchmarks.cpu.against_torch", f"--backbone={backbone}", f"--what={what}", f"--turns={turns}")
     return Benchmark(f"against_torch_{backbone}_{what}_cpu", command, (line,))
 
 
-def _loop(data: str) -> tuple[Figure, ...]:
+def _loop(data: str) -> tuple[Metric, ...]:
     return (
-        Figure(f"train loop over bare step, {data}, configured checkpoints", "at_the_configs_interval.median", 0.97),
-        Figure("the same, a checkpoint a turn", "loop_over_bare_rate.median"),
+        Metric(f"train loop over bare step, {data}, configured checkpoints", "at_the_configs_interval.median", 0.97),
+        Metric("the same, a checkpoint a turn", "loop_over_bare_rate.median"),
     )
 
 
@@ -96,12 +96,12 @@ def cpu_set() -> list[Benchmark]:
                 f"--config={CONFIGS}/pretrain_r50.py",
                 data,
                 f"--config.data.vocabulary={VOCABULARY}",
-                "--images=64",
+                "--images_per_turn=64",
                 "--turns=5",
             ),
             (
-                Figure("input pipeline, rate over decoding and resizing alone", "ours_over_alone.median", 0.9),
-                Figure("input pipeline, rate over PyTorch's loader", "ours_over_torch.median", 1.5),
+                Metric("input pipeline, rate over decoding and resizing alone", "ours_over_alone.median", 0.9),
+                Metric("input pipeline, rate over PyTorch's loader", "ours_over_torch.median", 1.5),
             ),
             needs="coco_captions",
             needs_vocabulary=True,
@@ -133,22 +133,22 @@ def cpu_set() -> list[Benchmark]:
                 "--config.model.dtype=float32",
                 *("--images=1", "--texts=24", "--block_images=1", "--block_texts=8", "--plain_pairs=2", "--turns=3"),
             ),
-            (Figure("retrieval, pairs a second over the plain way", "ratio_of_cls_only_to_plain.median", 10),),
+            (Metric("retrieval, pairs a second over the plain way", "ratio_of_cls_only_to_plain.median", 10),),
         ),
         Benchmark(
             "retrieval_against_torch_cpu",
             ("benchmarks.cpu.retrieval_against_torch", "--config.model.dtype=float32", "--turns=3"),
-            (Figure("retrieval, pairs a second over PyTorch's with kept pixels", "pairs_a_second_ratio.median", 1.3),),
+            (Metric("retrieval, pairs a second over PyTorch's with kept pixels", "pairs_a_second_ratio.median", 1.3),),
         ),
         Benchmark(
             "texts_an_image_r50_cpu",
             ("benchmarks.cpu.texts_an_image", "--turns=3"),
-            (Figure("step with 4 texts an image, pairs a second over 1 text", "pairs_a_second_ratio.median", 2.5),),
+            (Metric("step with 4 texts an image, pairs a second over 1 text", "pairs_a_second_ratio.median", 2.5),),
         ),
         Benchmark(
             "start_up_quickstart_cpu",
             ("benchmarks.cpu.start_up", f"--data_dir={DATA_DIR}"),
-            (Figure("start to first step, seconds, compiled programs cached", "seconds.median", 12.0, at_most=True),),
+            (Metric("start to first step, seconds, compiled programs cached", "seconds.median", 12.0, at_most=True),),
             needs="shapes",
         ),
         Benchmark("parts_r50_cpu", ("benchmarks.cpu.parts", "--backbone=r50", "--turns=5")),
@@ -204,10 +204,10 @@ def result_of(
     return {**found, "command": recorded, "benchmark_seconds": rounded(time.monotonic() - begun)}, ""
 
 
-def lines(figures: Sequence[Figure], result: Mapping[str, Any]) -> list[str]:
+def lines(metrics: Sequence[Metric], result: Mapping[str, Any]) -> list[str]:
     """One line of the table a figure: what, number, goal, met or not."""
     found = []
-    for figure in figures:
+    for figure in metrics:
         number: Any = result
         for name in figure.path.split("."):
             number = number[name]
@@ -242,7 +242,7 @@ def run_all(
             result, why = result_of(benchmark, data_dir, vocabulary, end - time.monotonic())
             if result is not None:
                 try:
-                    added = lines(benchmark.figures, result) or [f"{benchmark.name:<58}  done"]
+                    added = lines(benchmark.metrics, result) or [f"{benchmark.name:<58}  done"]
                     write_atomically(output_dir / f"{benchmark.name}.json", json.dumps(result, indent=1) + "\n")
                 except (KeyError, TypeError) as error:
                     why = f"its result has no {error}"

@@ -22,12 +22,12 @@ def metrics_in(printed: str) -> dict[str, float]:
     return {key: float(value) for key, value in re.findall(r"^(\S+) {2,}([\d.]+)$", printed, re.MULTILINE)}
 
 
-def table_of(figures: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def table_of(metrics: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Markdown: mean, and standard deviation over seeds where there are several."""
-    lines = [f"| | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
+    lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
     for label, runs in rows.items():
         cells = []
-        for figure in figures:
+        for figure in metrics:
             values = [run[figure] for run in runs if figure in run]
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.3f}{spread}" if values else "")

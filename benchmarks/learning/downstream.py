@@ -43,7 +43,7 @@ class _Experiment:
     train: tuple[str, ...]
     split: str
     output: str
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
 
 
 _EXPERIMENTS = {
@@ -74,7 +74,7 @@ def main() -> None:
                 workdir = folder / f"{name}-{start.replace(' ', '-')}-{seed}"
                 _fine_tune(experiment, workdir, start, seed)
                 _add(rows, start, _scores(name, experiment, workdir, workdir))
-        table = table_of(experiment.figures, rows)
+        table = table_of(experiment.metrics, rows)
         write_atomically(folder / f"{name}.md", table)
         print(f"\n{name}, {experiment.split}\n{table}", flush=True)
 
@@ -130,7 +130,7 @@ def _blind(name: str, experiment: _Experiment) -> dict[str, dict[str, float]]:
         generator = np.random.default_rng(0)
         image_of_text = np.repeat(np.arange(len(evaluation)), evaluation.index.num_texts)
         draws = [recalls(generator.permutation(math.prod(shape)).reshape(shape), image_of_text) for _ in range(100)]
-        return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.figures}}
+        return {"chance": {key: float(np.mean([draw[key] for draw in draws])) for key in experiment.metrics}}
     train = [open_records(DATA_DIR.value, name, split) for split in experiment.train]
     known, asked = [q for records in train for q in questions(records)], list(questions(evaluation))
     most_frequent = usual(known)

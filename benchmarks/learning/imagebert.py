@@ -63,8 +63,8 @@ def main() -> None:
     makers = {"pretraining": _pretraining, "stages": _stages, "finetuning": _finetuning}
     for name in _TABLES.value:
         rows: dict[str, list[Mapping[str, float]]] = collections.defaultdict(list)
-        for label, figures in makers[name](folder):
-            rows[label].append(figures)
+        for label, metrics in makers[name](folder):
+            rows[label].append(metrics)
         rows["chance"] = [_chance()]
         table = table_of((*(() if name == "finetuning" else _TASKS), *_RECALLS), rows)
         write_atomically(folder / f"{name}.md", table)
@@ -91,8 +91,8 @@ def _judged(
     """Figures of a pre-training with the true and with other regions, and zero-shot recalls."""
     workdir = folder / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
     _train("experiments.pretrain", workdir, config, overrides, seed)
-    figures = {**_evaluation(workdir), **_recalls(workdir)}
-    yield label, figures
+    metrics = {**_evaluation(workdir), **_recalls(workdir)}
+    yield label, metrics
     if label == next(iter(_VARIANTS)):
         columns = json.loads((workdir / "report.json").read_text())
         for column in ("shuffled images", "text alone", "usual region"):

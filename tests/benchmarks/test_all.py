@@ -17,7 +17,7 @@ import pytest
 from absl.testing import flagsaver
 
 from benchmarks import all as all_benchmarks
-from benchmarks.all import ALWAYS, ENVIRONMENT, Benchmark, Figure, cpu_set, lines, run_all
+from benchmarks.all import ALWAYS, ENVIRONMENT, Benchmark, Metric, cpu_set, lines, run_all
 from benchmarks.harness import processes
 from pixelbert_jax.errors import ConfigError
 
@@ -53,7 +53,7 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def make(name, what, goal=0.9, *, path="ratio.median", **fields):
-        return Benchmark(name, ("stand_in", what), (Figure(f"{name}'s ratio", path, goal),), **fields)
+        return Benchmark(name, ("stand_in", what), (Metric(f"{name}'s ratio", path, goal),), **fields)
 
     return make
 
@@ -118,10 +118,10 @@ def test_the_limit_of_time_is_kept(stand_in, tmp_path):
 
 
 def test_upper_bounds():
-    figure = Figure("seconds", "a.b", 12.0, at_most=True)
+    figure = Metric("seconds", "a.b", 12.0, at_most=True)
     assert lines([figure], {"a": {"b": 11.96}})[0].split() == ["seconds", "11.96", "<=", "12.0", "met"]
     assert lines([figure], {"a": {"b": 12.01}})[0].endswith("not met")
-    assert lines([Figure("seconds", "a", None)], {"a": 3})[0].split() == ["seconds", "3.0"]
+    assert lines([Metric("seconds", "a", None)], {"a": 3})[0].split() == ["seconds", "3.0"]
 
 
 @pytest.mark.parametrize(("what", "code"), [("1", None), ("fails", 1)])
