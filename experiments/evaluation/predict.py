@@ -24,7 +24,7 @@ from pixelbert_jax.training.sharding import batch_sharding, replicated
 class Prediction:
     """Of one text."""
 
-    label: dict[str, Any]  # the data set's own
+    label: dict[str, Any]  # the data set's own, {} if its texts have none
     text: str
     answer: Any
 
@@ -78,7 +78,8 @@ def predict(
                 record = record_texts[where[0]]
                 cut += len(loaded.tokenizer.pieces(record.texts[text])) > config.data.max_text_length - 2
                 answer = answer_of(predicted_BxK[row, k])
-                found[where] = Prediction(record.parsed[text], record.texts[text], answer)
+                label = record.parsed[text] if record.parsed else {}
+                found[where] = Prediction(label, record.texts[text], answer)
             progress.update(step + 1, f"{len(found)} texts")
     finally:
         stream.close()

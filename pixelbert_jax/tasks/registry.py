@@ -1,26 +1,32 @@
 """The tasks by name: what a checkpoint's description says is turned into a task here."""
 
 import functools
+import importlib
 import operator
 from typing import Any
 
 from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.serialization import build
-from pixelbert_jax.tasks.nlvr2 import Nlvr2Config, Nlvr2Task
-from pixelbert_jax.tasks.pretraining import PretrainingConfig, PretrainingTask
-from pixelbert_jax.tasks.regions_pretraining import RegionsPretrainingConfig, RegionsPretrainingTask
-from pixelbert_jax.tasks.retrieval import RetrievalConfig, RetrievalTask
 from pixelbert_jax.tasks.task import Task
-from pixelbert_jax.tasks.vqa import VqaConfig, VqaTask
 
-TASKS = {
-    "pretraining": (PretrainingConfig, PretrainingTask),
-    "regions_pretraining": (RegionsPretrainingConfig, RegionsPretrainingTask),
-    "vqa": (VqaConfig, VqaTask),
-    "nlvr2": (Nlvr2Config, Nlvr2Task),
-    "retrieval": (RetrievalConfig, RetrievalTask),
+# Name of a file of this package -> its configuration and its task. experiments/tasks has a recipe of that name.
+_CLASSES = {
+    "pretraining": ("PretrainingConfig", "PretrainingTask"),
+    "regions_pretraining": ("RegionsPretrainingConfig", "RegionsPretrainingTask"),
+    "vqa": ("VqaConfig", "VqaTask"),
+    "nlvr2": ("Nlvr2Config", "Nlvr2Task"),
+    "retrieval": ("RetrievalConfig", "RetrievalTask"),
 }
+
+
+def _classes(name: str) -> tuple[type, type]:
+    module = importlib.import_module(f"pixelbert_jax.tasks.{name}")
+    config_class, task_class = _CLASSES[name]
+    return getattr(module, config_class), getattr(module, task_class)
+
+
+TASKS = {name: _classes(name) for name in _CLASSES}
 TaskConfig = functools.reduce(operator.or_, (config_class for config_class, _ in TASKS.values()))
 
 

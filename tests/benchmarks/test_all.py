@@ -212,7 +212,7 @@ subprocess.Popen([sys.executable, *sys.argv[1:]]).wait()
 """
 NESTED = """
 import sys
-from benchmarks.harness import processes as running
+from benchmarks.harness import processes
 code, _ = processes.run([sys.executable, *sys.argv[1:]], 3600)
 """
 

@@ -1,0 +1,66 @@
+"""The length of a caption: what the programs ask."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data_pipelines.batches.caption_length import CaptionLengthBatches
+
+from data_pipelines.config import DataConfig
+from data_pipelines.storage.records import Records
+from data_pipelines.text.answers import AnswerVocabulary
+from data_pipelines.text.tokenizer import Tokenizer
+from experiments.evaluation.options import EvaluationOptions
+from experiments.evaluation.predict import predict
+from experiments.run.config import RunConfig
+from experiments.tasks.recipe import ExampleTexts, Recipe
+from pixelbert_jax.loading import LoadedModel
+
+
+class CaptionLengthRecipe(Recipe):
+    """Its metric is the mean absolute error."""
+
+    summary = "fine-tuned to guess the length of a caption"
+    each_text_once = True
+    metric_meanings = {"length_loss": "mean squared error, in tens of tokens"}
+
+    def make_batches(
+        self,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        answers: AnswerVocabulary | None,
+        sources: Sequence[Records],
+        data: DataConfig,
+        *,
+        seed: int,
+        rows: tuple[int, int] | None,
+        evaluation: bool,
+    ) -> CaptionLengthBatches:
+        return CaptionLengthBatches(tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation)
+
+    def evaluate(
+        self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
+    ) -> dict[str, Any]:
+        """Write the guess for each caption as JSON."""
+        predicted = predict(
+            loaded,
+            config,
+            lambda data: self.make_batches(
+                config, loaded.tokenizer, None, [records], data, seed=0, rows=None, evaluation=True
+            ),
+            records,
+            float,
+            visits=self.evaluation_visits(config, records),
+            shuffle_images=options.shuffle_images,
+        )
+        lengths = [len(loaded.tokenizer.pieces(p.text)) for p in predicted]
+        output.write_text(json.dumps([p.answer for p in predicted]))
+        return {"mean_absolute_error": float(np.abs(np.array([p.answer for p in predicted]) - lengths).mean())}
+
+    def example(self, loaded: LoadedModel, texts: ExampleTexts) -> list[str]:
+        return [f"# guesses how many tokens a caption of {texts.image} has"]
+
+
+RECIPE = CaptionLengthRecipe()
