@@ -16,6 +16,7 @@ from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
 from experiments.run.loop import Stream
 from experiments.run.report import neighbour_guess
+from experiments.tasks.recipe import BatchInputs
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.loading import find_description
 from pixelbert_jax.serialization import build
@@ -133,9 +134,7 @@ def _text_alone(workspace: Workspace, workdir: Path) -> dict[str, float]:
     recipe = recipe_of(config)
     splits = {split: open_records(workspace.data_dir, "flickr8k", split) for split in ("train", "test")}
     makers = {
-        split: recipe.make_batches(
-            config, tokenizer, None, [records], data, seed=0, rows=None, evaluation=split == "test"
-        )
+        split: recipe.make_batches(config, BatchInputs(tokenizer, None, [records], data, evaluation=split == "test"))
         for split, records in splits.items()
     }
     stream = Stream(EvaluationPlan([canvas_of(splits["test"], data)], rows=evaluation_rows(config)), makers["test"])

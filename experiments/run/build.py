@@ -24,7 +24,7 @@ from experiments.run.config import RunConfig, differences, evaluation_rows
 from experiments.run.loop import MakeBatch, Stream
 from experiments.run.progress import say
 from experiments.run.stages import Sources, make_plan, open_sources, stages_of
-from experiments.tasks.recipe import saved_answers
+from experiments.tasks.recipe import BatchInputs, saved_answers
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import find_description
@@ -100,9 +100,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
 
     def maker(records: list[Records], data: DataConfig, seed: int, rows: int, evaluation: bool) -> MakeBatch:
         own = host_rows(trainer, rows)
-        return recipe.make_batches(
-            config, tokenizer, answers, records, data, seed=seed, rows=own, evaluation=evaluation
-        )
+        return recipe.make_batches(config, BatchInputs(tokenizer, answers, records, data, seed, own, evaluation))
 
     sources = [records for _, records in train_records]
     train_maker = maker(sources, config.data, config.seed, config.data.batch_images, False)

@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.batches.nlvr2 import Nlvr2Batches
-from data_pipelines.config import DataConfig
 from data_pipelines.storage.records import Records
-from data_pipelines.text.answers import AnswerVocabulary
-from data_pipelines.text.tokenizer import Tokenizer
 from experiments.evaluation.metrics import nlvr2
 from experiments.evaluation.options import EvaluationOptions
 from experiments.evaluation.predict import Prediction, predict
 from experiments.run.config import RunConfig
-from experiments.tasks.recipe import ExampleTexts, Recipe, without_augmentation
+from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe
 from pixelbert_jax.loading import LoadedModel
 
 
@@ -27,22 +24,8 @@ class Nlvr2Recipe(Recipe):
     output_suffix = ".csv"
     metric_meanings = {"nlvr2_accuracy": "share of sentences that are judged rightly (chance 0.5)"}
 
-    def make_batches(
-        self,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        answers: AnswerVocabulary | None,
-        sources: Sequence[Records],
-        data: DataConfig,
-        *,
-        seed: int,
-        rows: tuple[int, int] | None,
-        evaluation: bool,
-    ) -> Nlvr2Batches:
-        data, images = without_augmentation(data, evaluation=evaluation), config.task.images
-        return Nlvr2Batches(
-            tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation, images_per_row=images
-        )
+    def make_batches(self, config: RunConfig, inputs: BatchInputs) -> Nlvr2Batches:
+        return Nlvr2Batches(**inputs.common(), evaluation=inputs.evaluation, images_per_row=config.task.images)
 
     def evaluate(
         self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
@@ -52,7 +35,7 @@ class Nlvr2Recipe(Recipe):
             loaded,
             config,
             lambda data: self.make_batches(
-                config, loaded.tokenizer, None, [records], data, seed=0, rows=None, evaluation=True
+                config, BatchInputs(loaded.tokenizer, None, [records], data, evaluation=True)
             ),
             records,
             bool,

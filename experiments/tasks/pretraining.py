@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.batches.pretraining import PretrainingBatches, can_mismatch
-from data_pipelines.config import DataConfig
 from data_pipelines.storage.records import Records
-from data_pipelines.text.answers import AnswerVocabulary
 from data_pipelines.text.tokenizer import Tokenizer
 from experiments.evaluation import pretraining, retrieval
 from experiments.evaluation.options import EvaluationOptions
 from experiments.run.config import RunConfig
 from experiments.run.progress import say
-from experiments.tasks.recipe import ExampleTexts, Recipe, without_augmentation
+from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe
 from experiments.tasks.retrieval import CALIBRATION
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel
@@ -49,21 +47,8 @@ class PretrainingRecipe(Recipe):
         task_class = TASKS[self.name(config)][1]
         return task_class(config.model, config.task, tuple(tokenizer.ids[word] for word in words))
 
-    def make_batches(
-        self,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        answers: AnswerVocabulary | None,
-        sources: Sequence[Records],
-        data: DataConfig,
-        *,
-        seed: int,
-        rows: tuple[int, int] | None,
-        evaluation: bool,
-    ) -> PretrainingBatches:
-        return self.batches(
-            tuple(sources), tokenizer, without_augmentation(data, evaluation=evaluation), seed, rows=rows
-        )
+    def make_batches(self, config: RunConfig, inputs: BatchInputs) -> PretrainingBatches:
+        return self.batches(**inputs.common())
 
     def unmeasurable(self, sources: Sequence[Records]) -> tuple[str, ...]:
         if not sources or can_mismatch(sources):
@@ -92,7 +77,7 @@ class PretrainingRecipe(Recipe):
         if options.measure != "tasks":
             return retrieval.evaluate(loaded, records, output, options)
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate, workers=0, max_bad_records=0)
-        maker = self.make_batches(config, loaded.tokenizer, None, [records], data, seed=0, rows=None, evaluation=True)
+        maker = self.make_batches(config, BatchInputs(loaded.tokenizer, None, [records], data, evaluation=True))
         maker = dataclasses.replace(maker, shuffle_images=options.shuffle_images)
         same = dataclasses.replace(config, model=loaded.task.model, task=loaded.task.config)
         task, without = self.make_task(same, loaded.tokenizer), self.unmeasurable([records])

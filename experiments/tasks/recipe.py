@@ -42,6 +42,40 @@ class ExampleTexts:
     sentence: str
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchInputs:
+    """What batches are made from.
+
+    Attributes:
+      tokenizer: of the run.
+      answers: that the model chooses among.
+      sources: prepared splits.
+      data: the run's configuration of the data, or one for evaluation.
+      seed: of what is drawn.
+      rows: first and last + 1 of the global batch's rows to make; None: all.
+      evaluation: nothing is augmented, and each text is in the publisher's order.
+    """
+
+    tokenizer: Tokenizer
+    answers: AnswerVocabulary | None
+    sources: Sequence[Records]
+    data: DataConfig
+    seed: int = 0
+    rows: tuple[int, int] | None = None
+    evaluation: bool = False
+
+    def common(self) -> dict[str, Any]:
+        """The arguments that the batches of every task take."""
+        data = dataclasses.replace(self.data, flip_rate=0.0) if self.evaluation else self.data
+        return {
+            "sources": tuple(self.sources),
+            "tokenizer": self.tokenizer,
+            "config": data,
+            "seed": self.seed,
+            "rows": self.rows,
+        }
+
+
 class Recipe:
     """A task as the programs see it. They hold a recipe and never ask which task it is of.
 
@@ -115,30 +149,8 @@ class Recipe:
         del tokenizer
         return TASKS[self.name(config)][1](config.model, config.task)
 
-    def make_batches(
-        self,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        answers: AnswerVocabulary | None,
-        sources: Sequence[Records],
-        data: DataConfig,
-        *,
-        seed: int,
-        rows: tuple[int, int] | None,
-        evaluation: bool,
-    ) -> MakeBatch:
-        """What makes the arrays of a plan.
-
-        Args:
-          config: of the run.
-          tokenizer: of the run.
-          answers: that the model chooses among.
-          sources: prepared splits.
-          data: the run's, or one for evaluation.
-          seed: of what is drawn.
-          rows: first and last + 1 of the global batch's rows to make; None: all.
-          evaluation: show everything as it is, in the publisher's order.
-        """
+    def make_batches(self, config: RunConfig, inputs: BatchInputs) -> MakeBatch:
+        """What makes the arrays of a plan."""
         raise NotImplementedError
 
     def evaluation_visits(self, config: RunConfig, records: Records) -> np.ndarray:
@@ -190,11 +202,6 @@ def first_label(records: Records) -> dict[str, Any]:
     """The label of the first text; {} if it has none."""
     first = next(records.texts(), None)
     return first.parsed[0] if first is not None and first.parsed else {}
-
-
-def without_augmentation(data: DataConfig, *, evaluation: bool) -> DataConfig:
-    """The data's configuration; in evaluation no image is mirrored."""
-    return dataclasses.replace(data, flip_rate=0.0) if evaluation else data
 
 
 def saved_answers(description: dict[str, Any]) -> AnswerVocabulary | None:

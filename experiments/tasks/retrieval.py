@@ -1,18 +1,14 @@
 """Image-text retrieval: every image against every text."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.batches.retrieval import RetrievalBatches
-from data_pipelines.config import DataConfig
 from data_pipelines.storage.records import Records
-from data_pipelines.text.answers import AnswerVocabulary
-from data_pipelines.text.tokenizer import Tokenizer
 from experiments.evaluation import retrieval
 from experiments.evaluation.options import EvaluationOptions
 from experiments.run.config import RunConfig
-from experiments.tasks.recipe import Recipe, without_augmentation
+from experiments.tasks.recipe import BatchInputs, Recipe
 from pixelbert_jax.config import ImageBertConfig, PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel
@@ -46,20 +42,8 @@ class RetrievalRecipe(Recipe):
                 "above 1."
             )
 
-    def make_batches(
-        self,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        answers: AnswerVocabulary | None,
-        sources: Sequence[Records],
-        data: DataConfig,
-        *,
-        seed: int,
-        rows: tuple[int, int] | None,
-        evaluation: bool,
-    ) -> RetrievalBatches:
-        data = without_augmentation(data, evaluation=evaluation)
-        return RetrievalBatches(tuple(sources), tokenizer, data, seed, rows=rows, negatives=config.task.negatives)
+    def make_batches(self, config: RunConfig, inputs: BatchInputs) -> RetrievalBatches:
+        return RetrievalBatches(**inputs.common(), negatives=config.task.negatives)
 
     def evaluate(
         self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.batches.vqa import VqaBatches
-from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.storage.records import Records
 from data_pipelines.text.answers import AnswerVocabulary, build_vocabulary, read_vocabulary_list
-from data_pipelines.text.tokenizer import Tokenizer
 from experiments.evaluation.metrics import vqa
 from experiments.evaluation.metrics.any_answer import any_answer_scores
 from experiments.evaluation.metrics.daquar import daquar_scores
@@ -19,7 +17,7 @@ from experiments.evaluation.options import EvaluationOptions
 from experiments.evaluation.predict import Prediction, predict
 from experiments.run.config import RunConfig
 from experiments.run.progress import say
-from experiments.tasks.recipe import ExampleTexts, Recipe, first_label, saved_answers, without_augmentation
+from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe, first_label, saved_answers
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel
 
@@ -71,21 +69,12 @@ class VqaRecipe(Recipe):
             )
         return dataclasses.replace(config, task=dataclasses.replace(config.task, answers=len(answers)))
 
-    def make_batches(
-        self,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        answers: AnswerVocabulary | None,
-        sources: Sequence[Records],
-        data: DataConfig,
-        *,
-        seed: int,
-        rows: tuple[int, int] | None,
-        evaluation: bool,
-    ) -> VqaBatches:
-        data, slots = without_augmentation(data, evaluation=evaluation), config.task.answer_slots
+    def make_batches(self, config: RunConfig, inputs: BatchInputs) -> VqaBatches:
         return VqaBatches(
-            tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation, answers=answers, answer_slots=slots
+            **inputs.common(),
+            evaluation=inputs.evaluation,
+            answers=inputs.answers,
+            answer_slots=config.task.answer_slots,
         )
 
     def evaluate(
@@ -100,7 +89,7 @@ class VqaRecipe(Recipe):
             loaded,
             config,
             lambda data: self.make_batches(
-                config, loaded.tokenizer, answers, [records], data, seed=0, rows=None, evaluation=True
+                config, BatchInputs(loaded.tokenizer, answers, [records], data, evaluation=True)
             ),
             records,
             lambda number: answers.answers[int(number)],

@@ -80,7 +80,7 @@ def mlm_fields(model: ModelConfig) -> dict[str, Field]:
 
 
 def read_pairs(model: PixelBert, batch: Batch, key: jax.Array | None) -> jax.Array:
-    """[CLS] NxIxD of every text (N = B*K) with each of its row's I images_per_row; all pixels are read.
+    """[CLS] NxIxD of every text (N = B*K) with each of its row's I images; all pixels are read.
 
     `key` is None in evaluation; see Task.loss.
     """

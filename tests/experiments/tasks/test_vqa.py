@@ -20,6 +20,7 @@ from data_pipelines.text.tokenizer import Tokenizer, train_vocabulary
 from experiments.evaluation.predict import Prediction, predict
 from experiments.run.build import find_vocabulary
 from experiments.run.config import RunConfig
+from experiments.tasks.recipe import BatchInputs
 from experiments.tasks.vqa import RECIPE
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.vqa import VqaConfig
@@ -128,11 +129,11 @@ def tokenizer_of(records: Records) -> Tokenizer:
 
 
 def predictions(config: RunConfig, tokenizer: Tokenizer, records: Records, **options) -> list[Prediction]:
-    answers, drawn = AnswerVocabulary(ANSWERS), {"seed": 0, "rows": None, "evaluation": True}
+    answers = AnswerVocabulary(ANSWERS)
     return predict(
         small_model(),
         config,
-        lambda data: RECIPE.make_batches(config, tokenizer, answers, [records], data, **drawn),
+        lambda data: RECIPE.make_batches(config, BatchInputs(tokenizer, answers, [records], data, evaluation=True)),
         records,
         lambda number: ANSWERS[int(number)],
         visits=RECIPE.evaluation_visits(config, records),

@@ -1,21 +1,17 @@
 """The length of a caption: what the programs ask."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from data_pipelines.batches.caption_length import CaptionLengthBatches
 
-from data_pipelines.config import DataConfig
 from data_pipelines.storage.records import Records
-from data_pipelines.text.answers import AnswerVocabulary
-from data_pipelines.text.tokenizer import Tokenizer
 from experiments.evaluation.options import EvaluationOptions
 from experiments.evaluation.predict import predict
 from experiments.run.config import RunConfig
-from experiments.tasks.recipe import ExampleTexts, Recipe
+from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe
 from pixelbert_jax.loading import LoadedModel
 
 
@@ -26,19 +22,8 @@ class CaptionLengthRecipe(Recipe):
     each_text_once = True
     metric_meanings = {"length_loss": "mean squared error, in tens of tokens"}
 
-    def make_batches(
-        self,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        answers: AnswerVocabulary | None,
-        sources: Sequence[Records],
-        data: DataConfig,
-        *,
-        seed: int,
-        rows: tuple[int, int] | None,
-        evaluation: bool,
-    ) -> CaptionLengthBatches:
-        return CaptionLengthBatches(tuple(sources), tokenizer, data, seed, rows=rows, evaluation=evaluation)
+    def make_batches(self, config: RunConfig, inputs: BatchInputs) -> CaptionLengthBatches:
+        return CaptionLengthBatches(**inputs.common(), evaluation=inputs.evaluation)
 
     def evaluate(
         self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
@@ -48,7 +33,7 @@ class CaptionLengthRecipe(Recipe):
             loaded,
             config,
             lambda data: self.make_batches(
-                config, loaded.tokenizer, None, [records], data, seed=0, rows=None, evaluation=True
+                config, BatchInputs(loaded.tokenizer, None, [records], data, evaluation=True)
             ),
             records,
             float,
