@@ -41,6 +41,7 @@ setup(
         "tokenizers>=0.21",
         "tqdm>=4.66",
         "transformers>=5",
+        "tyro>=1.0",
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.2"],

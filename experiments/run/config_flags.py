@@ -26,9 +26,12 @@ from pixelbert_jax.serialization import build, current_name, to_dict
 
 _CONFIG_HELP = (
     "FILE[:ARGUMENT], a Python file with get_config(), such as those in experiments/configs. --config.FIELD=VALUE sets "
-    "a field of what it returns, such as --config.train.steps=100 or --config.data.data_dir=data; fields are described "
-    "where they are defined, from experiments/run/config.py on."
+    "a field of what it returns, such as --config.train.steps=100 or --config.data.data_dir=data. --config.help lists "
+    "all fields with their types, values and meanings."
 )
+
+
+_HELP = "config.help"
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str | None, dict[str, str]]:
@@ -40,6 +43,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str | None, di
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not (name == "config" or name.startswith("config.")):
             rest.append(argument)
+            continue
+        if name == _HELP and not equals:
+            overrides["help"] = ""
             continue
         if not equals:
             if not pending:
@@ -207,7 +213,13 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
             if len(left) > 1:
                 raise ConfigError(f"Unknown argument {left[1]!r}; flags start with --.")
             if takes_config:
+                wants_help = overrides.pop("help", None) is not None
                 arguments_of_main.append(load_config(file, overrides))
+                if wants_help:
+                    from experiments.run.config_help import config_help  # tyro takes a while to import
+
+                    print(config_help(*arguments_of_main))
+                    raise SystemExit(0)
         except (ConfigError, DataError, flags.Error) as error:
             raise SystemExit(f"error: {error}") from None
         return left

@@ -1,6 +1,8 @@
 """Configs from files and command lines: typed, checked, and with errors that help."""
 
 import dataclasses
+import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.images.resize import choose_canvas
 from experiments.run.config import RunConfig, TrainConfig, differences
-from experiments.run.config_flags import load_config, override, split_arguments
+from experiments.run.config_flags import field_names, load_config, override, split_arguments
+from experiments.run.config_help import config_help
 from experiments.run.validation import validate
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
@@ -289,3 +292,26 @@ def test_data_sets_by_name_and_split(config):
     for bad in ("vqa:", "vqa:val:0.5:3", ":val", "vqa:val:much", "a,,b"):
         with pytest.raises(ConfigError, match=r"config.data.eval=.*; join several with commas"):
             override(config, {"data.eval": bad})
+
+
+def test_help_lists_every_field_with_its_type_value_and_comment(config):
+    text = config_help(config)
+    for name in field_names(config):
+        if not dataclasses.is_dataclass(functools.reduce(getattr, name.split("."), config)):
+            entry = rf"--config\.{re.escape(name)}\b|--config\.{re.escape(name)}\.0\."
+            assert re.search(entry, text) or name == "stages", name
+    assert re.search(r"--config\.train\.log_every INT\n +steps between lines of metrics.jsonl \(default: 10\)", text)
+    assert "sampled_pixels INT" in text and "regions.feature_size" not in text  # of the classes in the file
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_help_is_one_of_the_flags(tmp_path):
+    assert split_arguments(["--config.help", "--config=a.py"]) == ([], "a.py", {"help": ""})
+    arguments = (f"--config={CONFIGS / 'pretrain_quickstart.py'}", "--config.train.steps=7", "--config.help")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.pretrain", *arguments],
+        cwd=CONFIGS.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "(default: 7)" in done.stdout and not done.stderr
