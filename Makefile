@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow photographs bench faults fuzz lint format clean
+.PHONY: quickstart demo test test-slow test-browser photographs bench faults fuzz lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,13 @@ quickstart: $(VENV)/.runtime
 	$(BIN)/python -m data_pipelines.prepare shapes --data_dir=data
 	$(BIN)/python -m experiments.pretrain --config=experiments/configs/pretrain_quickstart.py --workdir=runs/quickstart
 
+# The page of a trained model, by default the quickstart's, at http://127.0.0.1:7860.
+demo: WORKDIR ?= runs/quickstart
+demo: ARGUMENTS ?=
+demo: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -e '.[demo]'
+	$(BIN)/python -m experiments.demo --workdir=$(WORKDIR) $(ARGUMENTS)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,10 +39,16 @@ format: $(VENV)/.test
 
 # Two at a time: a test seldom keeps more than one core busy. Files stay whole, for what their tests share.
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest -m 'not slow and not browser' --numprocesses=2 --dist=loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Clicks through the page in Debian's chromium, which is installed where it is missing and that is allowed.
+test-browser: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e '.[browser]'
+	command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null
+	$(BIN)/python -m pytest -m browser
 
 # Hours on two cores, in parts (PARTS=list names them); stop it and start it again at any time.
 photographs: FLICKR8K ?=

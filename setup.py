@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "pixelbert_jax/__init__.py
 TENSORBOARD = ["tensorboardX>=2.6"]
 BEAM = ["apache-beam>=2.77"]
 REGIONS = ["h5py>=3.11"]
+DEMO = ["gradio>=6"]
 
 setup(
     name="pixelbert_jax",
@@ -49,6 +50,8 @@ setup(
         "tensorboard": TENSORBOARD,
         "beam": BEAM,
         "regions": REGIONS,
+        "demo": DEMO,
+        "browser": [*DEMO, "playwright>=1.50"],  # drives the chromium of the system
         # The only CPU build of PyTorch that the parity tests are known to agree with is for Python 3.11.
         "test": [
             "hypothesis>=6.100",
@@ -59,6 +62,7 @@ setup(
             "ruff>=0.12",
             "torch==2.13.0; python_version < '3.12'",
             *REGIONS,
+            *DEMO,
             *TENSORBOARD,
             *BEAM,
         ],

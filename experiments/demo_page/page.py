@@ -116,26 +116,27 @@ def _match_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
         clicked = chosen.value if isinstance(chosen.value, str) else chosen.value[0]
         return overlay(predictor.attention_map(image, text, clicked.strip().strip(string.punctuation)))
 
-    with gr.Tab("Match"), gr.Row():
-        with gr.Column():
-            image = checked_image("Image")
-            text = gr.Textbox(label="Texts, one a line", lines=3)
-            button = gr.Button("Match", variant="primary")
-        with gr.Column():
-            scores = gr.Label(label="Probability that image and text belong together", num_top_classes=_MOST_TEXTS)
-            words = gr.HighlightedText(label="Best text: click a word to see where it looks", interactive=False)
-            attention = gr.Image(
-                label="Attention of the word", interactive=False, height=320, buttons=["fullscreen", "download"]
-            )
-            seconds, best = gr.Markdown(), gr.State("")
-    if examples:
-        gr.Examples([[e.image, f"{e.caption}\n{e.other}"] for e in examples], [image, text], cache_examples=False)
-    button.click(timed(match), [image, text], [scores, words, best, seconds], api_name="match")
+    with gr.Tab("Match"):
+        with gr.Row():
+            with gr.Column():
+                image = checked_image("Image")
+                text = gr.Textbox(label="Texts, one a line", lines=3)
+                button = gr.Button("Match", variant="primary")
+            with gr.Column():
+                scores = gr.Label(label="Probability that image and text belong together", num_top_classes=_MOST_TEXTS)
+                words = gr.HighlightedText(label="Best text: click a word to see where it looks", interactive=False)
+                attention = gr.Image(
+                    label="Attention of the word", interactive=False, height=320, buttons=["fullscreen", "download"]
+                )
+                seconds, best = gr.Markdown(), gr.State("")
+        if examples:
+            gr.Examples([[e.image, f"{e.caption}\n{e.other}"] for e in examples], [image, text], cache_examples=False)
+        button.click(timed(match), [image, text], [scores, words, best, seconds], api_name="match")
 
-    def looked(image: np.ndarray | None, text: str, chosen: gr.SelectData) -> tuple[Any, ...]:
-        return timed(look)(image, text, chosen)  # Gradio looks for SelectData in the signature
+        def looked(image: np.ndarray | None, text: str, chosen: gr.SelectData) -> tuple[Any, ...]:
+            return timed(look)(image, text, chosen)  # Gradio looks for SelectData in the signature
 
-    words.select(looked, [image, best], [attention, seconds], api_name=False)
+        words.select(looked, [image, best], [attention, seconds], api_name=False)
 
 
 def _fill_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
@@ -144,16 +145,17 @@ def _fill_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
         found = predictor.fill_mask(image, text, top=_TOP)
         return [[number, token, round(p, 4)] for number, best in enumerate(found, 1) for token, p in best]
 
-    with gr.Tab("Fill [MASK]"), gr.Row():
-        with gr.Column():
-            image, text = checked_image("Image"), gr.Textbox(label="Text with [MASK]")
-            button = gr.Button("Fill", variant="primary")
-        with gr.Column():
-            table = gr.Dataframe(headers=["mask", "token", "probability"], interactive=False)
-            seconds = gr.Markdown()
-    if examples:
-        gr.Examples([[e.image, e.masked] for e in examples], [image, text], cache_examples=False)
-    button.click(timed(fill), [image, text], [table, seconds], api_name="fill_mask")
+    with gr.Tab("Fill [MASK]"):
+        with gr.Row():
+            with gr.Column():
+                image, text = checked_image("Image"), gr.Textbox(label="Text with [MASK]")
+                button = gr.Button("Fill", variant="primary")
+            with gr.Column():
+                table = gr.Dataframe(headers=["mask", "token", "probability"], interactive=False)
+                seconds = gr.Markdown()
+        if examples:
+            gr.Examples([[e.image, e.masked] for e in examples], [image, text], cache_examples=False)
+        button.click(timed(fill), [image, text], [table, seconds], api_name="fill_mask")
 
 
 def _answer_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
@@ -161,15 +163,16 @@ def _answer_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
         needed(an_image=image, a_question=question)
         return dict(predictor.answer(image, question, top=_TOP))
 
-    with gr.Tab("Ask"), gr.Row():
-        with gr.Column():
-            image, question = checked_image("Image"), gr.Textbox(label="Question")
-            button = gr.Button("Ask", variant="primary")
-        with gr.Column():
-            answers, seconds = gr.Label(label="Answers", num_top_classes=_TOP), gr.Markdown()
-    if examples:
-        gr.Examples([[e.image, e.question] for e in examples], [image, question], cache_examples=False)
-    button.click(timed(answer), [image, question], [answers, seconds], api_name="answer")
+    with gr.Tab("Ask"):
+        with gr.Row():
+            with gr.Column():
+                image, question = checked_image("Image"), gr.Textbox(label="Question")
+                button = gr.Button("Ask", variant="primary")
+            with gr.Column():
+                answers, seconds = gr.Label(label="Answers", num_top_classes=_TOP), gr.Markdown()
+        if examples:
+            gr.Examples([[e.image, e.question] for e in examples], [image, question], cache_examples=False)
+        button.click(timed(answer), [image, question], [answers, seconds], api_name="answer")
 
 
 def _judge_tab(predictor: Predictor) -> None:
@@ -182,15 +185,16 @@ def _judge_tab(predictor: Predictor) -> None:
         probability = predictor.judge(*images, sentence)
         return {"true": probability, "false": 1 - probability}
 
-    with gr.Tab("Judge"), gr.Row():
-        with gr.Column():
-            with gr.Row():
-                images = [checked_image(name) for name in names]
-            sentence = gr.Textbox(label="Sentence")
-            button = gr.Button("Judge", variant="primary")
-        with gr.Column():
-            verdict, seconds = gr.Label(label="Is the sentence true?"), gr.Markdown()
-    button.click(timed(judge), [*images, sentence], [verdict, seconds], api_name="judge")
+    with gr.Tab("Judge"):
+        with gr.Row():
+            with gr.Column():
+                with gr.Row():
+                    images = [checked_image(name) for name in names]
+                sentence = gr.Textbox(label="Sentence")
+                button = gr.Button("Judge", variant="primary")
+            with gr.Column():
+                verdict, seconds = gr.Label(label="Is the sentence true?"), gr.Markdown()
+        button.click(timed(judge), [*images, sentence], [verdict, seconds], api_name="judge")
 
 
 def _search_tab(index: ImageIndex) -> None:
