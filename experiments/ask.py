@@ -6,9 +6,10 @@
     python -m experiments.ask --workdir=RUN --left=a.jpg --right=b.jpg --sentence="both show a dog"
     python -m experiments.ask --workdir=RUN --search="two dogs" --search_in=FOLDER --index=photographs.npz
 
-A pre-trained model tells how well texts match, and fills [MASK]; one for retrieval matches; one for visual question
-answering answers; one for NLVR2 judges a sentence about two images, one for NLVR about an --image. --search finds
-images of a folder by a text; --index keeps what was computed of them, so that the next search is quick.
+A pre-trained model gives the probability that a text matches an image, and predicts [MASK]. A retrieval model gives
+the probability only. A model of visual question answering gives answers. An NLVR2 model judges a sentence about two
+images, an NLVR model a sentence about one --image. --search finds images of a folder by a text. --index keeps their
+embeddings, so that the next search is quick.
 --image, --text, --question and --sentence may be given several times. --workdir is a run, an exported folder or a
 Hugging Face name.
 """
@@ -22,9 +23,10 @@ from absl import flags
 
 from experiments.run.common_flags import CHECKPOINT, IMAGES, TEXTS, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
-from experiments.run.progress import Progress, say, warn
+from experiments.run.progress import say
+from experiments.run.search_index import index_of
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.image_index import ImageIndex, images_below
+from pixelbert_jax.image_index import ImageIndex
 from pixelbert_jax.predictor import Predictor
 
 _QUESTIONS = flags.DEFINE_multi_string("question", [], "Question about each image.")
@@ -85,30 +87,13 @@ def judged(predictor: Predictor, images: Sequence[str], sentences: Sequence[str]
     ]
 
 
-def index_of(predictor: Predictor, folder: str | None, file: str | None, *, quiet: bool = False) -> ImageIndex:
-    """The index in a file; or that of a folder, which is then kept in the file, if one is named."""
-    if file and Path(file).expanduser().exists():
-        return ImageIndex.load(file, predictor)
-    if quiet:
-        index = predictor.index(folder)
-    else:
-        progress = Progress(len(images_below(Path(folder).expanduser())), 0)
-        index = predictor.index(folder, progress=lambda done, _: progress.update(done, ""))
-        progress.close()
-    for path, reason in index.skipped:
-        warn(f"skipped: {path}: {reason}")
-    if file:
-        index.save(file)
-    return index
-
-
 def searched(index: ImageIndex, text: str, top: int) -> list[dict[str, Any]]:
     """The images that match a text best."""
     return [{"image": name, "probability": probability} for name, probability in index.search(text, top)]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as text: probability first, what is the same in all of them left out."""
+    """Rows as text: probability first, without columns that are the same in all rows."""
     names = [name for name in rows[0] if name != "probability" and len({str(row[name]) for row in rows}) > 1]
     names = names or [name for name in rows[0] if name != "probability"][-1:]
     widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in names}
@@ -120,10 +105,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def check_flags() -> str:
-    """Which of "match", "fill_mask", "answer", "judge" and "search" the flags ask for.
+    """Which of "match", "fill_mask", "answer", "judge" and "search" the flags select.
 
     Raises:
-      ConfigError: none of them, or several, or an image is missing.
+      ConfigError: they select none or several, or an image is missing.
     """
     pair = [flag.value for flag in (_LEFT, _RIGHT) if flag.value]
     wanted = [flag.name for flag in (TEXTS, _QUESTIONS, _SENTENCES, _SEARCH) if flag.value]
@@ -149,7 +134,7 @@ def check_flags() -> str:
         return "judge"
     masked = [_MASK in text for text in TEXTS.value]
     if any(masked) and not all(masked):
-        raise ConfigError("Some --text have [MASK] and some have not; ask about them one after the other.")
+        raise ConfigError("Some --text have [MASK] and some have not; give them in separate commands.")
     return "fill_mask" if all(masked) else "match"
 
 

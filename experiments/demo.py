@@ -12,17 +12,17 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.ask import index_of
 from experiments.run.common_flags import CHECKPOINT, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
+from experiments.run.search_index import index_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import Predictor
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: every one of this machine.")
 _PORT = flags.DEFINE_integer("port", 7860, "Port; 0: a free one.", 0, 65535)
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of images that can be searched.")
-_INDEX = flags.DEFINE_string("index_file", None, "An .npz file: the index of --folder, made if it is not there.")
+_IMAGES = flags.DEFINE_string("images", None, "Folder of images that can be searched.")
+_INDEX = flags.DEFINE_string("index", None, "An .npz file: the index of --images, made if it does not exist.")
 _MAX_UPLOAD = "20mb"
 
 
@@ -37,10 +37,12 @@ def main() -> None:
     from experiments.demo_page.security import middleware
 
     if _INDEX.value:
-        new_file(_INDEX.value, ".npz", "index_file")
+        new_file(_INDEX.value, ".npz", "index")
+        if not _IMAGES.value and not Path(_INDEX.value).expanduser().exists():
+            raise ConfigError(f"--index={_INDEX.value}: no such file; give --images=FOLDER to make it.")
     predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
     say(predictor.loaded.origin())
-    index = index_of(predictor, _FOLDER.value, _INDEX.value) if _FOLDER.value or _INDEX.value else None
+    index = index_of(predictor, _IMAGES.value, _INDEX.value) if _IMAGES.value or _INDEX.value else None
     with tempfile.TemporaryDirectory() as folder:
         page = make_page(predictor, Path(folder), index)
         _, url, _ = page.launch(
