@@ -1,1 +1,1 @@
-"""Everything between files on a disk and a batch of numpy arrays; nothing here imports jax."""
+"""The path from files on disk to batches of NumPy arrays; nothing in this package imports jax."""

@@ -1,4 +1,4 @@
-"""How the programs of this package end: with what they found, or with one line that says what is wrong."""
+"""How the programs of this package end: with their result, or with one line that describes the error."""
 
 import signal
 import sys
@@ -11,15 +11,15 @@ from data_pipelines.errors import DataError
 
 
 def run_command(run: Callable[[list[str]], str], argv: list[str], verbosity: int = logging.WARNING) -> None:
-    """Print what `run` returns of the arguments; exit code 1 and one line on stderr for bad input.
+    """Call `run` and print its result; for bad input, exit with code 1 and one line on stderr.
 
     Args:
-      run: the program; it gets the arguments behind its name.
-      argv: of the process.
-      verbosity: of what libraries log.
+      run: the program; it receives the command-line arguments without the program's name.
+      argv: arguments of the process.
+      verbosity: log level for the libraries.
     """
     logging.set_verbosity(verbosity)
-    signal.signal(signal.SIGTERM, _stop)  # so that a stopped run removes what it wrote
+    signal.signal(signal.SIGTERM, _stop)  # a run that is stopped removes its partial output
     try:
         summary = run(argv[1:])
     except (DataError, OSError) as error:

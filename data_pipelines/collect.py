@@ -1,10 +1,11 @@
-"""Build a set of images with texts from what a crawler found, as ImageBERT's LAIT was built.
+"""Build a data set of images with texts from crawled pages, as ImageBERT's LAIT was built.
 
     python -m data_pipelines.collect --source=crawl --output=collected --model=runs/quickstart
 
-reads WebDataset tar files or Parquet files, drops what is no image of use or no caption, keeps the text that fits each
-image best, and writes tar files that `python -m data_pipelines.prepare image_text` reads, with the funnel as
-funnel.json and funnel.png. It runs on Apache Beam; what follows `--` are Beam's own options. See docs/collect.md.
+reads WebDataset tar files or Parquet files and drops useless images and texts that are no captions. It keeps the text
+that fits each image best and writes tar files that `python -m data_pipelines.prepare image_text` reads. The counts of
+all stages are written to funnel.json and funnel.png. The program runs on Apache Beam; the arguments after `--` are
+Beam's own options. See docs/collect.md.
 """
 
 from pathlib import Path
@@ -21,36 +22,44 @@ from data_pipelines.web_collection.texts import read_words
 
 _DEFAULT = Settings()
 _SOURCE = flags.DEFINE_string("source", None, "Folder with .tar or .parquet files, or one such file.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist yet.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 _IMAGE_FOLDER = flags.DEFINE_string(
-    "image_folder", None, "Where image_path in Parquet files starts; default: --source."
+    "image_folder", None, "Folder to which image_path in Parquet files is relative; default: --source."
 )
-_WORDS = flags.DEFINE_string("words", None, "File of known words, one a line, or a vocab.txt; none: all are known.")
+_WORDS = flags.DEFINE_string(
+    "words", None, "File of known words, one per line, or a vocab.txt; none: all words are known."
+)
 _RUNNER = flags.DEFINE_string("runner", "direct", "direct: this machine; or a runner of Beam, such as FlinkRunner.")
 
 # Flags that are fields of Settings.
 _FIELDS = [
     flags.DEFINE_list("language", list(_DEFAULT.language), "Languages of the pages that are kept; empty: all pages."),
     flags.DEFINE_enum(
-        "unknown_language", _DEFAULT.unknown_language, ["keep", "drop"], "Pages that do not say their language."
+        "unknown_language", _DEFAULT.unknown_language, ["keep", "drop"], "For pages that do not give their language."
     ),
-    flags.DEFINE_integer("min_side", _DEFAULT.min_side, "Pixels that both sides of an image must have."),
-    flags.DEFINE_integer("min_words", _DEFAULT.min_words, "Of a text."),
-    flags.DEFINE_integer("max_words", _DEFAULT.max_words, "Of a text."),
-    flags.DEFINE_float("min_letters", _DEFAULT.min_letters, "Share of a text's characters that must be letters."),
-    flags.DEFINE_float("max_unknown_words", _DEFAULT.max_unknown_words, "Share of a text's words, with --words."),
-    flags.DEFINE_integer("max_images_per_text", _DEFAULT.max_images_per_text, "A text of more images is boilerplate."),
-    flags.DEFINE_integer("max_texts_per_image", _DEFAULT.max_texts_per_image, "Further ones are not looked at."),
-    flags.DEFINE_string("model", _DEFAULT.model, "Trained model that scores the texts; none: the longest is taken."),
-    flags.DEFINE_float("min_score", _DEFAULT.min_score, "Of the best text of an image, with --model."),
-    flags.DEFINE_integer("max_distance", _DEFAULT.max_distance, "Bits between near duplicates; -1: they are kept."),
-    flags.DEFINE_string("split", _DEFAULT.split, "Name of the split that is written."),
-    flags.DEFINE_integer("images_per_shard", _DEFAULT.images_per_shard, "Images in each tar file that is written."),
+    flags.DEFINE_integer("min_side", _DEFAULT.min_side, "Minimum length of both sides of an image, in pixels."),
+    flags.DEFINE_integer("min_words", _DEFAULT.min_words, "Minimum number of words of a text."),
+    flags.DEFINE_integer("max_words", _DEFAULT.max_words, "Maximum number of words of a text."),
+    flags.DEFINE_float("min_letters", _DEFAULT.min_letters, "Minimum share of letters among a text's characters."),
+    flags.DEFINE_float(
+        "max_unknown_words", _DEFAULT.max_unknown_words, "With --words: maximum share of a text's words."
+    ),
+    flags.DEFINE_integer(
+        "max_images_per_text", _DEFAULT.max_images_per_text, "A text of more images than this is boilerplate."
+    ),
+    flags.DEFINE_integer("max_texts_per_image", _DEFAULT.max_texts_per_image, "Further texts of an image are dropped."),
+    flags.DEFINE_string("model", _DEFAULT.model, "Trained model that scores the texts; none: the longest text wins."),
+    flags.DEFINE_float("min_score", _DEFAULT.min_score, "With --model: minimum score of an image's best text."),
+    flags.DEFINE_integer(
+        "max_distance", _DEFAULT.max_distance, "Maximum number of bits between near-duplicates; -1: keep them."
+    ),
+    flags.DEFINE_string("split", _DEFAULT.split, "Name of the split to write."),
+    flags.DEFINE_integer("images_per_shard", _DEFAULT.images_per_shard, "Images per tar file."),
 ]
 
 
 def run(beam_options: list[str]) -> str:
-    """Collect what the flags ask for and return the funnel as text; raises DataError."""
+    """Collect the data set that the flags describe and return the funnel as text; raises DataError."""
     for flag in (_SOURCE, _OUTPUT):
         if not flag.value:
             raise DataError(f"Give --{flag.name}: {flags.FLAGS[flag.name].help}")

@@ -2,9 +2,9 @@
 
     python -m data_pipelines.prepare NAME --source_dir=... --data_dir=...
 
-reads the publisher's files in source_dir and writes ArrayRecord files and an index into data_dir.
-A second run finds the data set finished and prints its summary. With --beam_runner it runs on Apache Beam, and what
-follows `--` are Beam's own options. See docs/data.md.
+reads the publisher's files in source_dir and writes ArrayRecord files and an index to data_dir. If the data set is
+already finished, the program only prints its summary. With --beam_runner it runs on Apache Beam; the arguments after
+`--` are Beam's own options. See docs/data.md.
 """
 
 import itertools
@@ -24,41 +24,43 @@ from data_pipelines.storage.records import read_summary
 _SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder with the publisher's files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
 _MAX_BAD_SHARE = flags.DEFINE_float(
-    "max_bad_share", 0.01, "Share of damaged or missing images above which nothing is prepared."
+    "max_bad_share", 0.01, "Largest share of damaged or missing images; above it nothing is prepared."
 )
 _NUM_THREADS = flags.DEFINE_integer("num_threads", min(8, os.cpu_count() or 1), "Threads that read and decode images.")
-_NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Files of each split; none: a new one after every 512 MiB.")
+_NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Files per split; none: a new file after every 512 MiB.")
 _BEAM_RUNNER = flags.DEFINE_string(
     "beam_runner", None, "Prepare on Apache Beam: direct for this machine, or a runner of Beam, such as FlinkRunner."
 )
-_SHORTER = flags.DEFINE_integer("shorter_edge", 800, "Resize rule of the summary, pixels.")
-_LONGER = flags.DEFINE_integer("longer_edge", 1333, "Resize rule of the summary, pixels.")
+_SHORTER = flags.DEFINE_integer("shorter_edge", 800, "Resize rule of the summary: shorter edge in pixels.")
+_LONGER = flags.DEFINE_integer("longer_edge", 1333, "Resize rule of the summary: longest edge in pixels.")
 
-# Flags of single data sets; a data set names those that it takes in its OPTIONS.
+# Flags of single data sets; the OPTIONS of a data set list the flags that it accepts.
 _OPTIONS = {
     "year": flags.DEFINE_enum("year", "", ["", "2014", "2017"], "coco_captions: 2014 or 2017; default: the one found."),
     "karpathy_json": flags.DEFINE_string(
         "karpathy_json", "", "coco_captions, visual_genome: path of dataset_coco.json."
     ),
     "official_splits": flags.DEFINE_bool(
-        "official_splits", False, "coco_captions: not Karpathy's splits, even if found."
+        "official_splits", False, "coco_captions: use the official splits even if Karpathy's file is found."
     ),
     "keep_coco_test": flags.DEFINE_bool("keep_coco_test", False, "visual_genome: keep COCO's val and test images."),
     "first_row": flags.DEFINE_enum(
         "first_row",
         "",
         ["", "0", "1"],
-        "conceptual_captions, sbu: number of the first row where images are named by row numbers; default: found out.",
+        "conceptual_captions, sbu: number of the first row, if images are named by row numbers; default: detected.",
     ),
     "max_identical": flags.DEFINE_integer(
         "max_identical",
         10,
-        "conceptual_captions, sbu, image_text: images kept of those with the same bytes, such as a placeholder that "
-        "dead links answer with; 0 for all.",
+        "conceptual_captions, sbu, image_text: number of images with the same bytes to keep, such as a placeholder "
+        "that dead links return; 0 for all.",
     ),
-    "sbu_validation": flags.DEFINE_integer("sbu_validation", 1_000, "sbu: images held out of train; 0 for none."),
+    "sbu_validation": flags.DEFINE_integer(
+        "sbu_validation", 1_000, "sbu: images of the validation split, taken from train; 0 for none."
+    ),
     "visual_genome_qa": flags.DEFINE_bool(
-        "visual_genome_qa", False, "vqa_v2: also the questions of Visual Genome, as split visual_genome."
+        "visual_genome_qa", False, "vqa_v2: add the questions of Visual Genome as split visual_genome."
     ),
     "num_train": flags.DEFINE_integer("num_train", 15_000, "shapes: number of images."),
     "num_validation": flags.DEFINE_integer("num_validation", 1_000, "shapes: number of images."),
@@ -66,20 +68,20 @@ _OPTIONS = {
     "seed": flags.DEFINE_integer("seed", 0, "shapes: seed."),
     "image_size": flags.DEFINE_integer("image_size", 48, "shapes: side in pixels."),
     "wrong_captions": flags.DEFINE_float(
-        "wrong_captions", 0.5, "noisy_shapes: share of the images whose captions belong to another."
+        "wrong_captions", 0.5, "noisy_shapes: share of the images that have the captions of another image."
     ),
     "regions": flags.DEFINE_string(
-        "regions", "", "Path of a detector's regions (docs/data.md), kept beside single images; shapes: drawn."
+        "regions", "", "Path of a detector's regions (docs/data.md), stored with single images; shapes: drawn."
     ),
     "max_regions": flags.DEFINE_integer(
-        "max_regions", 100, "With --regions: the highest-scoring regions kept of each image."
+        "max_regions", 100, "With --regions: number of highest-scoring regions to keep per image."
     ),
-    "num_regions": flags.DEFINE_integer("num_regions", 8, "shapes with --regions=drawn: regions of each image."),
+    "num_regions": flags.DEFINE_integer("num_regions", 8, "shapes with --regions=drawn: regions per image."),
 }
 
 
 def run(arguments: list[str]) -> str:
-    """Prepare what the flags ask for and return the summary; raises DataError."""
+    """Prepare the data set that the flags describe and return the summary; raises DataError."""
     names = list(itertools.takewhile(lambda argument: not argument.startswith("--"), arguments))
     if len(names) != 1:
         raise DataError(f"Give the name of one data set, not {len(names)}: {', '.join(datasets.names())}.")

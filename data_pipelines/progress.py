@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, a plain line now and then anywhere else."""
+"""Progress of a long loop: a bar on a terminal, otherwise a plain line every few seconds."""
 
 import sys
 import time
@@ -10,10 +10,10 @@ _LINE_EVERY = 10.0  # seconds
 
 
 class Progress:
-    """Shows how far consecutive stages are; a stage ends when the next starts or at `close`."""
+    """Shows the progress of consecutive stages; a stage ends at the start of the next one or at `close`."""
 
     def __init__(self, unit: str = "images", stream: TextIO | None = None) -> None:
-        """Args: unit: what is counted; stream: where to show it, stderr by default."""
+        """Args: unit: name of the counted items; stream: output, stderr by default."""
         self._stream = stream or sys.stderr
         self._unit = unit
         self._bar: tqdm | None = None
@@ -23,19 +23,19 @@ class Progress:
         """Begin a stage of `total` steps (None: unknown)."""
         self.close()
         self._stage, self._total, self._count = stage, total, 0
-        self._began = self._shown = time.monotonic()
+        self._start_time = self._last_line_time = time.monotonic()
         if self._stream.isatty():
             unit = f" {self._unit}"
             self._bar = tqdm(total=total, desc=stage, unit=unit, file=self._stream, leave=False)
 
     def step(self) -> None:
-        """Count one."""
+        """Count one item."""
         self._count += 1
         if self._bar is not None:
             self._bar.update()
-        elif time.monotonic() - self._shown >= _LINE_EVERY:
-            self._shown = time.monotonic()
-            self._line()
+        elif time.monotonic() - self._last_line_time >= _LINE_EVERY:
+            self._last_line_time = time.monotonic()
+            self._print_line()
 
     def close(self) -> None:
         """End the stage."""
@@ -43,14 +43,14 @@ class Progress:
             self._bar.close()
             self._bar = None
         if self._stage:
-            self._line()
+            self._print_line()
         self._stage = ""
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         of = f" of {self._total:,}" if self._total else ""
-        speed = self._count / max(time.monotonic() - self._began, 1e-9)
+        speed = self._count / max(time.monotonic() - self._start_time, 1e-9)
         print(
-            f"{self._stage}: {self._count:,}{of} {self._unit}, {speed:,.0f} a second",
+            f"{self._stage}: {self._count:,}{of} {self._unit}, {speed:,.0f} per second",
             file=self._stream,
             flush=True,
         )

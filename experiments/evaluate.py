@@ -1,4 +1,4 @@
-"""Score a model on a split and write what its task hands in.
+"""Score a model on a split and write the submission file of its task.
 
     python -m experiments.evaluate --workdir=RUN --split=test --output=predict.json
 
@@ -32,19 +32,19 @@ from pixelbert_jax.serialization import build
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared data set; empty: the first of the run's data.eval.")
-_SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Show each text another image: a control that must lose.")
+_SHUFFLE = flags.DEFINE_bool("shuffle_images", False, "Give each text another image: a control that must score worse.")
 _WORDNET = flags.DEFINE_string("wordnet", "", "The dict/ folder of WordNet 3.0: also give WUPS, of sets of answers.")
 _MEASURE = flags.DEFINE_enum(
     "measure", "retrieval", ["retrieval", "tasks"], "Of a pre-trained model: zero-shot retrieval, or its own tasks."
 )
 _IMAGES = flags.DEFINE_integer(
-    "num_images", 0, "Retrieval and --measure=tasks: only so many images, evenly spaced over the split. 0: all.", 0
+    "num_images", 0, "Retrieval and --measure=tasks: number of images, evenly spaced over the split. 0: all.", 0
 )
 _RERANK_TOP = flags.DEFINE_integer(
     "rerank_top",
     0,
-    "Retrieval, inexact but sooner: score exactly only so many of each image's texts and of each text's images, "
-    "the best by a first pass with few pixels. 0: all pairs exactly.",
+    "Retrieval, inexact but faster: score exactly only this many of each image's texts and of each text's images, "
+    "the best ones of a first pass with few pixels. 0: all pairs exactly.",
 )
 _RERANK_PIXELS = flags.DEFINE_integer("rerank_pixels", 16, "Pixels of each image in the first pass of --rerank_top.")
 
@@ -66,8 +66,8 @@ def evaluate(
     """Write predictions of `options.split` to `output` and return the scores.
 
     Raises:
-      ConfigError: the output has another suffix than the task's, or its folder is missing; an option that this task has
-        not; regions of another detector than the model's.
+      ConfigError: the output has another suffix than the task's, or its folder is missing; an option that this task
+        does not have; regions of another detector than the model's.
       DataError: no such data set or split, or its labels are of another task; a folder without WordNet.
     """
     recipe = recipe_named(loaded.description["task"])
@@ -89,7 +89,8 @@ def main() -> None:
     with contextlib.ExitStack() as scratch:
         own = output
         if are_many():
-            # Each process has all scores; kept parts of them that only one finds would send the others another way.
+            # Each process computes all scores in its own folder: parts that only one process finds on the disk would
+            # make the processes run different programs.
             own = Path(scratch.enter_context(tempfile.TemporaryDirectory())) / output.name
             if is_first():
                 new_file(OUTPUT.value, output.suffix.lower())

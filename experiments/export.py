@@ -40,7 +40,7 @@ def push(folder: Path, repository: str) -> None:
     """Upload an exported folder.
 
     Raises:
-      ConfigError: not logged in, no such place, or no network.
+      ConfigError: not logged in, no such repository, or no network.
     """
     import huggingface_hub
 

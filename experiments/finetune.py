@@ -1,7 +1,7 @@
 """Fine-tune Pixel-BERT: `python -m experiments.finetune --config=FILE --workdir=FOLDER [--config.field=value ...]`.
 
 The task is that of the config file. `--config.init.checkpoint=RUN` starts from a pre-trained model; a workdir that
-holds a run resumes it. `python -m experiments.evaluate` then gives scores and the file to hand in.
+holds a run resumes it. `python -m experiments.evaluate` then gives scores and writes the submission.
 """
 
 import shlex

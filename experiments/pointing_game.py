@@ -1,10 +1,10 @@
-"""Do words look at what they name? The pointing game (Zhang et al. 2016) on evaluation drawn scenes.
+"""The pointing game (Zhang et al. 2016) on drawn scenes: is a word's attention on the object that the word names?
 
     python -m experiments.pointing_game --workdir=RUN [--data_dir=data] [--split=validation] [--scenes=200]
 
 For a colour or shape word that names exactly one object of a scene, the cell of the attention map with the greatest
-weight counts as a hit if its centre lies in that object's box. Printed beside it: the same model with weights from
-chance, the same maps on the images of other scenes, and the share of the image that the boxes cover.
+weight counts as a hit if its centre lies in that object's box. The controls are the same model with random weights, the
+trained model with the images of other scenes, and the share of the image that the boxes cover.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from experiments.run.progress import say
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor import EncodedImages, Predictor
 
-_SCENES = flags.DEFINE_integer("scenes", 200, "Scenes to play with.")
-_SPLIT = "validation"  # where no other is named
+_SCENES = flags.DEFINE_integer("scenes", 200, "Number of scenes.")
+_SPLIT = "validation"  # if --split names no other
 
 
 def named_objects(record: Record) -> Iterator[tuple[str, Object]]:
     """Colour and shape words of the first caption with the one object that each names."""
     things = scene_from_image_id(record.image_id).objects
     if len(things) < 2:
-        return  # one object alone leaves nothing to choose
+        return  # with a single object there is no choice
     for words, attribute in ((COLOURS, "colour"), (SHAPES, "shape")):
         for word in words:
             named = [thing for thing in things if getattr(thing, attribute) == word]
@@ -42,18 +42,18 @@ def play(predictor: Predictor, records: list[Record], *, other_images: bool = Fa
     """Share of hits by layer.
 
     Args:
-      predictor: of a model that was trained on drawn scenes.
+      predictor: its model was trained on drawn scenes.
       records: scenes with their captions.
-      other_images: show each caption the image of the next scene, while the boxes stay: a control that must lose.
+      other_images: give each caption the image of the next scene and keep the boxes: a control that must score lower.
     """
     layers = range(predictor.loaded.task.model.encoder.layers)
     encoded: list[EncodedImages] = [predictor.encode(record.image) for record in records]
     hits: dict[int, list[bool]] = {layer: [] for layer in layers}
-    for place, record in enumerate(records):
-        shown = encoded[(place + 1) % len(records)] if other_images else encoded[place]
+    for index, record in enumerate(records):
+        image = encoded[(index + 1) % len(records)] if other_images else encoded[index]
         for word, thing in named_objects(record):
             for layer in layers:
-                grid = predictor.attention_map(shown, record.texts[0], word, layer=layer).grid
+                grid = predictor.attention_map(image, record.texts[0], word, layer=layer).grid
                 row, column = np.unravel_index(grid.argmax(), grid.shape)
                 x, y = (column + 0.5) / grid.shape[1], (row + 0.5) / grid.shape[0]
                 x0, y0, x1, y1 = thing.box
@@ -67,12 +67,12 @@ def with_random_weights(loaded: LoadedModel) -> LoadedModel:
 
 
 def covered(records: list[Record]) -> float:
-    """Mean share of the image in a named object's box: what a blind guess hits."""
+    """Mean share of the image in a named object's box: the hit rate of a random cell."""
     return float(np.mean([thing.side**2 for record in records for _, thing in named_objects(record)]))
 
 
 def scenes(records: Records, count: int) -> list[Record]:
-    """The first scenes with something to choose between."""
+    """The first scenes in which a word names exactly one of several objects."""
     found: list[Record] = []
     for i in range(len(records)):
         if len(found) == count:
@@ -98,7 +98,7 @@ def main() -> None:
         "random weights": play(Predictor(with_random_weights(loaded)), chosen),
     }
     words = sum(len(list(named_objects(record))) for record in chosen)
-    say(f"hits of {words} words in {len(chosen)} scenes; a blind guess: {covered(chosen):.3f}")
+    say(f"hits of {words} words in {len(chosen)} scenes; a random cell: {covered(chosen):.3f}")
     for name, by_layer in rows.items():
         say(f"{name:26}" + "".join(f"  layer {layer}: {share:.3f}" for layer, share in by_layer.items()))
 

@@ -1,10 +1,11 @@
-"""Know before you rent: compile a config's train step for a TPU slice on a machine that has none.
+"""Compile a config's train step for a TPU slice on a machine without a TPU, and predict its memory and time.
 
     python -m experiments.preflight --config=FILE --topology=v5e:8x8 [--config.field=value ...]
 
-Says whether it fits, what limits it, how long a step and the whole run are likely to take (docs/scaling.md). Needs no
-data; where the data is prepared, its index gives the number of steps. The first use for a TPU fetches its compiler.
-The exit code is 1 if the step does not fit, or the run would be refused; then it searches for flags that help.
+It reports whether the step fits, what limits it, and how long a step and the whole run are likely to take
+(docs/scaling.md). It needs no data; if the data is prepared, its index gives the number of steps. The first use for a
+TPU downloads its compiler. The exit code is 1 if the step does not fit or the run would be refused. If the step does
+not fit, it searches for flags that make it fit.
 """
 
 import json
@@ -38,15 +39,15 @@ from pixelbert_jax.errors import ConfigError
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Slice to compile for, such as v5e:8x8; local: the devices here.")
 _CANVASES = flags.DEFINE_string("canvases", "largest", "Canvases to compile: largest, all, or HxW,HxW.")
-_VISITS = flags.DEFINE_integer("visits_per_epoch", 0, "Images an epoch, where no data is prepared.", lower_bound=0)
-_TRIES = flags.DEFINE_integer("tries", 6, "Compilations at most in search of what fits; 0: none.", lower_bound=0)
+_VISITS = flags.DEFINE_integer("visits_per_epoch", 0, "Images per epoch, if no data is prepared.", lower_bound=0)
+_TRIES = flags.DEFINE_integer("tries", 6, "Most compilations in the search for what fits; 0: none.", lower_bound=0)
 
 
 def choose_canvases(config: RunConfig, choice: str) -> list[Canvas]:
     """The canvases to compile, the largest first.
 
     Raises:
-      ConfigError: a canvas that the config has not.
+      ConfigError: a canvas that the config does not have.
     """
     by_size = sorted(config.data.all_canvases, key=lambda canvas: (canvas[0] * canvas[1], canvas[1]), reverse=True)
     if choice == "largest":
@@ -69,15 +70,15 @@ def preflight(
     visits_per_epoch: int = 0,
     tries: int = 6,
 ) -> dict[str, Any]:
-    """Compile, count, estimate, and say it.
+    """Compile, count, estimate, and print the result.
 
     Args:
       config: the run.
       devices: what to compile for.
       slice_: what the devices are; None: not in the table of chips.
       canvases: which to compile, see `choose_canvases`.
-      visits_per_epoch: images an epoch; 0: those of the prepared data.
-      tries: compilations at most in search of what fits.
+      visits_per_epoch: images per epoch; 0: those of the prepared data.
+      tries: most compilations in the search for what fits.
 
     Returns:
       All that was found; "ok" is False if the step does not fit or the run would be refused.
@@ -126,14 +127,14 @@ def preflight(
 def _find_what_fits(
     config: RunConfig, devices: Sequence[jax.Device], slice_: Slice | None, canvas: Canvas, tries: int
 ) -> Attempt | None:
-    def tell(attempt: Attempt) -> None:
+    def attempted(attempt: Attempt) -> None:
         entry = report.canvas_report(config, attempt.result, slice_, len(devices))
         say(f"with {attempt.flags}:")
         for line in report.canvas_lines(entry, slice_)[:2]:
             say(line)
 
     say("searching for what fits; each attempt keeps the flags of the one before")
-    found = search(config, devices, canvas, lambda result: report.fits(result, slice_), tries, tell, compile_step)
+    found = search(config, devices, canvas, lambda result: report.fits(result, slice_), tries, attempted, compile_step)
     if found:
         say(f"fits with {found.flags}")
     else:

@@ -25,7 +25,7 @@ from pixelbert_jax.training.optimizer import parameter_count
 
 
 def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> None:
-    """Train, or go on training, the run in `workdir`; `command` goes into its description."""
+    """Train, or continue to train, the run in `workdir`; `command` is stored in its description."""
     with failing_at_once():
         validate(config)
         build.start_compilation_cache(config.train.compilation_cache)

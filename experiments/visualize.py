@@ -1,11 +1,11 @@
-"""Draw where words look in an image, as in the paper's figure 3.
+"""Draw the attention of words over an image, as in the paper's figure 3.
 
     python -m experiments.visualize --workdir=RUN --image=FILE --text="a red square" --output=FILE.png \
         [--words=red,square] [--layer=0] [--head=3]
 
-One image a word, side by side; without --words all words of the text. The weights of each word are scaled to its own
-greatest; their sum over the image (the rest goes to tokens) is printed, and where the model has a head for it the
-probability that both belong together.
+There is one map per word, side by side; without --words all words of the text. The weights of each word are scaled to
+its own greatest. Their sum over the image is printed (the rest of the attention is on tokens). If the model has an
+image-text matching (ITM) head, the probability that image and text match is printed too.
 """
 
 import io
@@ -38,14 +38,14 @@ def contact_sheet(maps: list[AttentionMap], title: str) -> bytes:
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(3 * columns, 3 * rows * height / width + 0.7), layout="constrained", squeeze=False
     )
-    for place in axes.flat:
-        place.axis("off")
+    for panel in axes.flat:
+        panel.axis("off")
     axes.flat[0].imshow(maps[0].image)
-    for place, attention in zip(list(axes.flat)[1:], maps, strict=False):
-        place.imshow(attention.image)
+    for panel, attention in zip(list(axes.flat)[1:], maps, strict=False):
+        panel.imshow(attention.image)
         weights = attention.weights / max(float(attention.weights.max()), 1e-12)
-        place.imshow(weights, cmap="inferno", alpha=np.clip(0.25 + 0.6 * weights, 0, 1), vmin=0, vmax=1)
-        place.set_title(attention.word, fontsize=11)
+        panel.imshow(weights, cmap="inferno", alpha=np.clip(0.25 + 0.6 * weights, 0, 1), vmin=0, vmax=1)
+        panel.set_title(attention.word, fontsize=11)
     figure.suptitle(title, fontsize=10, wrap=True)
     png = io.BytesIO()
     figure.savefig(png, dpi=100)
@@ -71,7 +71,7 @@ def main() -> None:
         say(f"{attention.word}: {attention.grid.sum():.2f} of its attention lies on the image")
     if probability is not None:
         say(f"the image and the text belong together with probability {probability:.3f}")
-    say(f"{output} shows where {len(maps)} word(s) look")
+    say(f"{output} shows the attention of {len(maps)} word(s)")
 
 
 if __name__ == "__main__":

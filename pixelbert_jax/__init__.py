@@ -7,7 +7,7 @@ __all__ = ["Predictor", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a notebook uses when it is first asked for: workers that only read data need none of it."""
+    """Import a public name on first use: worker processes that only read data need none of them."""
     if name == "load":
         from pixelbert_jax.loading import load
 

@@ -26,12 +26,12 @@ def check_choices(config: Any, name: str) -> None:
 
 
 def check_sizes(config: Any, name: str, limits: dict[str, tuple[int, int]]) -> None:
-    """Refuse sizes that no model has, before anything of that size is built: a shared model's file may say anything.
+    """Refuse sizes that no model has, before anything of that size is built. A shared model's file may hold any number.
 
     Args:
       config: a dataclass.
-      name: of it, for the error.
-      limits: field, a number or a tuple of numbers -> least and greatest value.
+      name: its name in the error message.
+      limits: field (a number or a tuple of numbers) -> least and greatest value.
 
     Raises:
       ConfigError: it names the field below `name` and the limits.
@@ -50,9 +50,9 @@ class ResNetConfig:
     A "part" is the stem or one stage, counted from the image: part 1 is the stem, part 2 the first stage.
     """
 
-    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
-    widths: tuple[int, ...] = (256, 512, 1024, 2048)  # output channels a stage
-    inner_widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolution, a stage
+    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks per stage
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)  # output channels per stage
+    inner_widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolution, per stage
     strides: tuple[int, ...] = (1, 2, 2, 2)  # of each stage's first block
     groups: int = 1  # of the 3x3 convolution in a bottleneck
     block: Literal["bottleneck", "basic"] = "bottleneck"
@@ -62,7 +62,7 @@ class ResNetConfig:
     stem_stride: int = 2  # of the stem's convolution
     norm: Literal["batch", "group"] = "batch"
     batch_statistics: Literal["frozen", "train"] = "frozen"  # frozen: use the stored ones, never update them
-    batch_momentum: float = 0.9  # share of the old running statistic kept a step (torch's 0.1 is 0.9 here)
+    batch_momentum: float = 0.9  # share of the old running statistic that a step keeps (torch's 0.1 is 0.9 here)
     norm_groups: int = 32  # of GroupNorm
     norm_epsilon: float = 1e-5
     frozen_parts: int = 2  # leading parts that get no gradient and no weight decay
@@ -76,7 +76,7 @@ class ResNetConfig:
         lengths = {len(self.depths), len(self.widths), len(self.inner_widths), len(self.strides)}
         if len(lengths) != 1:
             raise ConfigError(
-                "model.backbone: depths, widths, inner_widths and strides must have one entry a stage; "
+                "model.backbone: depths, widths, inner_widths and strides must have one entry per stage; "
                 f"they have {len(self.depths)}, {len(self.widths)}, {len(self.inner_widths)} and {len(self.strides)}."
             )
         if not 1 <= len(self.depths) <= _MOST_STAGES:
@@ -105,7 +105,7 @@ class ResNetConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image a cell of the last feature map, along one side."""
+        """Image pixels per cell of the last feature map, along one side."""
         stride = self.stem_stride * (2 if self.stem == "conv7x7_pool" else 1)
         for stage_stride in self.strides:
             stride *= stage_stride
@@ -144,11 +144,11 @@ class PixelsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Word pieces: w + p, LayerNorm, dropout."""
+    """Token embeddings: w + p, LayerNorm, dropout."""
 
     vocabulary_size: int = 30522  # 0: taken from the run's vocabulary
     max_positions: int = 512
-    segment: bool = False  # also a vector s of all text, which ImageBERT has and Pixel-BERT's authors left out
+    segment: bool = False  # add a segment vector s to all text; ImageBERT has one, Pixel-BERT has none
 
     def __post_init__(self) -> None:
         check_sizes(self, "model.text", {"vocabulary_size": (0, _MOST_ROWS), "max_positions": (1, _MOST_ROWS)})
@@ -166,8 +166,8 @@ class EncoderConfig:
     dropout: float = 0.1  # after the embeddings, the attention's output and the MLP
     attention_dropout: float = 0.1  # on the attention's probabilities
     layer_norm_epsilon: float = 1e-12
-    initializer_std: float = 0.02  # BERT's, for a width of 768; narrow models from scratch want more
-    scan_unroll: int = 1  # layers a turn of the scan: more compile time, less overhead for small models
+    initializer_std: float = 0.02  # BERT's, for a width of 768; narrow models from scratch need more
+    scan_unroll: int = 1  # layers per iteration of the scan: more compile time, less overhead for small models
     remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass recomputes: nothing, all but products, all
 
     def __post_init__(self) -> None:
@@ -200,11 +200,11 @@ class PixelBertConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image a cell of the grid, along one side (64 in the paper)."""
+        """Image pixels per cell of the grid, along one side (64 in the paper)."""
         return self.backbone.stride * (2 if self.pixels.pool else 1)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of cells that an image of `height` x `width` pixels (or a canvas) has."""
+        """Rows and columns of cells of an image (or a canvas) of `height` x `width` pixels."""
         rows, columns = (-(-side // self.backbone.stride) for side in (height, width))
         if self.pixels.pool:
             if self.pixels.grid_rounding == "ceil":
@@ -218,9 +218,9 @@ class PixelBertConfig:
 class RegionsConfig:
     """A detector's regions (ImageBERT, section 3.2); the published features have 2048 numbers and 1600 classes."""
 
-    feature_size: int = 2048  # numbers of a region's feature
-    classes: int = 1600  # that the detector tells apart
-    global_size: int = 0  # numbers of a feature of the whole image, read as one more region; 0: none
+    feature_size: int = 2048  # length of a region's feature vector
+    classes: int = 1600  # number of the detector's classes
+    global_size: int = 0  # length of the whole image's feature vector, read as one more region; 0: none
 
     def __post_init__(self) -> None:
         if min(self.feature_size, self.classes) < 1 or self.global_size < 0:

@@ -117,7 +117,7 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, canvas: tuple[int, int], s
 
 
 def by_products(x_BxHxWxI: jax.Array, kernel_nxnxIxO: jax.Array, stride: int) -> jax.Array:
-    """The convolution BxhxwxO as the sum of one matrix product a column of the kernel, over the windows' rows."""
+    """The convolution BxhxwxO as a sum of matrix products over the windows' rows, one per column of the kernel."""
     size, inputs = len(kernel_nxnxIxO), x_BxHxWxI.shape[-1]
     padding = (size - 1) // 2
     height, width = (-(-n // stride) for n in x_BxHxWxI.shape[1:3])
@@ -136,8 +136,8 @@ def _kernel_gradient(
 ) -> jax.Array:
     """Gradient hxwxIxO: the windows' rows are stacked on the side of x, their columns on the side of dy.
 
-    Where column c of x belongs to tap j of output column q, c = stride * q + j. Of all columns with one remainder of
-    the stride, the product of `size` shifted x with all shifted dy holds the gradient of every tap (i, j) at once.
+    Column c of x belongs to tap j of output column q where c = stride * q + j. For all columns with the same remainder
+    modulo the stride, one product of `size` shifted x with all shifted dy holds the gradient of every tap (i, j).
     """
     padding = (size - 1) // 2
     height, width, outputs = dy_BxhxwxO.shape[1:]
@@ -148,7 +148,7 @@ def _kernel_gradient(
     for first in range(stride):
         columns = range(first, size, stride)
         shifts = len(columns)
-        # Stacked along an axis of its own: the CPU backend copies along the channels an order slower.
+        # Stacked along an axis of its own: the CPU backend copies along the channels an order of magnitude slower.
         rows_BxhxcxSxI = jnp.stack(
             [
                 x[

@@ -1,4 +1,4 @@
-"""What the encoder reads: tokens, pixels and regions as vectors of the same width."""
+"""The encoder's input: tokens, pixels and regions as vectors of the same width."""
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,10 @@ def make_layer_norm(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 class TextEmbedding(nnx.Module):
-    """LayerNorm(word + position [+ segment]), then dropout (Pixel-BERT, section 3.2, whose authors leave the segment's
-    vector out; ImageBERT, section 3.2)."""
+    """LayerNorm(token + position [+ segment]), then dropout (Pixel-BERT, section 3.2; ImageBERT, section 3.2).
+
+    Pixel-BERT has no segment vector.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         width = config.encoder.width
@@ -37,8 +39,8 @@ class TextEmbedding(nnx.Module):
 
     def __call__(self, text_NxT: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Token ids to NxTxD."""
-        word_NxTxD = jnp.take(self.word[...], text_NxT, axis=0)
-        embedded_NxTxD = word_NxTxD + self.position[...][None, : text_NxT.shape[1]]
+        token_NxTxD = jnp.take(self.word[...], text_NxT, axis=0)
+        embedded_NxTxD = token_NxTxD + self.position[...][None, : text_NxT.shape[1]]
         if self.segment is not None:
             embedded_NxTxD += self.segment[...][None, None]
         return dropout(self.layer_norm(embedded_NxTxD).astype(self.dtype), self.dropout, dropout_key)
@@ -92,7 +94,7 @@ class PixelEmbedding(nnx.Module):
         return x.reshape(batch, rows * columns, width), mask_BxP
 
     def _pool(self, x: jax.Array, size_Bx2: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """2x2 max pool of values that are not negative, and the valid sizes after it."""
+        """2x2 max pool of non-negative values, and the valid sizes after it."""
         if not self.config.pool:
             return x, size_Bx2
         x = zero_outside(x, valid_mask(size_Bx2, *x.shape[1:3]))
@@ -102,7 +104,7 @@ class PixelEmbedding(nnx.Module):
 
 
 class RegionEmbedding(nnx.Module):
-    """LayerNorm(feature + segment + box + position), the position being the same for all (ImageBERT, section 3.2)."""
+    """LayerNorm(feature + segment + box + position) (ImageBERT, section 3.2). All regions have the same position."""
 
     def __init__(self, config: ImageBertConfig, *, rngs: nnx.Rngs) -> None:
         normal, width, self.dtype = transformer_normal(config), config.encoder.width, config.dtype
@@ -121,7 +123,7 @@ class RegionEmbedding(nnx.Module):
         """Regions to NxRxD, or to Nx(1+R)xD where the model reads a feature of the whole image, which comes first.
 
         Args:
-          feature_NxRxF: of the detector.
+          feature_NxRxF: the detector's features.
           box_NxRx4: left, top, right, bottom, as shares of the image's width and height.
           whole_NxG: feature of the whole image; its box is the image's.
         """
@@ -147,13 +149,13 @@ def box_vectors(box_NxRx4: jax.Array) -> jax.Array:
 def sine_positions(size_Bx2: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
     """Two-dimensional sine positions, normalised to each image's valid region (Carion et al. 2020): BxHxWxD.
 
-    The first half of the width tells the row, the second half the column.
+    The first half of the width encodes the row, the second half the column.
     """
     frequencies = 10000.0 ** (-2 * (jnp.arange(width // 2) // 2) / (width // 2))
 
     def axis(index: int, length: int) -> jax.Array:
-        place_BxL = (jnp.arange(length)[None] + 1) / size_Bx2[:, index, None] * 2 * jnp.pi
-        angle = place_BxL[..., None] * frequencies[None, None]
+        position_BxL = (jnp.arange(length)[None] + 1) / size_Bx2[:, index, None] * 2 * jnp.pi
+        angle = position_BxL[..., None] * frequencies[None, None]
         return jnp.where(jnp.arange(width // 2)[None, None] % 2 == 0, jnp.sin(angle), jnp.cos(angle))
 
     shape = (size_Bx2.shape[0], rows, columns, width // 2)

@@ -53,7 +53,7 @@ class EncoderLayer(nnx.Module):
     def at(
         self, x_NxSxD: jax.Array, mask_NxS: jax.Array, index_NxQ: jax.Array | None, dropout_key: jax.Array | None
     ) -> jax.Array:
-        """The layer's output at some positions alone, NxQxD; what only the others need is not computed.
+        """The layer's output at some positions only, NxQxD. What only the other positions need is not computed.
 
         Args:
           x_NxSxD: the layer's input.
@@ -74,21 +74,21 @@ class EncoderLayer(nnx.Module):
         return self._transform(chosen_TxD, (query, key, value), mask_NxS, dropout_key).reshape(chosen_NxQxD.shape)
 
     def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """How much each place looks at each: probabilities NxHxSxS, a row a query."""
+        """Attention probabilities NxHxSxS of each query (row) over all positions (columns)."""
         query, key, _ = self._query_key_value(x_NxSxD.reshape(-1, x_NxSxD.shape[-1]), len(x_NxSxD))
         return self._probabilities(query, key, mask_NxS)
 
     def _query_key_value(self, x_TxD: jax.Array, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Of all places, each NxHxSxd."""
+        """Query, key and value of all positions, each NxHxSxd."""
         return tuple(self._by_head(part, rows) for part in jnp.split(self.query_key_value(x_TxD), 3, axis=-1))
 
     def _by_head(self, x_TxD: jax.Array, rows: int) -> jax.Array:
-        """NxHxSxd of a flat list of the tokens of N rows."""
+        """A flat list of the tokens of N rows as NxHxSxd."""
         heads = self.config.heads
         return x_TxD.reshape(rows, -1, heads, self.config.width // heads).transpose(0, 2, 1, 3)
 
     def _probabilities(self, query_NxHxQxd: jax.Array, key_NxHxSxd: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """How much each query looks at each place, NxHxQxS."""
+        """Attention probabilities NxHxQxS of each query over all positions."""
         scores_NxHxQxS = jnp.einsum("nhqd,nhsd->nhqs", query_NxHxQxd, key_NxHxSxd, preferred_element_type=jnp.float32)
         scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(query_NxHxQxd.shape[-1]))
         scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
@@ -101,7 +101,7 @@ class EncoderLayer(nnx.Module):
         mask_NxS: jax.Array,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """The layer's output TxD at the places of the queries, whose input is `x_TxD` (T = N*Q)."""
+        """The layer's output TxD at the query positions, whose input is `x_TxD` (T = N*Q)."""
         keys = (None,) * 3 if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         query_NxHxQxd, key_NxHxSxd, value_NxHxSxd = query_key_value
         probabilities_NxHxQxS = self._probabilities(query_NxHxQxd, key_NxHxSxd, mask_NxS)
@@ -137,10 +137,10 @@ class Encoder(nnx.Module):
         index_NxQ: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states NxQxD at some positions, by default the first. Of the others the last layer computes keys and
-        values only.
+        """Hidden states NxQxD at some positions, by default the first.
 
-        With dropout, its draws in the last layer are others than those of `__call__`.
+        For the other positions the last layer computes only keys and values. With dropout, the last layer's draws
+        differ from those of `__call__`.
         """
         last = self.config.layers - 1
         if dropout_key is None:
@@ -169,13 +169,13 @@ class Encoder(nnx.Module):
         return jax.lax.scan(self._remat(layer), x_NxSxD, (parameters, keys), unroll=self.config.scan_unroll)[0]
 
     def _remat(self, layer: Callable, *, prevent_cse: bool = False) -> Callable:
-        """A layer whose backward pass recomputes what the config says."""
+        """A layer whose backward pass recomputes what the config selects."""
         if self.config.remat == "none":
             return layer
         return jax.checkpoint(layer, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=prevent_cse)
 
     def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array, layer: int) -> jax.Array:
-        """Attention's probabilities NxHxSxS in one layer, counted from 0."""
+        """Attention probabilities NxHxSxS of one layer, counted from 0."""
         return self._layer(layer).attention(self._up_to(layer, x_NxSxD, mask_NxS), mask_NxS)
 
     def _layer(self, index: int) -> EncoderLayer:

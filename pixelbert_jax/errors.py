@@ -1,8 +1,8 @@
-"""The one exception type of this package for bad input from outside, and other libraries' messages in its sentence."""
+"""This package's exception type for bad input, and how messages of other libraries are quoted in it."""
 
 
 class ConfigError(ValueError):
-    """A configuration or checkpoint that cannot work; the message is one sentence with thing, place and remedy."""
+    """A configuration or checkpoint that cannot work. The message is one sentence: what is wrong, where, what to do."""
 
 
 def in_short(text: object, limit: int = 200) -> str:

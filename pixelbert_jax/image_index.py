@@ -28,10 +28,10 @@ class ImageIndex:
     """Images that a model has encoded.
 
     Attributes:
-      predictor: of the model.
-      names: paths of the images, or their numbers in the list.
+      predictor: the model's predictor.
+      names: paths of the images, or their indices in the list.
       encoded: their pixel embeddings, in the same order.
-      skipped: path and reason of each file that is no readable image.
+      skipped: path and reason of each file that is not a readable image.
     """
 
     predictor: Predictor
@@ -43,13 +43,13 @@ class ImageIndex:
         """Names of the images that match a text best, with their probabilities, best first.
 
         Raises:
-          ConfigError: the model has no head for matching, or there is not exactly one text.
+          ConfigError: the model has no image-text matching (ITM) head, or there is not exactly one text.
         """
         ranked = self.predictor.rank(self.encoded, text)
         return [(self.names[i], probability) for i, probability in ranked[:top]]
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz file, whole or not at all."""
+        """Write one .npz file atomically."""
         about = {"format": _FORMAT, "model": fingerprint(self.predictor.loaded), "names": self.names}
         arrays = {"about": np.array(json.dumps(about | {"skipped": self.skipped}))}
         for number, (indices, pixels_BxPxD, mask_BxP) in enumerate(self.encoded.chunks):
@@ -97,12 +97,12 @@ def make_index(
     """Encode a folder's images, or a list.
 
     Args:
-      predictor: of a model that can match.
+      predictor: a predictor whose model has an ITM head.
       images: a folder, whose images and those below it are taken in the order of their paths; or images of any kind.
-      progress: called with the number of images that are done, and of all.
+      progress: called with the number of images that are done and the number of all images.
 
     Raises:
-      ConfigError: the model cannot match; no folder, or one without images; none is readable.
+      ConfigError: the model has no ITM head; there is no such folder or no image in it; no image is readable.
     """
     predictor.requires("match")
     from_folder = isinstance(images, str | Path)
@@ -137,7 +137,7 @@ def make_index(
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Image files in a folder and below it, by their suffix, hidden ones left out; ConfigError if there is none."""
+    """Image files in a folder and below it, by their suffix, without hidden ones; ConfigError if there is none."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give one with image files.")
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
@@ -148,13 +148,13 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def fingerprint(loaded: LoadedModel) -> str:
-    """Of a model's weights and what it needs to read images: the same only for the same checkpoint or export."""
+    """Digest of a model's weights and of its image settings. Only the same checkpoint or export has the same digest."""
     known = loaded.description.get("digest") or json.dumps(loaded.description.get("sha256"), sort_keys=True)
     return hashlib.blake2b(f"{known} {loaded.task.model.dtype}".encode(), digest_size=16).hexdigest()
 
 
 def _batches(rows: list[tuple[np.ndarray, np.ndarray]], size: int) -> tuple:
-    """Images with as many pixels together, `size` at a time."""
+    """Batches of up to `size` images that have the same number of pixels."""
     groups: dict[int, list[int]] = {}
     for index, (pixels_PxD, _) in enumerate(rows):
         groups.setdefault(len(pixels_PxD), []).append(index)

@@ -1,4 +1,4 @@
-"""ImageBERT (Qi et al. 2020): a detector's regions and words in one transformer."""
+"""ImageBERT (Qi et al. 2020): a detector's regions and text tokens in one transformer."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ class ImageBert(JointModel):
 
         Args:
           config: the shape of the model; its vocabulary size must be set.
-          platform: what the programs are compiled for, as of PixelBert.
+          platform: what the programs are compiled for, as in PixelBert.
           rngs: source of the `params` key.
         """
         check_vocabulary(config)
@@ -35,12 +35,12 @@ class ImageBert(JointModel):
         mask_NxR: jax.Array,
         whole_NxG: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Regions to what the encoder reads.
+        """Regions to the encoder's visual input.
 
         Args:
-          feature_NxRxF: of the detector.
+          feature_NxRxF: the detector's features.
           box_NxRx4: left, top, right, bottom, as shares of the image's width and height.
-          mask_NxR: True for regions that are there.
+          mask_NxR: True for regions, False for padding.
           whole_NxG: feature of the whole image, for a model that reads one.
 
         Returns:

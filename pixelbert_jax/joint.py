@@ -1,4 +1,4 @@
-"""What Pixel-BERT and ImageBERT share: tokens and what was seen of an image go through one encoder."""
+"""What Pixel-BERT and ImageBERT share: one encoder reads text tokens and visual tokens together."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ Batch = dict[str, jax.Array]
 
 
 def check_vocabulary(config: ModelConfig) -> None:
-    """Refuse a model without words.
+    """Refuse a model without a vocabulary.
 
     Raises:
       ConfigError: the size of the vocabulary is not set.
@@ -24,11 +24,13 @@ def check_vocabulary(config: ModelConfig) -> None:
 
 
 class JointModel(nnx.Module):
-    """The half of a model that reads words and P pixels or regions together; a subclass makes those.
+    """The half of a model that reads text tokens and P visual tokens together.
+
+    A subclass makes the visual tokens from pixels or regions.
 
     Attributes:
       text_embedding, encoder: set by the subclass.
-      visual_dropout: on what was seen, in training.
+      visual_dropout: dropout rate of the visual tokens in training.
     """
 
     text_embedding: TextEmbedding
@@ -36,7 +38,7 @@ class JointModel(nnx.Module):
     visual_dropout: float = 0.0
 
     def encode_visual(self, batch: Batch, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """What is seen of each row's image, BxPxD, and a mask BxP, from a batch's visual fields."""
+        """Visual tokens of each row's image, BxPxD, and a mask BxP, from a batch's visual fields."""
         raise NotImplementedError
 
     def fuse(
@@ -47,7 +49,7 @@ class JointModel(nnx.Module):
         visual_mask_NxP: jax.Array,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Read words and what was seen together: hidden states Nx(T+P)xD of [CLS] words [SEP] pixels (or regions).
+        """Hidden states Nx(T+P)xD of the sequence [CLS] tokens [SEP] pixels (or regions).
 
         Without a `dropout_key` there is no dropout.
         """
@@ -65,8 +67,10 @@ class JointModel(nnx.Module):
         *,
         index_NxQ: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states NxQxD of `fuse` at the positions `index_NxQ`, by default [CLS] alone (Nx1xD). Of the
-        other positions the last layer computes keys and values only."""
+        """Hidden states NxQxD of `fuse` at the positions `index_NxQ`, by default [CLS] alone (Nx1xD).
+
+        For the other positions the last layer computes only keys and values.
+        """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, visual_NxPxD, visual_mask_NxP, keys[0])
         return self.encoder.at(sequence_NxSxD, mask_NxS, index_NxQ, keys[1])
@@ -79,7 +83,7 @@ class JointModel(nnx.Module):
         visual_mask_NxP: jax.Array,
         layer: int,
     ) -> jax.Array:
-        """Attention's probabilities NxHx(T+P)x(T+P) in one layer (Pixel-BERT's figure 3 shows the first, 0)."""
+        """Attention probabilities NxHx(T+P)x(T+P) of one layer (Pixel-BERT's figure 3 shows the first, 0)."""
         sequence_NxSxD, mask_NxS = self._join(text_NxT, text_mask_NxT, visual_NxPxD, visual_mask_NxP, None)
         return self.encoder.attention(sequence_NxSxD, mask_NxS, layer)
 

@@ -40,14 +40,14 @@ WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE = "model.safetensors", "config.json",
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A trained model and what it needs to read images and words as it did in training.
+    """A trained model and what it needs to read images and texts as it did in training.
 
     Attributes:
       model: the task's module, such as ModelForPretraining.
-      tokenizer: of the run's vocabulary.
-      task: what was trained, with the model's configuration.
-      data: how images are resized, the canvases, the length of texts.
-      description: what the checkpoint says of itself: configuration, data, command, versions.
+      tokenizer: the tokenizer of the run's vocabulary.
+      task: the trained task, with the model's configuration.
+      data: the resize rule, the canvases, the length of texts.
+      description: the checkpoint's description of itself: configuration, data, command, versions.
       path: where it was read from.
     """
 
@@ -101,7 +101,7 @@ def load(
     except (ConfigError, DataError) as error:
         raise type(error)(f"{folder}: {error}") from error
     graphdef, *abstract = nnx.split(abstract_module, nnx.Param, ...)
-    params, rest = (_placed(nnx.as_pure(part), mesh) for part in abstract)
+    params, rest = (_sharded(nnx.as_pure(part), mesh) for part in abstract)
     if "checksums" in description:  # a checkpoint
         items = {"model": {"params": params, "rest": rest}}
         if "ema" in description["checksums"]:
@@ -131,13 +131,13 @@ def find_description(path: epath.PathLike, checkpoint: str = "best") -> tuple[ep
 
 
 def _check_description(description: dict[str, Any], folder: epath.Path) -> None:
-    """Refuse what does not say how to build the model and its input."""
-    config, words = description.get("config"), description.get("vocabulary")
+    """Refuse a description that does not say how to build the model and its input."""
+    config, tokens = description.get("config"), description.get("vocabulary")
     whole = isinstance(description.get("task"), str) and isinstance(config, dict)
     if not whole or not {"model", "task", "data"} <= config.keys():
         raise ConfigError(f"{folder}: it does not say what model it is; export or download it again.")
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ConfigError(f"{folder}: its vocabulary is no list of words; export or download it again.")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise ConfigError(f"{folder}: its vocabulary is not a list of tokens; export or download it again.")
 
 
 def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
@@ -145,7 +145,7 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
 
     Args:
       loaded: from `load` with dtype None.
-      folder: must not exist yet; appears when all of it is written.
+      folder: must not exist yet; it appears when all of it is written.
       card: the text of README.md.
 
     Raises:
@@ -156,8 +156,8 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
     folder = Path(folder).expanduser().absolute()
     if folder.exists():
         raise ConfigError(f"{folder} exists; remove it or name another folder.")
-    words = "\n".join(loaded.tokenizer.vocabulary) + "\n"
-    if split_vocabulary(words) != loaded.tokenizer.vocabulary:
+    text = "\n".join(loaded.tokenizer.vocabulary) + "\n"
+    if split_vocabulary(text) != loaded.tokenizer.vocabulary:
         raise ConfigError(
             f"{loaded.path}: a token has a line break, which {VOCABULARY_FILE} cannot hold; train with another "
             "data.vocabulary, or open the run itself."
@@ -167,7 +167,7 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in named_arrays(nnx.state(loaded.model)).items()}
     safetensors.numpy.save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "np"})
     (temporary / WEIGHTS_FILE).chmod(0o644)  # the library makes it readable for its owner only
-    (temporary / VOCABULARY_FILE).write_bytes(words.encode("utf-8"))
+    (temporary / VOCABULARY_FILE).write_bytes(text.encode("utf-8"))
     kept = ("layout", "task", "config", "answers", "versions", "data", "command", "step", "init")
     config = {name: loaded.description[name] for name in kept if name in loaded.description}
     config["sha256"] = {name: _sha256(temporary / name) for name in (WEIGHTS_FILE, VOCABULARY_FILE)}
@@ -185,7 +185,7 @@ def named_arrays(tree: Any) -> dict[str, jax.Array]:
 
 
 def _checkpoint_folder(path: epath.Path, which: str) -> epath.Path | None:
-    """The folder of the checkpoint that a workdir, a folder of checkpoints or a checkpoint is or has."""
+    """The checkpoint's folder, from a workdir, a folder of checkpoints or one checkpoint; None if `path` has none."""
     for folder in (*([path / BEST] if which == "best" else []), path / "checkpoints", path):
         newest = newest_checkpoint(folder)
         if newest is not None:
@@ -201,8 +201,8 @@ def _checkpoint_folder(path: epath.Path, which: str) -> epath.Path | None:
     return None
 
 
-def _placed(tree: Any, mesh: Mesh) -> Any:
-    """Descriptions of arrays with their places on the mesh."""
+def _sharded(tree: Any, mesh: Mesh) -> Any:
+    """Abstract arrays with their shardings on the mesh."""
     shardings = state_shardings(mesh, MeshConfig(fsdp=mesh.shape["fsdp"]), tree)
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
@@ -227,12 +227,12 @@ def _read_export_config(folder: epath.Path) -> dict[str, Any]:
                 f"{folder / name}: damaged, its SHA-256 is not the one in {CONFIG_FILE}; export or download it again."
             )
     try:
-        words = list(split_vocabulary((folder / VOCABULARY_FILE).read_bytes().decode("utf-8")))
+        tokens = list(split_vocabulary((folder / VOCABULARY_FILE).read_bytes().decode("utf-8")))
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{folder / VOCABULARY_FILE}: not UTF-8 text ({error.reason}); export or download it again."
         ) from None
-    return {**description, "vocabulary": words}
+    return {**description, "vocabulary": tokens}
 
 
 def _read_export_arrays(folder: epath.Path, abstract: tuple[Any, Any]) -> tuple[Any, Any]:

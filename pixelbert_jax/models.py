@@ -1,4 +1,4 @@
-"""The two models by their configuration."""
+"""The model that belongs to a configuration."""
 
 from flax import nnx
 
@@ -8,7 +8,7 @@ from pixelbert_jax.pixelbert import PixelBert
 
 
 def make_model(config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBert | ImageBert:
-    """The model of a configuration, with random parameters; arguments as of PixelBert."""
+    """The model of a configuration, with random parameters; arguments as in PixelBert."""
     if isinstance(config, PixelBertConfig):
         return PixelBert(config, platform=platform, rngs=rngs)
     return ImageBert(config, platform=platform, rngs=rngs)

@@ -1,6 +1,7 @@
-"""Normalisation of feature maps that looks only at the valid region of each image.
+"""Normalisation of feature maps over the valid region of each image only.
 
-Statistics are float32. Padding takes no part in them, so an image is normalised alike alone and on a larger canvas.
+Statistics are float32. Padding does not count in them, so an image is normalised in the same way alone and on a larger
+canvas.
 """
 
 import jax
@@ -42,7 +43,7 @@ class BatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """GroupNorm (Wu and He 2018) over the valid cells of each image: the choice for backbones trained from nothing."""
+    """GroupNorm (Wu and He 2018) over the valid cells of each image: the choice for backbones trained from scratch."""
 
     def __init__(self, channels: int, config: ResNetConfig) -> None:
         self.scale = nnx.Param(jnp.ones(channels))

@@ -1,4 +1,4 @@
-"""Pixel-BERT (Huang et al. 2020): image pixels and words in one transformer, trained end to end."""
+"""Pixel-BERT (Huang et al. 2020): image pixels and text tokens in one transformer, trained end to end."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ from pixelbert_jax.resnet import ResNet
 
 
 class PixelBert(JointModel):
-    """Backbone, embeddings and encoder. Two steps are public, `encode_image` and `fuse` (or `fuse_at`): evaluation runs
-    the first once an image."""
+    """Backbone, embeddings and encoder.
+
+    Two steps are public, `encode_image` and `fuse` (or `fuse_at`). Evaluation runs the first once per image.
+    """
 
     def __init__(self, config: PixelBertConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         """Build with random parameters.

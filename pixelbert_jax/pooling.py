@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 
 def max_pool(x_BxHxWxC: jax.Array, size: int, stride: int, padding: tuple[int, int], *, platform: str) -> jax.Array:
-    """Max pool over square windows; padding never wins, and of equal cells the first takes the gradient.
+    """Max pool over square windows. Padding is never the maximum. Of equal cells the first one takes the gradient.
 
-    On the CPU the gradient of the compiler's own window reduction is an order slower than that of comparisons.
+    On the CPU the gradient of the compiler's own window reduction is an order of magnitude slower than that of
+    comparisons.
     """
     if platform != "cpu":
         return jax.lax.reduce_window(

@@ -1,4 +1,4 @@
-"""Ask a trained model: matching, ranking, masked words, attention maps. What a notebook uses."""
+"""Use a trained model: image-text matching (ITM), ranking, masked tokens, answers, attention maps."""
 
 import dataclasses
 import functools
@@ -19,11 +19,11 @@ from pixelbert_jax.predictor_inputs import AnImage, listed_images, listed_texts,
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages:
-    """Images after the backbone, to be asked as often as one likes; made by `Predictor.encode`.
+    """Images after the backbone, for any number of predictions; made by `Predictor.encode`.
 
     Attributes:
-      chunks: (places of the images in the list, pixels_BxPxD, mask_BxP) of each batch that was run.
-      originals: the images, uint8 HxWx3; none where they were not kept.
+      chunks: (indices of the images in the list, pixels_BxPxD, mask_BxP) of each batch.
+      originals: the images, uint8 HxWx3; empty where they were not kept.
     """
 
     chunks: tuple[tuple[tuple[int, ...], jax.Array, jax.Array], ...]
@@ -35,12 +35,12 @@ class EncodedImages:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMap:
-    """Where a word looks.
+    """The attention of a word over the pixels of an image.
 
     Attributes:
       word: the word.
-      grid: float32, rows x columns of the pixels; the share of its attention that each gets.
-      weights: the same, drawn out smoothly over the image, height x width.
+      grid: float32, rows x columns of the pixels; the share of the word's attention that each pixel gets.
+      weights: the same, interpolated to the size of the image, height x width.
       image: the image, uint8 HxWx3.
     """
 
@@ -61,13 +61,15 @@ _HEADS = {
 
 
 class Predictor:
-    """A trained model ready to be asked: `match`, `rank` and `fill_mask` of a pre-trained model, `match` and `rank` of
-    one of retrieval, `answer` of one of visual question answering, `judge` of one of NLVR2; `attention_map` of each.
+    """A trained model with methods for its predictions.
+
+    A pre-trained model has `match`, `rank` and `fill_mask`, a retrieval model `match` and `rank`, a model of visual
+    question answering `answer`, a model of NLVR2 `judge`. Each has `attention_map`.
 
     Images are paths, encoded bytes, PIL images or uint8 arrays (HxWx3 or HxW; NumPy's, JAX's, torch's), one or a list
     of any sizes, or a batch (NxHxWx3). Texts are strings, one or many: a list, a generator, an array or a column of a
-    table. All pixels of an image are read; white lies behind transparent ones. Programs are compiled once for each
-    canvas and kept.
+    table. All pixels of an image are read. Transparent pixels get a white background. Programs are compiled once for
+    each canvas and kept.
     """
 
     def __init__(self, loaded: LoadedModel, *, batch_images: int = 0, batch_pairs: int = 0) -> None:
@@ -75,8 +77,8 @@ class Predictor:
 
         Args:
           loaded: a Pixel-BERT of any task.
-          batch_images: images that go through the backbone at once; 0: 1 on a CPU, which gains nothing from more,
-            else 16.
+          batch_images: images that go through the backbone at once; 0: 1 on a CPU, where larger batches are not
+            faster, else 16.
           batch_pairs: pairs that go through the encoder at once; 0: 8 on a CPU, else 64.
 
         Raises:
@@ -103,21 +105,21 @@ class Predictor:
         """Run the backbone once for each image; the other methods take the result in place of images.
 
         Raises:
-          DataError: a file that is no readable image, or is too large.
-          ConfigError: an array that is no image.
+          DataError: a file is not a readable image, or is too large.
+          ConfigError: an array is not an image.
         """
         originals = [pixels_of(image) for image in listed_images(images)]
         by_canvas: dict[int, list[int]] = {}
         sizes = [resize.resized_size(*pixels.shape[:2], self.data.resize) for pixels in originals]
-        for place, size in enumerate(sizes):
-            by_canvas.setdefault(resize.choose_canvas(*size, self.data.all_canvases), []).append(place)
+        for index, size in enumerate(sizes):
+            by_canvas.setdefault(resize.choose_canvas(*size, self.data.all_canvases), []).append(index)
         chunks = []
-        for canvas, places in by_canvas.items():
-            for chunk in _chunks(places, self.batch_images):
+        for canvas, indices in by_canvas.items():
+            for chunk in _chunks(indices, self.batch_images):
                 batch = np.zeros((self.batch_images, *self.data.all_canvases[canvas], 3), np.uint8)
                 size_Bx2 = np.ones((self.batch_images, 2), np.int32)
-                for row, place in enumerate(chunk):
-                    resized = resize.resize(originals[place], sizes[place])
+                for row, index in enumerate(chunk):
+                    resized = resize.resize(originals[index], sizes[index])
                     batch[row, : resized.shape[0], : resized.shape[1]] = resized
                     size_Bx2[row] = resized.shape[:2]
                 pixels_BxPxD, mask_BxP = self._encode(self._state, batch, size_Bx2)
@@ -131,10 +133,10 @@ class Predictor:
         return make_index(self, images, progress=progress)
 
     def match(self, images: AnImage | Sequence[AnImage] | EncodedImages, texts: str | Iterable[str]) -> np.ndarray:
-        """Probability that each image and each text belong together: float32, images x texts.
+        """Image-text matching: probability that each image and each text belong together, float32, images x texts.
 
         Raises:
-          ConfigError: what is no image or no text, or a text that is too long.
+          ConfigError: an argument is not an image or not a text, or a text is too long.
         """
         self.requires("match")
         texts, encoded = listed_texts(texts), self._encoded(images)
@@ -149,17 +151,17 @@ class Predictor:
 
         Args:
           images: one image, or a list.
-          questions: one question, or a list: of as many as there are images, or about the one image. One question may
-            be asked about many images.
+          questions: one question, or a list. Each question goes with one image, one image with all questions, or one
+            question with all images.
           top: how many answers.
 
         Returns:
-          (answer, probability) pairs, the likeliest first; for lists one such list each. Each probability is of that
-          answer alone (a sigmoid, as it was trained), so they need not add up to 1.
+          (answer, probability) pairs, the likeliest first; for lists one such list for each pair. Each probability is
+          a sigmoid, as in training, so the probabilities need not add up to 1.
 
         Raises:
-          ConfigError: the model was not fine-tuned to answer questions; what is no image or no text; lists of different
-            lengths.
+          ConfigError: the model was not fine-tuned to answer questions; an argument is not an image or not a text; the
+            lists have different lengths.
         """
         self.requires("answer")
         encoded, texts = self._encoded(images), listed_texts(questions)
@@ -182,8 +184,8 @@ class Predictor:
           A probability; for lists float32 N.
 
         Raises:
-          ConfigError: the model was not fine-tuned to judge sentences, or judges another number of images; what is no
-            image or no text; lists of different lengths.
+          ConfigError: the model was not fine-tuned to judge sentences, or takes another number of images; an argument
+            is not an image or not a text; the lists have different lengths.
         """
         self.requires("judge")
         needed = self.loaded.task.config.images
@@ -208,14 +210,14 @@ class Predictor:
         return float(probability_N[0]) if len(probability_N) == 1 and isinstance(sentences, str) else probability_N
 
     def rank(self, images: Sequence[AnImage] | EncodedImages, text: str) -> list[tuple[int, float]]:
-        """Places of the images in the list and their probabilities, best match first.
+        """Indices of the images in the list and their probabilities, best match first.
 
         Raises:
           ConfigError: as `match`, or there is not exactly one text.
         """
         self.requires("rank")
         scores = self.match(images, only_text(text))[:, 0]
-        return [(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")]
+        return [(int(index), float(scores[index])) for index in np.argsort(-scores, kind="stable")]
 
     def fill_mask(self, image: AnImage | EncodedImages, text: str, *, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each [MASK] of the text the `top` likeliest tokens with their probabilities.
@@ -228,7 +230,7 @@ class Predictor:
         ids_1xT, mask_1xT = self._tokens([text])
         position = np.flatnonzero(ids_1xT[0] == self.tokenizer.mask)
         if not len(position):
-            raise ConfigError(f"fill_mask: {text!r} has no [MASK]; write [MASK] for each word to be guessed.")
+            raise ConfigError(f"fill_mask: {text!r} has no [MASK]; write [MASK] for each token to predict.")
         pixels_1xPxD, pixel_mask_1xP = self._only(image)
         probability_1xTxV = self._fill(self._state, ids_1xT, mask_1xT, pixels_1xPxD, pixel_mask_1xP)
         probability_MxV = np.asarray(probability_1xTxV)[0, position]
@@ -241,13 +243,13 @@ class Predictor:
     def attention_map(
         self, image: AnImage | EncodedImages, text: str, word: str, *, layer: int = 0, head: int | None = None
     ) -> AttentionMap:
-        """Where a word of the text looks in the image (paper, figure 3).
+        """The attention of a word of the text over the image (paper, figure 3).
 
         Args:
           image: one image.
           text: the sentence that is read with it.
-          word: a word of the text; of several tokens, or where it stands several times, the mean is taken.
-          layer: of the encoder, counted from 0.
+          word: a word of the text. If it has several tokens or occurs several times, the mean is taken.
+          layer: layer of the encoder, counted from 0.
           head: one of the layer's heads; None: their mean.
 
         Raises:
@@ -261,8 +263,8 @@ class Predictor:
                 f"and heads 0 to {encoder.heads - 1}."
             )
         ids_1xT, mask_1xT = self._tokens([text])
-        places = self._places(ids_1xT[0], word)
-        if not places:
+        positions = self._positions(ids_1xT[0], word)
+        if not positions:
             raise ConfigError(f"attention_map: the word {word!r} is not in {text!r}; choose one of the text.")
         encoded = self._encoded(image)
         pixels_1xPxD, pixel_mask_1xP = self._only(encoded)
@@ -270,13 +272,13 @@ class Predictor:
             self._attention(self._state, ids_1xT, mask_1xT, pixels_1xPxD, pixel_mask_1xP, layer)
         )[0].astype(np.float32)
         of_heads = attention_HxSxS.mean(0) if head is None else attention_HxSxS[head]
-        row_P = of_heads[places, ids_1xT.shape[1] :].mean(0)
+        row_P = of_heads[positions, ids_1xT.shape[1] :].mean(0)
         original = encoded.originals[0]
         size = resize.resized_size(*original.shape[:2], self.data.resize)
         canvas = self.data.all_canvases[resize.choose_canvas(*size, self.data.all_canvases)]
         rows, columns = self.loaded.task.model.grid(*size)
         grid = row_P.reshape(self.loaded.task.model.grid(*canvas))[:rows, :columns]
-        return AttentionMap(word, grid, _drawn_out(grid, self.loaded.task.model.stride, size, original), original)
+        return AttentionMap(word, grid, _interpolated(grid, self.loaded.task.model.stride, size, original), original)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -295,7 +297,7 @@ class Predictor:
     def _of_pairs(
         self, program: Any, encoded: EncodedImages, texts: Sequence[str], pairs: Sequence[tuple[int, int]]
     ) -> list[np.ndarray]:
-        """What a program of `_on_cls` says of (image, text) pairs, in their order."""
+        """The output of a program of `_on_cls` for each (image, text) pair, in their order."""
         ids_MxT, mask_MxT = self._tokens(texts)
         found: list[Any] = [None] * len(pairs)
         of_image: dict[int, list[int]] = {}
@@ -328,7 +330,7 @@ class Predictor:
         return pixels_BxPxD[:1], mask_BxP[:1]
 
     def _tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and mask, MxT; T is the length of training, or the greatest one where a text needs more."""
+        """Ids and mask, MxT. T is the length in training, or the model's greatest where a text needs more."""
         longest = self.loaded.task.model.text.max_positions
         encoded = [self.tokenizer.encode(text, longest + 1) for text in texts]
         length = max(map(len, encoded), default=0)
@@ -341,8 +343,8 @@ class Predictor:
             ids_MxT[row, : len(ids)] = ids
         return ids_MxT, np.arange(slots)[None] < np.array([len(ids) for ids in encoded])[:, None]
 
-    def _places(self, ids_T: np.ndarray, word: str) -> list[int]:
-        """Places of all tokens of a word, wherever it stands in the text."""
+    def _positions(self, ids_T: np.ndarray, word: str) -> list[int]:
+        """Positions of all tokens of a word, at all its occurrences in the text."""
         pieces = self.tokenizer.pieces(word)
         starts = [i for i in range(len(ids_T)) if pieces and ids_T[i : i + len(pieces)].tolist() == pieces]
         return sorted({i + k for i in starts for k in range(len(pieces))})
@@ -369,7 +371,7 @@ class Predictor:
         return jax.jit(lambda state, x: jax.nn.softmax(self._merged(state).truth_head(x))[:, 1])
 
     def _on_cls(self, read: Callable[[nnx.Module, jax.Array], jax.Array]) -> Any:
-        """A compiled program that reads something off [CLS] of pairs; `rows` are the pairs' images in the batch."""
+        """A compiled program that applies `read` to [CLS] of pairs; `rows` are the rows of the pairs' images."""
 
         def program(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any, rows: Any) -> jax.Array:
             module = self._merged(state)
@@ -398,8 +400,8 @@ class Predictor:
         return nnx.merge(self._graphdef, state)
 
 
-def _drawn_out(grid: np.ndarray, stride: int, size: tuple[int, int], original: np.ndarray) -> np.ndarray:
-    """A grid over an image that was resized to `size`, at the original's size, linear between cells."""
+def _interpolated(grid: np.ndarray, stride: int, size: tuple[int, int], original: np.ndarray) -> np.ndarray:
+    """A grid over an image that was resized to `size`, interpolated linearly to the original's size."""
     fine = cv2.resize(grid, (grid.shape[1] * stride, grid.shape[0] * stride), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(fine[: size[0], : size[1]], original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 

@@ -1,4 +1,4 @@
-"""What people hand to a predictor, images and texts of every kind, as arrays and lists."""
+"""A predictor's inputs: images and texts of every accepted kind, as arrays and lists."""
 
 import os
 import reprlib
@@ -43,7 +43,7 @@ def pixels_of(image: AnImage) -> np.ndarray:
 
 
 def _array(image: Any) -> np.ndarray:
-    """An array of any library as NumPy's; for a list too, whose type is then refused."""
+    """An array of any library, or a list, as a NumPy array; `pixels_of` then refuses a wrong type."""
     if not (hasattr(image, "__array__") or isinstance(image, list | tuple)):
         raise ConfigError(
             f"{type(image).__name__} {_shown(image)} is no image; give a path, bytes, a PIL image or a uint8 array."
@@ -88,7 +88,7 @@ def listed_texts(texts: Any) -> list[str]:
     """One text or many as a list of strings.
 
     Raises:
-      ConfigError: something else, which is named with its place.
+      ConfigError: an entry is not a string; the message has its index.
     """
     if isinstance(texts, str):
         found = [texts]
@@ -102,14 +102,14 @@ def listed_texts(texts: Any) -> list[str]:
         found = list(texts)
     else:
         raise ConfigError(f"{type(texts).__name__} {_shown(texts)} is no text; give a string or a list of strings.")
-    for place, text in enumerate(found):
+    for index, text in enumerate(found):
         if not isinstance(text, str):
             raise ConfigError(
-                f"Text {place} of {len(found)} is {type(text).__name__} {_shown(text)}, no string; leave it out, or "
+                f"Text {index} of {len(found)} is {type(text).__name__} {_shown(text)}, no string; leave it out, or "
                 'give "" for none.'
             )
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ConfigError(f"Text {place} of {len(found)} is no valid Unicode: {_shown(text)}; decode it as UTF-8.")
+            raise ConfigError(f"Text {index} of {len(found)} is no valid Unicode: {_shown(text)}; decode it as UTF-8.")
     return [str(text) for text in found]
 
 

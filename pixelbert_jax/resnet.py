@@ -1,7 +1,7 @@
 """ResNet and ResNeXt (He et al. 2016, Xie et al. 2017), NHWC, blind to padding.
 
 An image lies in the top-left corner of its canvas. Activations outside its valid region are zeroed before every
-operation that looks sideways, so its features do not depend on the canvas.
+operation that reads neighbouring cells, so its features do not depend on the canvas.
 """
 
 import jax

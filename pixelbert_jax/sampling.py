@@ -1,4 +1,4 @@
-"""Random pixel sampling (paper section 3.4.1): in pre-training the encoder sees a random 100 pixels of each image."""
+"""Random pixel sampling (paper section 3.4.1): in pre-training the encoder reads 100 random pixels of each image."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ def sample_pixels(key_B: jax.Array, mask_BxP: jax.Array, samples: int, draws: in
     """Choose valid pixels uniformly, without replacement, afresh for each of the image's texts.
 
     Args:
-      key_B: one key an image, so that what an image draws does not depend on its neighbours.
+      key_B: one key per image, so that an image's draws do not depend on the other images of the batch.
       mask_BxP: valid pixels.
       samples: pixels to choose; an image with fewer valid ones gets all of them and the rest masked.
-      draws: K, independent choices an image.
+      draws: K, independent choices per image.
 
     Returns:
       index_BxKxS: chosen pixels, S = min(samples, P).

@@ -1,4 +1,4 @@
-"""Configurations, which are trees of dataclasses, to JSON's plain values and back, with types checked."""
+"""Configurations (trees of dataclasses) to JSON's plain values and back, with types checked."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from pixelbert_jax.errors import ConfigError
 
-# Fields as earlier releases called them, which configurations and checkpoints of then still hold.
+# Field names of earlier releases, which their configurations and checkpoints still hold -> present names.
 OLD_NAMES = {
     "hardest": "hardest_negatives",
     "pictures": "images",
@@ -21,7 +21,7 @@ OLD_NAMES = {
 
 
 def current_name(name: str, fields: Collection[str]) -> str:
-    """The field that a name means, of the fields of a class: its own, or what an earlier release called so."""
+    """The field of a class that `name` means: `name` itself, or the present name of a field of an earlier release."""
     renamed = OLD_NAMES.get(name, name)
     return renamed if name not in fields and renamed in fields else name
 
@@ -46,7 +46,7 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
                 errors[option] = error
         near = [option for option in arguments if dataclasses.is_dataclass(option)]
         if near and isinstance(value, dict):
-            # Of several classes the one with the most of the value's fields was meant.
+            # The error is that of the class that shares the most fields with the value.
             raise errors[max(near, key=lambda option: len(typing.get_type_hints(option).keys() & value.keys()))]
     elif origin is tuple and isinstance(value, list | tuple):
         if arguments[-1] is Ellipsis:
@@ -77,5 +77,5 @@ def build(value: Any, hint: Any, name: str = "config") -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A tree of dataclasses as JSON has it."""
+    """A tree of dataclasses as JSON's plain values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -1,1 +1,1 @@
-"""One file a task: from records to the arrays that the task's step takes."""
+"""One file per task: it turns records into the arrays of the task's step."""

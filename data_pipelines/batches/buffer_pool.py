@@ -1,4 +1,4 @@
-"""Memory of large arrays that is used again: the first writer of a fresh page waits for the system to clear it."""
+"""A pool of buffers for large arrays, because the first write to fresh memory waits until the system has cleared it."""
 
 import math
 import sys
@@ -6,17 +6,17 @@ import threading
 
 import numpy as np
 
-_LEAST_BYTES = 1 << 20  # the allocator keeps smaller blocks itself
-_MOST_BLOCKS = 8  # more arrays than these at once get memory of their own
-_ALIGNMENT = 64  # bytes; JAX copies what lies otherwise, even where its device is this processor
+_MIN_BYTES = 1 << 20  # the allocator itself reuses smaller blocks
+_MAX_BLOCKS = 8  # if more arrays are in use at once, the others get memory outside the pool
+_ALIGNMENT = 64  # bytes; JAX copies arrays with another alignment, even on the CPU
 
 
 class BufferPool:
-    """Hands out uint8 arrays with any content, in blocks that nobody refers to any more.
+    """Provides uint8 arrays with arbitrary content, in memory blocks that are no longer referenced.
 
-    A block is in use as long as an array that lies in it lives, or anything that holds one: another view, a transfer to
-    a device, an array of JAX, which lies in the block itself where the device is this processor. JAX holds it until the
-    last computation that reads it has ended. Blocks are kept for as long as this object is. Safe to use from threads.
+    A block is in use as long as something refers to it: an array, a view, a transfer to a device, or a JAX array. On
+    the CPU, a JAX array uses the block itself, and JAX holds it until the last computation that reads it has ended.
+    The pool keeps its blocks as long as it exists. It is thread-safe.
     """
 
     def __init__(self) -> None:
@@ -24,20 +24,21 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of a shape."""
+        """An array of the given shape."""
         size = math.prod(shape)
-        if size < _LEAST_BYTES:
+        if size < _MIN_BYTES:
             return np.empty(shape, np.uint8)
         with self._lock:
-            free = [i for i in range(len(self._blocks)) if sys.getrefcount(self._blocks[i]) == 2]  # the list, the call
+            # A free block has two references: the list and the call.
+            free = [i for i in range(len(self._blocks)) if sys.getrefcount(self._blocks[i]) == 2]
             fitting = [i for i in free if self._blocks[i].size >= size + _ALIGNMENT]
             if fitting:
                 block = self._blocks[fitting[0]]
             else:
-                for i in reversed(free):  # too small ones: canvases differ, and the largest holds all
+                for i in reversed(free):  # all free blocks are too small; the new block also holds smaller canvases
                     del self._blocks[i]
                 block = np.empty(size + _ALIGNMENT, np.uint8)
-                if len(self._blocks) < _MOST_BLOCKS:
+                if len(self._blocks) < _MAX_BLOCKS:
                     self._blocks.append(block)
             first = -block.ctypes.data % _ALIGNMENT
             return block[first : first + size].reshape(shape)

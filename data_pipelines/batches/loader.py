@@ -1,4 +1,4 @@
-"""Grain assembly: a plan and a batch maker to a stream of batches, loaded ahead by threads or processes."""
+"""A Grain pipeline from a plan and a batch maker to a stream of batches, prefetched by threads or processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,20 +21,20 @@ def load_batches(
     start: int = 0,
     place: Callable[[Batch], Any] | None = None,
 ) -> Iterator[Any]:
-    """Batches `start`, `start + 1`, ... of a plan, in order; the same ones for any number of workers.
+    """Batches `start`, `start + 1`, ... of a plan in order; the batches do not depend on the number of workers.
 
     Args:
-      plan: one BatchPlan a step.
+      plan: one BatchPlan per step.
       make_batch: pure function from a BatchPlan to arrays; picklable if there are workers.
-      config: numbers of workers, threads and batches ahead.
+      config: numbers of workers, threads and prefetched batches.
       start: first step.
-      place: run on each batch in a thread of its own, one batch ahead; puts it on the devices.
+      place: function that puts a batch on the devices; it runs in its own thread, one batch ahead.
 
     Returns:
       An iterator with `close()`, which ends its threads and processes.
     """
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read a flag; a notebook parses none
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read a flag, but a notebook does not parse flags
     dataset = grain.MapDataset.source(plan).map(make_batch)[start:]
     ahead = config.prefetch
     stream = dataset.to_iter_dataset(

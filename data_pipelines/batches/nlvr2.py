@@ -18,8 +18,8 @@ class Nlvr2Batches(PairBatches):
     def images(self) -> int:
         return self.images_per_row
 
-    def blank_labels(self, rows: int) -> dict[str, np.ndarray]:
+    def padding_labels(self, rows: int) -> dict[str, np.ndarray]:
         return {"label": np.zeros((rows, self.config.texts_per_image), np.int32)}
 
-    def label(self, batch: dict[str, np.ndarray], place: int, k: int, stated: dict[str, Any]) -> None:
-        batch["label"][place, k] = bool(stated.get("label", False))
+    def write_label(self, batch: dict[str, np.ndarray], index: int, k: int, label: dict[str, Any]) -> None:
+        batch["label"][index, k] = bool(label.get("label", False))

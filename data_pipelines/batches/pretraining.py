@@ -1,6 +1,6 @@
-"""Batches of pre-training: images with K texts each, half of the pairs mismatched, words hidden.
+"""Batches of pre-training: images with K texts each, half of the pairs mismatched, and masked tokens.
 
-Every choice depends on (seed, step, row) alone, so hosts that load different rows of a batch agree on it.
+Every random choice depends only on (seed, step, row), so hosts that load different rows of a batch agree on it.
 """
 
 import dataclasses
@@ -17,39 +17,39 @@ from data_pipelines.order.plan import BatchPlan
 from data_pipelines.storage.records import Record, Records
 from data_pipelines.text.tokenizer import Tokenizer, mask_tokens
 
-_MISMATCHES, _ROW = 11, 12  # purposes that the seed is split into; 10 is in shared.py
+_MISMATCHES, _ROW = 11, 12  # streams of random numbers; shared.py has others
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingBatches:
-    """Turns a BatchPlan into arrays; picklable, so that it can go into a worker."""
+    """Turns a BatchPlan into arrays; picklable for workers."""
 
     sources: tuple[Records, ...]
     tokenizer: Tokenizer
     config: DataConfig
     seed: int
-    rows: tuple[int, int] | None = None  # first and last + 1 of the global batch's rows to load; None: all
-    shuffle_images: bool = False  # show each text the image of another row: a control that must lose
+    rows: tuple[int, int] | None = None  # range (first, last + 1) of the rows of the global batch to load; None: all
+    shuffle_images: bool = False  # pair each text with the image of another row, as a control that should score lower
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays named in pixelbert_jax.tasks.pretraining, for this host's rows.
+        """The arrays named in pixelbert_jax.tasks.pretraining, for the rows of this host.
 
-        A row without a record, or with a damaged one, is padding: pair_mask is False and the image is one black pixel.
+        Rows with no record or a damaged record are padding rows: pair_mask is False, and the image is one black pixel.
         """
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
         mismatched_BxK, replaced_B = self._mismatched(plan)
 
-        def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
+        def write_row(batch: shared.Batch, index: int, row: int) -> Callable[[], None]:
             rng = shared.make_rng(self.seed, _ROW, plan.step, row)
             replacement = self._other_row(reader, row, rng) if replaced_B[row] else None
-            shown_row = row if replacement is None else replacement
+            image_row = row if replacement is None else replacement
             if self.shuffle_images:
-                shown_row = shared.shown_row(plan, row)
-            shown = None if shown_row is None else reader[shown_row]
+                image_row = shared.shuffled_image_row(plan, row)
+            visual_record = None if image_row is None else reader[image_row]
             length, slots = self.config.max_text_length, self.config.mask_slots
             for k, text in enumerate(self._own_texts(reader[row], plan, row)):
                 other = self._other_text(reader, row, rng) if mismatched_BxK[row, k] else None
-                batch["itm_label"][place, k] = other is None and replacement is None
+                batch["itm_label"][index, k] = other is None and replacement is None
                 ids = self.tokenizer.encode(text if other is None else other, length)
                 masked, position, target = mask_tokens(
                     ids,
@@ -59,34 +59,34 @@ class PretrainingBatches:
                     slots=slots,
                     whole_words=self.config.whole_word_masking,
                 )
-                shared.write_ids(batch, place, k, masked)
-                batch["mlm_position"][place, k, : len(position)] = position
-                batch["mlm_target"][place, k, : len(position)] = target
-                batch["mlm_mask"][place, k, : len(position)] = True
-            return functools.partial(self._show, visuals, batch, place, shown, plan, row)
+                shared.write_ids(batch, index, k, masked)
+                batch["mlm_position"][index, k, : len(position)] = position
+                batch["mlm_target"][index, k, : len(position)] = target
+                batch["mlm_mask"][index, k, : len(position)] = True
+            return functools.partial(self._write_visuals, visuals, batch, index, visual_record, plan, row)
 
-        blank = functools.partial(self._blank, visuals, plan.canvas)
-        return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
+        padding_rows = functools.partial(self._padding_rows, visuals, plan.canvas)
+        return shared.make_rows(plan, self.rows, padding_rows, write_row, self.config.max_bad_records)
 
-    def _show(
+    def _write_visuals(
         self,
         visuals: PixelVisuals | RegionVisuals,
         batch: dict[str, np.ndarray],
-        place: int,
-        shown: Record | None,
+        index: int,
+        record: Record | None,
         plan: BatchPlan,
         row: int,
     ) -> None:
-        """Show a record, or nothing, in row `row` of the plan."""
-        if shown is None:
-            shared.show_nothing(batch, place)
+        """Write the visual input from a record, or an empty one, for row `row` of the plan."""
+        if record is None:
+            shared.show_nothing(batch, index)
         else:
             mirrored = shared.is_mirrored(self.config.flip_rate, self.seed, plan, row)
-            visuals.write(batch, place, shown, mirrored=mirrored)
-            self.write_regions(batch, place, shown, plan, row)
+            visuals.write(batch, index, record, mirrored=mirrored)
+            self.write_regions(batch, index, record, plan, row)
 
-    def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of padding rows."""
+    def _padding_rows(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
+        """All arrays of a batch of padding rows."""
         texts, slots = self.config.texts_per_image, self.config.mask_slots
         return {
             **visuals.blank(rows, canvas),
@@ -95,19 +95,21 @@ class PretrainingBatches:
             "mlm_target": np.zeros((rows, texts, slots), np.int32),
             "mlm_mask": np.zeros((rows, texts, slots), bool),
             "itm_label": np.zeros((rows, texts), np.int32),
-            **self.blank_regions(rows),
+            **self.padding_regions(rows),
         }
 
-    def blank_regions(self, rows: int) -> dict[str, np.ndarray]:
-        """More arrays of a task that hides regions."""
+    def padding_regions(self, rows: int) -> dict[str, np.ndarray]:
+        """Additional arrays of `rows` padding rows for a task that masks regions."""
         del rows
         return {}
 
-    def write_regions(self, batch: dict[str, np.ndarray], place: int, shown: Record, plan: BatchPlan, row: int) -> None:
-        """Fill them for row `row` of the plan, which shows the record `shown`."""
+    def write_regions(
+        self, batch: dict[str, np.ndarray], index: int, record: Record, plan: BatchPlan, row: int
+    ) -> None:
+        """Write these arrays for row `row` of the plan, whose visual input is from `record`."""
 
     def _mismatched(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
-        """Half of the pairs: those that get another image's text (BxK), and rows that show another image (B)."""
+        """Choose half of the pairs: pairs that get another image's text (BxK), and rows that get another image (B)."""
         texts, valid = self.config.texts_per_image, np.flatnonzero(plan.record_B >= 0)
         rng = shared.make_rng(self.seed, _MISMATCHES, plan.step)
         half, replaced_B = len(valid) * texts // 2, np.zeros(len(plan.record_B), bool)
@@ -120,12 +122,12 @@ class PretrainingBatches:
         return mismatched.reshape(len(plan.record_B), -1), replaced_B
 
     def _own_texts(self, record: Record, plan: BatchPlan, row: int) -> list[str]:
-        """The K texts of this visit."""
+        """The K texts of this visit of a record."""
         chosen = shared.visited_texts(self.seed, plan, row, len(record.texts), self.config.texts_per_image)
         return [record.texts[i] for i in chosen]
 
     def _other_text(self, reader: shared.Reader, row: int, rng: np.random.Generator) -> str | None:
-        """A text of another image of the global batch that is none of this image's; None if there is none."""
+        """A text of another image of the global batch that this image does not have; None if there is none."""
         own_texts = {comparable(text) for text in reader[row].texts}
         for _, other in self._others(reader, row, rng):
             texts = list(other.texts)
@@ -136,7 +138,7 @@ class PretrainingBatches:
         return None
 
     def _other_row(self, reader: shared.Reader, row: int, rng: np.random.Generator) -> int | None:
-        """A row of the global batch with another image, which has none of this image's texts; None if there is none."""
+        """A row of the global batch with another image that has none of this image's texts; None if there is none."""
         own_texts = {comparable(text) for text in reader[row].texts}
         for number, other in self._others(reader, row, rng):
             if own_texts.isdisjoint(map(comparable, other.texts)):
@@ -147,14 +149,14 @@ class PretrainingBatches:
     def _others(reader: shared.Reader, row: int, rng: np.random.Generator) -> Iterator[tuple[int, Record]]:
         """Rows of other images with their records, in random order."""
         rows = reader.rows.copy()
-        rng.shuffle(rows)  # a list: NumPy draws the same for it as for an array, in half of the time
+        rng.shuffle(rows)  # a list: NumPy draws the same numbers as for an array, in half of the time
         for number, other in reader.readable(rows):
             if other.image_id != reader[row].image_id:
                 yield number, other
 
 
 def can_mismatch(sources: Iterable[Records]) -> bool:
-    """Whether some image can get another's text as a mismatched one: not if all images have the same texts."""
+    """Whether mismatched pairs are possible: False if all images have the same texts."""
     first = None
     for record in itertools.chain.from_iterable(records.texts() for records in sources):
         texts = frozenset(map(comparable, record.texts))
@@ -165,5 +167,5 @@ def can_mismatch(sources: Iterable[Records]) -> bool:
 
 
 def comparable(text: str) -> str:
-    """A text without what does not make it a different one: case, spaces and a final full stop."""
+    """Normalize a text for comparison: ignore case, repeated spaces and final full stops."""
     return " ".join(text.casefold().split()).rstrip(" .")

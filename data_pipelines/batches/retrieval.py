@@ -1,4 +1,4 @@
-"""Batches of image-text retrieval: images with one true text and texts of other images."""
+"""Batches of image-text retrieval: each image has one of its own texts and texts of other images."""
 
 import dataclasses
 import functools
@@ -14,15 +14,16 @@ from data_pipelines.order.plan import BatchPlan
 from data_pipelines.storage.records import Record, Records
 from data_pipelines.text.tokenizer import Tokenizer
 
-_OTHERS = 13  # purpose that the seed is split into
+_OTHERS = 13  # stream of random numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalBatches:
     """The arrays named in pixelbert_jax.tasks.retrieval.
 
-    A row is one image with one of its texts (data.texts_per_image = 1: each text is visited once a pass). The others
-    are texts of other images of the same global batch, without replacement; a small batch may have fewer than asked.
+    A row is one image with one of its texts (data.texts_per_image = 1: each text is visited once per pass). The other
+    texts are of other images of the same global batch, without replacement. A small batch may have fewer of them than
+    `negatives`.
     """
 
     sources: tuple[Records, ...]
@@ -33,29 +34,29 @@ class RetrievalBatches:
     rows: tuple[int, int] | None = None
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays for this host's rows; rows with record -1, or a damaged one, are padding rows."""
+        """The arrays for the rows of this host; rows with no record (-1) or a damaged record are padding rows."""
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
-        # Every host looks at all rows, so that the numbers of groups and the texts to choose from agree.
+        # Every host reads all rows, so that all hosts agree on the group numbers and on the pool of texts.
         groups: dict[str, int] = {}
-        pool: dict[tuple[str, str], str] = {}  # each text of each image once
+        pool: dict[tuple[str, str], str] = {}  # (image id, normalized text) -> text
         for _, record in reader.readable(reader.rows):
             groups.setdefault(record.image_id, len(groups))
             pool |= {(record.image_id, comparable(text)): text for text in record.texts}
 
-        def write_row(batch: shared.Batch, place: int, row: int) -> Callable[[], None]:
+        def write_row(batch: shared.Batch, index: int, row: int) -> Callable[[], None]:
             record = reader[row]
-            batch["image_group"][place] = groups[record.image_id]
+            batch["image_group"][index] = groups[record.image_id]
             for k, text in enumerate(self._texts(record, pool, plan, row)):
                 ids = self.tokenizer.encode(text, self.config.max_text_length)
-                shared.write_ids(batch, place, k, ids)
+                shared.write_ids(batch, index, k, ids)
             mirrored = shared.is_mirrored(self.config.flip_rate, self.seed, plan, row)
-            return functools.partial(visuals.write, batch, place, record, mirrored=mirrored)
+            return functools.partial(visuals.write, batch, index, record, mirrored=mirrored)
 
-        blank = functools.partial(self._blank, visuals, plan.canvas)
-        return shared.make_rows(plan, self.rows, blank, write_row, self.config.max_bad_records)
+        padding_rows = functools.partial(self._padding_rows, visuals, plan.canvas)
+        return shared.make_rows(plan, self.rows, padding_rows, write_row, self.config.max_bad_records)
 
-    def _blank(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of padding rows."""
+    def _padding_rows(self, visuals: PixelVisuals | RegionVisuals, canvas: int, rows: int) -> dict[str, np.ndarray]:
+        """All arrays of a batch of padding rows."""
         return {
             **visuals.blank(rows, canvas),
             **shared.blank_texts(rows, 1 + self.negatives, self.config.max_text_length, self.tokenizer),
@@ -63,7 +64,7 @@ class RetrievalBatches:
         }
 
     def _texts(self, record: Record, pool: dict[tuple[str, str], str], plan: BatchPlan, row: int) -> list[str]:
-        """A text of the row's image, then texts of other images, none of them like one of its own or another."""
+        """A text of the row's image, then texts of other images, different from its own texts and from each other."""
         taken = {text for image_id, text in pool if image_id == record.image_id}
         (chosen,) = shared.visited_texts(self.seed, plan, row, len(record.texts), 1)
         texts, others = [record.texts[chosen]], list(pool.items())

@@ -1,4 +1,4 @@
-"""What the batches of all tasks share: records of a plan, images on canvases, texts of a visit, encoded text."""
+"""Shared parts of the batches of all tasks: records of a plan, images on canvases, texts of a visit, encoded texts."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,16 +16,16 @@ from data_pipelines.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
-PROBLEMS = "problems"  # what a batch says of its damaged records; no array for the devices
+PROBLEMS = "problems"  # key for the messages about damaged records of a batch; not an array for the devices
 _memory = BufferPool()
-_TEXTS, _FLIPS = 10, 15  # purposes that the seed is split into; the other files here have the others
+_TEXTS, _FLIPS = 10, 15  # streams of random numbers; the other files in this folder have others
 
 
 class Reader:
-    """The records of one batch by row, each read once, and only when asked for.
+    """The records of one batch by row; a record is read at its first use and only once.
 
     Attributes:
-      rows: the batch's rows in order, without the padding rows.
+      rows: the rows of the batch in order, without the padding rows.
     """
 
     def __init__(self, sources: Sequence[Records], plan: BatchPlan) -> None:
@@ -44,7 +44,7 @@ class Reader:
         return self._read[key]
 
     def readable(self, rows: Iterable[int]) -> Iterator[tuple[int, Record]]:
-        """Those of some rows whose record can be read, and the record; a bad image in it is no matter here."""
+        """Those of the given rows whose record can be read, with the record; images are not decoded here."""
         for row in rows:
             try:
                 record = self[row]
@@ -56,63 +56,68 @@ class Reader:
 def make_rows(
     plan: BatchPlan,
     rows: tuple[int, int] | None,
-    blank: Callable[[int], Batch],
+    padding_rows: Callable[[int], Batch],
     write_row: Callable[[Batch, int, int], Callable[[], None]],
     max_bad_records: int,
 ) -> Batch:
-    """A batch of some rows of a plan; one that needs a damaged record stays blank, whatever the other rows hold.
+    """Make a batch of some rows of a plan; a row that needs a damaged record becomes a padding row.
 
     Args:
-      plan: of the whole batch; its rows with record -1 are padding rows.
-      rows: first and last + 1 of those to make; None: all.
-      blank: makes a batch of so many padding rows; images may still hold anything, as those of `blank_images`.
-      write_row: gets the batch, a place in it and the plan's row that goes there; writes all but what the row shows,
-        and returns a function that writes this, every image of the place. Both may raise BadRecordError half-way.
-      max_bad_records: 0: the first such error passes.
+      plan: plan of the whole batch; its rows with record -1 are padding rows.
+      rows: range (first, last + 1) of the rows to make; None: all rows.
+      padding_rows: makes a batch of the given number of padding rows; the content of its images may be arbitrary, as
+        that of `blank_images`.
+      write_row: called with the batch, the index of a row in it, and the row of the plan. It writes everything except
+        the visual input, and returns a function that writes the visual input, including all images of the row. Both
+        may raise BadRecordError after a part of the work.
+      max_bad_records: if 0, the first BadRecordError is raised.
 
     Returns:
-      The arrays of `blank`, and `PROBLEMS` with a sentence for each row that stays blank, if there are some.
+      The arrays of `padding_rows`, and `PROBLEMS` with a message for each row with a damaged record, if there are any.
     """
     first, last = rows or (0, len(plan.record_B))
-    batch, problems = blank(last - first), {}
+    batch, problems = padding_rows(last - first), {}
 
-    def attempt(place: int, write: Callable[[], T]) -> T | None:
+    def attempt(index: int, write: Callable[[], T]) -> T | None:
         try:
             return write()
         except BadRecordError as error:
             if not max_bad_records:
                 raise
-            problems[place] = str(error)
-            for name, array in blank(1).items():
-                batch[name][place] = array[0]
-            show_nothing(batch, place)
+            problems[index] = str(error)
+            for name, array in padding_rows(1).items():
+                batch[name][index] = array[0]
+            show_nothing(batch, index)
             return None
 
-    shows = {}
-    for place, record in enumerate(plan.record_B[first:last].tolist()):
+    visual_writers = {}
+    for index, record in enumerate(plan.record_B[first:last].tolist()):
         if record < 0:
-            show_nothing(batch, place)
+            show_nothing(batch, index)
         else:
-            shows[place] = attempt(place, functools.partial(write_row, batch, place, first + place))
-    # Images come last: each empties the processor's caches, after which everything else takes twice as long.
-    for place, show in shows.items():
-        if show is not None:
-            attempt(place, show)
-    return batch | ({PROBLEMS: np.array([problems[place] for place in sorted(problems)])} if problems else {})
+            visual_writers[index] = attempt(index, functools.partial(write_row, batch, index, first + index))
+    # Images come last: each image clears the CPU caches, and then everything else takes twice as long.
+    for index, write_visuals in visual_writers.items():
+        if write_visuals is not None:
+            attempt(index, write_visuals)
+    return batch | ({PROBLEMS: np.array([problems[index] for index in sorted(problems)])} if problems else {})
 
 
 def make_rng(*key: int) -> np.random.Generator:
-    """The generator of `np.random.default_rng(key)`, which takes 40% less time to read an array than a list."""
+    """The generator `np.random.default_rng(key)`; an array as key takes 40% less time than a list."""
     numbers = [int(number) for number in key]
     try:
         return np.random.default_rng(np.array(numbers, np.uint32))
-    except OverflowError:  # one of more than 32 bits
+    except OverflowError:  # a number has more than 32 bits
         return np.random.default_rng(numbers)
 
 
 def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:
-    """Which of a record's `count` texts a visit shows in training: consecutive ones of an order that changes with
-    every pass, from the beginning again where they run out."""
+    """Indices of the texts of a visit in training, among the `count` texts of a record.
+
+    The texts are consecutive in a random order, which changes with every pass. After the last text, the order starts
+    again.
+    """
     order = list(range(count))
     make_rng(seed, _TEXTS, plan.source_B[row], plan.record_B[row], plan.pass_B[row]).shuffle(order)
     start = int(plan.visit_B[row]) * texts
@@ -120,19 +125,21 @@ def visited_texts(seed: int, plan: BatchPlan, row: int, count: int, texts: int) 
 
 
 def is_mirrored(rate: float, seed: int, plan: BatchPlan, row: int) -> bool:
-    """Whether a row shows its image mirrored, as a share `rate` of them does."""
+    """Whether the image of a row is mirrored; this is true for a share `rate` of the rows."""
     return rate > 0 and make_rng(seed, _FLIPS, plan.step, row).random() < rate
 
 
 def texts_in_order(plan: BatchPlan, row: int, count: int, texts: int) -> list[int]:
-    """Which of a record's `count` texts a visit shows in evaluation: each text in one visit, once."""
+    """Indices of the texts of a visit in evaluation, among the `count` texts of a record: each text is in one visit."""
     start = int(plan.visit_B[row]) * texts
     return list(range(start, min(start + texts, count)))
 
 
-def shown_row(plan: BatchPlan, row: int) -> int | None:
-    """The row whose image is shown in place of the row's own, for the control with shuffled images: the next one of
-    another record; None, for nothing at all, if the batch has no other."""
+def shuffled_image_row(plan: BatchPlan, row: int) -> int | None:
+    """The row whose image replaces the image of `row`, for the control with shuffled images.
+
+    This is the next row with another record. None means no image, because the batch has only one record.
+    """
     valid = np.flatnonzero(plan.record_B >= 0)
     for other in np.roll(valid, -1 - np.searchsorted(valid, row)):
         if plan.record_B[other] != plan.record_B[row] or plan.source_B[other] != plan.source_B[row]:
@@ -143,7 +150,7 @@ def shown_row(plan: BatchPlan, row: int) -> int | None:
 def show(
     images_HxWx3: np.ndarray, size_2: np.ndarray, image: RecordImage | Record, name: str, rule: ResizeRule
 ) -> None:
-    """Put an image, decoded and resized, into the top-left corner of a row's canvas and note its size."""
+    """Decode and resize an image, write it to the top-left corner of a row's canvas, and write its size."""
     pixels = resize.decode(image.image, name, image.orientation)
     height, width = size = resize.resized_size(*pixels.shape[:2], rule)
     resize.resize(pixels, size, images_HxWx3[:height, :width])
@@ -152,17 +159,17 @@ def show(
     size_2[:] = size
 
 
-def show_nothing(batch: Batch, place: int) -> None:
-    """Make the images of row `place` black; nothing to do where the model sees regions."""
+def show_nothing(batch: Batch, index: int) -> None:
+    """Make the images of row `index` black; does nothing if the visual input is regions."""
     if "images" in batch:
-        batch["images"][place] = 0
+        batch["images"][index] = 0
 
 
 def images_of(record: Record, count: int) -> list[RecordImage]:
-    """The record's image, or its two.
+    """The one or two images of a record.
 
     Raises:
-      DataError: it has another number of them.
+      DataError: the record does not have `count` images.
     """
     found = [
         RecordImage(record.image, record.height, record.width, record.orientation),
@@ -176,7 +183,7 @@ def images_of(record: Record, count: int) -> list[RecordImage]:
 
 
 def blank_images(count: int, canvas: Canvas, *images: int) -> dict[str, np.ndarray]:
-    """Rows with sizes of one pixel, whose canvases hold anything yet: to clear what is then written over takes long."""
+    """Canvases with arbitrary content, and sizes of one pixel; clearing memory that is overwritten later takes long."""
     return {
         "images": _memory.take((count, *images, *canvas, 3)),
         "image_size": np.ones((count, *images, 2), np.int32),
@@ -184,21 +191,21 @@ def blank_images(count: int, canvas: Canvas, *images: int) -> dict[str, np.ndarr
 
 
 def blank_texts(rows: int, texts: int, length: int, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Rows of texts without words, [CLS] [SEP], none of which counts."""
+    """Texts of padding rows: [CLS] [SEP] without other tokens, and pair_mask is False."""
     batch = {
         "text": np.full((rows, texts, length), tokenizer.pad, np.int32),
         "text_mask": np.zeros((rows, texts, length), bool),
         "pair_mask": np.zeros((rows, texts), bool),
     }
-    filler = tokenizer.encode("", length)
-    batch["text"][..., : len(filler)] = filler
-    batch["text_mask"][..., : len(filler)] = True
+    empty_text = tokenizer.encode("", length)
+    batch["text"][..., : len(empty_text)] = empty_text
+    batch["text_mask"][..., : len(empty_text)] = True
     return batch
 
 
-def write_ids(batch: dict[str, np.ndarray], place: int, k: int, ids_T: np.ndarray) -> None:
-    """Put an encoded text into slot `k` of row `place`, which is still blank; it counts from now on."""
+def write_ids(batch: dict[str, np.ndarray], index: int, k: int, ids_T: np.ndarray) -> None:
+    """Write an encoded text to slot `k` of row `index`, which is a padding row so far, and set its masks."""
     length = len(ids_T)
-    batch["text"][place, k, :length] = ids_T
-    batch["text_mask"][place, k, :length] = True
-    batch["pair_mask"][place, k] = True
+    batch["text"][index, k, :length] = ids_T
+    batch["text_mask"][index, k, :length] = True
+    batch["pair_mask"][index, k] = True

@@ -1,4 +1,4 @@
-"""What a model sees of each row of a batch: an image on a canvas, or a detector's regions."""
+"""The visual input of each row of a batch: an image on a canvas, or the regions of a detector."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,30 +18,30 @@ class PixelVisuals:
     config: DataConfig
 
     def blank(self, rows: int, canvas: int) -> dict[str, np.ndarray]:
-        """Rows for `write` or `shared.show_nothing` to fill; `canvas` is the number of a canvas."""
+        """Rows for `write` or `shared.show_nothing` to fill; `canvas` is the index of a canvas."""
         return shared.blank_images(rows, self.config.all_canvases[canvas])
 
-    def write(self, batch: dict[str, np.ndarray], place: int, record: Record, *, mirrored: bool = False) -> None:
-        """Show a record in row `place`, mirrored left to right if that is asked for."""
-        row = batch["images"][place], batch["image_size"][place]
+    def write(self, batch: dict[str, np.ndarray], index: int, record: Record, *, mirrored: bool = False) -> None:
+        """Write the image of a record to row `index`, mirrored left to right if `mirrored`."""
+        row = batch["images"][index], batch["image_size"][index]
         shared.show(*row, record, record.image_id, self.config.resize)
         if mirrored:
-            height, width = batch["image_size"][place]
-            image_HxWx3 = batch["images"][place, :height, :width]
+            height, width = batch["image_size"][index]
+            image_HxWx3 = batch["images"][index, :height, :width]
             image_HxWx3[:] = image_HxWx3[:, ::-1].copy()
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionVisuals:
-    """The fields regions, boxes and region_mask, and whole where it is asked for."""
+    """The fields regions, boxes and region_mask, and the optional field whole."""
 
     config: DataConfig
-    size: int  # numbers of a feature
-    whole_size: int  # numbers of the feature of the whole image; 0: none
+    size: int  # length of the feature of a region
+    whole_size: int  # length of the feature of the whole image; 0: none
 
     def blank(self, rows: int, canvas: int) -> dict[str, np.ndarray]:
-        """Rows that show nothing."""
-        del canvas  # there is only one
+        """Rows without regions."""
+        del canvas  # regions have only one canvas
         regions = self.config.regions
         batch = {
             "regions": np.zeros((rows, regions, self.size), np.float16),
@@ -50,27 +50,27 @@ class RegionVisuals:
         }
         return batch | ({"whole": np.zeros((rows, self.whole_size), np.float16)} if self.whole_size else {})
 
-    def write(self, batch: dict[str, np.ndarray], place: int, record: Record, *, mirrored: bool = False) -> None:
-        """Show a record's highest-scoring regions in row `place`; they are never `mirrored`."""
+    def write(self, batch: dict[str, np.ndarray], index: int, record: Record, *, mirrored: bool = False) -> None:
+        """Write the highest-scoring regions of a record to row `index`; `mirrored` has no effect."""
         del mirrored
         found = record.regions
         if found is None:
             raise DataError(f"{record.image_id} has no regions; prepare its data set with --regions.")
         count = min(self.config.regions, len(found.features))
-        batch["regions"][place, :count] = found.features[:count]
-        batch["boxes"][place, :count] = found.boxes[:count]
-        batch["region_mask"][place, :count] = True
+        batch["regions"][index, :count] = found.features[:count]
+        batch["boxes"][index, :count] = found.boxes[:count]
+        batch["region_mask"][index, :count] = True
         if self.config.whole_image == "mean":
-            batch["whole"][place] = found.features[:count].astype(np.float32).mean(0)
+            batch["whole"][index] = found.features[:count].astype(np.float32).mean(0)
         elif self.config.whole_image == "stored":
-            batch["whole"][place] = found.global_feature
+            batch["whole"][index] = found.global_feature
 
 
 def visuals_of(sources: Sequence[Records], config: DataConfig) -> PixelVisuals | RegionVisuals:
-    """What the batches of some sources show.
+    """The visual input for batches of some sources.
 
     Raises:
-      DataError: regions are asked for, but a source has none, or of another kind than the others.
+      DataError: the configuration asks for regions, but a source has none, or its features have another size.
     """
     if not config.regions:
         return PixelVisuals(config)

@@ -1,4 +1,4 @@
-"""Batches of visual question answering: images with K questions each, and how right each answer is."""
+"""Batches of visual question answering: images with K questions each, and a score for each answer."""
 
 import dataclasses
 from typing import Any
@@ -14,15 +14,15 @@ class VqaBatches(PairBatches):
     """The arrays named in pixelbert_jax.tasks.vqa.
 
     Attributes:
-      answers: to choose from. A question none of whose answers is in it keeps its place with all scores 0; with None
-        nothing is known, as on a test split.
-      answer_slots: different answers of one question at most; the less right ones beyond are left out.
+      answers: answer vocabulary. A question without a known answer stays in the batch, and all its scores are 0. None:
+        no answer is known, as on a test split.
+      answer_slots: maximum number of different answers of one question; those with the lowest scores are dropped.
     """
 
     answers: AnswerVocabulary | None = None
     answer_slots: int = 10
 
-    def blank_labels(self, rows: int) -> dict[str, np.ndarray]:
+    def padding_labels(self, rows: int) -> dict[str, np.ndarray]:
         shape = (rows, self.config.texts_per_image, self.answer_slots)
         return {
             "answer": np.zeros(shape, np.int32),
@@ -30,16 +30,16 @@ class VqaBatches(PairBatches):
             "one_is_enough": np.ones(shape[:2], bool),
         }
 
-    def label(self, batch: dict[str, np.ndarray], place: int, k: int, stated: dict[str, Any]) -> None:
+    def write_label(self, batch: dict[str, np.ndarray], index: int, k: int, label: dict[str, Any]) -> None:
         if self.answers is None:
             return
-        given = stated.get("answers", [])
+        given = label.get("answers", [])
         if not isinstance(given, list) or not all(isinstance(answer, str) for answer in given):
             raise ValueError("answers that are no list of texts")
-        # An answer that nobody else was asked for is right, as those of Visual Genome in a mixture.
+        # A single answer is not a vote but the right answer, as in Visual Genome, which may be part of the mixture.
         votes = self.config.answers_are == "votes" and len(given) > 1
         index_S, score_S = self.answers.soft_targets(given, votes=votes)
-        batch["one_is_enough"][place, k] = self.config.answers_are != "set" or len(set(given)) < 2
+        batch["one_is_enough"][index, k] = self.config.answers_are != "set" or len(set(given)) < 2
         best = np.argsort(-score_S, kind="stable")[: self.answer_slots]
-        batch["answer"][place, k, : len(best)] = index_S[best]
-        batch["answer_score"][place, k, : len(best)] = score_S[best]
+        batch["answer"][index, k, : len(best)] = index_S[best]
+        batch["answer_score"][index, k, : len(best)] = score_S[best]

@@ -1,4 +1,4 @@
-"""Files through which the main process and the workers of one run speak to each other; all see them at one path."""
+"""Files for the communication between the main process and the workers of one run; all use the same path."""
 
 import dataclasses
 import io
@@ -14,18 +14,18 @@ from data_pipelines.errors import DataError
 from data_pipelines.regions.rows import RegionSource
 from data_pipelines.storage.atomic_files import write_atomically
 
-_REGIONS = "regions"  # stands for the source of the regions in a chunk, and is the file that has it
+_REGIONS = "regions"  # persistent id of the regions' source in a chunk, and name of the file that stores it
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a worker found out about a candidate.
+    """The result of verifying one candidate.
 
     Attributes:
-      outcome: of its look.
-      sizes: height and width in pixels of the image, or of both of a pair; empty if it cannot be used.
-      num_bytes: of the serialized record; 0 if it cannot be used.
-      digest: of the same, to know it again.
+      outcome: result of the examination.
+      sizes: height and width in pixels of the image, or of both images of a pair; empty for an unusable candidate.
+      num_bytes: size of the serialized record; 0 for an unusable candidate.
+      digest: digest of the serialized record, which detects later changes.
     """
 
     outcome: Outcome
@@ -36,18 +36,18 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """The files, in a folder of their own. Only this run writes them, so they may be pickles.
+    """The files of one run, in their own folder. Only this run writes them, so they may be pickles.
 
     Attributes:
-      folder: theirs.
-      chunk: candidates of a split that one worker looks at one after the other; the last chunk may have fewer.
+      folder: folder of the files.
+      chunk: number of candidates of a split that one worker verifies together; the last chunk may have fewer.
     """
 
     folder: Path
     chunk: int
 
     def write_candidates(self, split: str, chunk: int, candidates: Sequence[Candidate]) -> None:
-        """Store a chunk; the source of the regions is stored once, beside it."""
+        """Store a chunk of candidates; the source of the regions is stored only once, in its own file."""
         buffer = io.BytesIO()
         pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
         pickler.dump(list(candidates))
@@ -56,30 +56,30 @@ class Exchange:
         write_atomically(self._path("candidates", split, chunk), buffer.getvalue())
 
     def read_regions(self) -> RegionSource | None:
-        """The source of the regions; None without regions. Its table takes about 60 bytes a row."""
+        """Load the source of the regions; None if there are no regions. Its table takes about 60 bytes per row."""
         path = self.folder / _REGIONS
         return pickle.loads(path.read_bytes()) if path.exists() else None
 
     def read_candidates(self, split: str, chunk: int, regions: RegionSource | None) -> list[Candidate]:
-        """A chunk, with the regions that `read_regions` gave; DataError if it is not there."""
+        """Load a chunk of candidates with the regions from `read_regions`; raises DataError if it is missing."""
         unpickler = _Unpickler(io.BytesIO(self._read("candidates", split, chunk)))
         unpickler.regions = regions
         return unpickler.load()
 
     def write_verdicts(self, split: str, chunk: int, verdicts: Sequence[Verdict]) -> None:
-        """Store what was found out about a chunk; written twice, it is the same."""
+        """Store the verdicts of a chunk; a second write stores the same content."""
         write_atomically(self._path("verdicts", split, chunk), pickle.dumps(list(verdicts), pickle.HIGHEST_PROTOCOL))
 
     def read_verdicts(self, split: str, chunk: int) -> list[Verdict]:
-        """What was found out about a chunk; DataError if it is not there."""
+        """Load the verdicts of a chunk; raises DataError if they are missing."""
         return pickle.loads(self._read("verdicts", split, chunk))
 
     def write_positions(self, split: str, shard: int, positions: array) -> None:
-        """Store which candidates of a split are the records of a file."""
+        """Store the positions of the candidates that become the records of a file."""
         write_atomically(self._path("positions", split, shard), positions.tobytes())
 
     def read_positions(self, split: str, shard: int) -> array:
-        """Positions of candidates in their split, int64."""
+        """Load the positions of the candidates of a file in their split, int64."""
         positions = array("q")
         positions.frombytes(self._read("positions", split, shard))
         return positions
@@ -99,7 +99,7 @@ class Exchange:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves the source of the regions out, which may be large, and keeps it as `regions`."""
+    """Does not pickle the source of the regions, which may be large, but keeps it as `regions`."""
 
     regions: RegionSource | None = None
 
@@ -111,10 +111,10 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts `regions` where the source of the regions was."""
+    """Inserts `regions` at the positions of the source of the regions."""
 
     regions: RegionSource | None = None
 
     def persistent_load(self, pid: str) -> RegionSource | None:
-        del pid  # there is only one
+        del pid  # there is only one id
         return self.regions

@@ -1,4 +1,4 @@
-"""The two pipelines of one run, and what the main process does between them."""
+"""The two pipelines of one run, and the work of the main process between them."""
 
 import dataclasses
 import functools
@@ -22,17 +22,17 @@ from data_pipelines.datasets.reading import Selection
 from data_pipelines.datasets.settings import Settings
 from data_pipelines.storage import shards
 
-CHUNK = 256  # candidates: a file each for what they are and for what was found
+CHUNK = 256  # candidates per file, and verdicts per file
 
 
 @dataclasses.dataclass(frozen=True)
 class Selected:
-    """The records of a split.
+    """The candidates of a split that become records.
 
     Attributes:
-      positions: of the candidates that they are made of, in order; int64.
-      lengths: of the files, where their number is not given.
-      num_bytes: of all records.
+      positions: positions of the candidates in the split, in the order of the records; int64.
+      lengths: number of records of each file, if the number of files is not given.
+      num_bytes: total size of all records.
     """
 
     positions: array
@@ -41,22 +41,22 @@ class Selected:
 
 
 class Job:
-    """Writes the splits of a data set; a context that removes the files it worked with."""
+    """Writes the splits of a data set; a context manager that removes its exchange files at the end."""
 
     def __init__(self, options: Any, folder: Path, features: tfds.features.FeaturesDict, settings: Settings) -> None:
-        """Take what all splits have in common.
+        """Create a job.
 
         Args:
-          options: of the pipelines.
-          folder: of the records; all workers see it under that path.
-          features: of the data set.
-          settings: how to read; each worker has `num_threads` threads.
+          options: options of the pipelines.
+          folder: folder of the records; it has the same path for all workers.
+          features: features of the data set.
+          settings: settings for reading; each worker uses `num_threads` threads.
         """
         self._options = options
         self._exchange = Exchange(folder.absolute() / "exchange", CHUNK)
         self._serialize = shards.Serializer(features)
         self._settings = settings
-        self._chunks: dict[str, int] = {}  # split -> number of its chunks
+        self._chunks: dict[str, int] = {}  # split -> number of chunks
 
     def __enter__(self) -> "Job":
         self._exchange.folder.mkdir()
@@ -66,18 +66,18 @@ class Job:
         shutil.rmtree(self._exchange.folder, ignore_errors=True)
 
     def verify(self, splits: Mapping[str, Candidates]) -> None:
-        """List the candidates of all splits and look at all of their images; raises DataError."""
+        """List the candidates of all splits and verify all of their images; raises DataError."""
         num_candidates = 0
         for split, candidates in splits.items():
             self._settings.start(f"list {split}", candidates.total)
             items = iter(candidates.items)
             for chunk in itertools.count():
-                its_items = list(itertools.islice(items, self._exchange.chunk))
-                if not its_items:
+                chunk_items = list(itertools.islice(items, self._exchange.chunk))
+                if not chunk_items:
                     break
-                self._exchange.write_candidates(split, chunk, its_items)
-                num_candidates += len(its_items)
-                for _ in its_items:
+                self._exchange.write_candidates(split, chunk, chunk_items)
+                num_candidates += len(chunk_items)
+                for _ in chunk_items:
                     self._settings.progress()
             self._chunks[split] = chunk
         self._settings.start("verify", num_candidates)
@@ -85,7 +85,7 @@ class Job:
         self._run(orders, _Verify)
 
     def select(self, split: str, selection: Selection) -> Selected:
-        """Decide about the candidates of a split in their order; raises DataError as `Selection` does."""
+        """Decide in order which candidates of a split become records; raises DataError as `Selection` does."""
         positions, lengths, num_bytes, position = array("q"), [], 0, 0
         rule = shards.SizeRule(shards.MAX_SHARD_BYTES)
         for chunk in range(self._chunks[split]):
@@ -104,10 +104,10 @@ class Job:
     def write(
         self, selected: Mapping[str, Selected], template: Callable[[str], tfds.core.ShardedFileTemplate]
     ) -> list[tfds.core.SplitInfo]:
-        """Write the files of all splits and say what was written; `template` names those of a split.
+        """Write the files of all splits and describe them; `template` gives the file names of a split.
 
         Raises:
-          DataError: an image changed since it was looked at, or the disk does not take the files.
+          DataError: an image changed after it was verified, or the files cannot be written.
         """
         self._settings.start("write", sum(len(split.positions) for split in selected.values()))
         orders, infos = [], []
@@ -128,7 +128,7 @@ class Job:
         return infos
 
     def _run(self, orders: Sequence[Any], do: "type[_Work]") -> None:
-        """A pipeline in which workers carry out orders, in any order."""
+        """Run a pipeline whose workers process the orders, in any sequence."""
         work = do(self._exchange, self._serialize, self._settings.num_threads)
 
         def build(pipeline: beam.Pipeline) -> None:
@@ -138,7 +138,7 @@ class Job:
 
 
 class _Work(beam.DoFn):
-    """Carries out orders; a process loads the table of the regions once."""
+    """Processes orders; each process loads the table of the regions only once."""
 
     DONE = ""
 
@@ -147,7 +147,7 @@ class _Work(beam.DoFn):
         self._shared = Shared()
 
     def setup(self) -> None:
-        regions = self._shared.acquire(functools.partial(_held_regions, self._exchange))
+        regions = self._shared.acquire(functools.partial(_shared_regions, self._exchange))
         progress = WorkerProgress(self.DONE)
         self._worker = Worker(self._exchange, self._serialize, self._num_threads, regions.source, progress.step)
 
@@ -167,11 +167,11 @@ class _Write(_Work):
 
 
 @dataclasses.dataclass
-class _Held:
-    """The source of the regions, or None, which cannot be shared by itself."""
+class _SharedRegions:
+    """The source of the regions, or None; a wrapper, because Beam cannot share None."""
 
     source: Any
 
 
-def _held_regions(exchange: Exchange) -> _Held:
-    return _Held(exchange.read_regions())
+def _shared_regions(exchange: Exchange) -> _SharedRegions:
+    return _SharedRegions(exchange.read_regions())

@@ -1,4 +1,4 @@
-"""What a worker does: look at the images of a chunk, and write a file of records. Both may be done twice."""
+"""The work of a worker: verify the images of a chunk, and write a file of records. Beam may repeat both."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ from data_pipelines.storage.shards import Serializer, write_shard
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to write: its split, its number there, and its path, in the folder of the records."""
+    """A file to write: its split, its number in the split, and its path in the folder of the records."""
 
     split: str
     number: int
@@ -30,14 +30,14 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """Reads images, four times as many at once as threads, and no more.
+    """Reads images; it holds at most four times as many images as it has threads.
 
     Attributes:
-      exchange: where its orders lie.
-      serialize: examples to records.
-      num_threads: that read and decode.
-      regions: of the exchange.
-      progress: called after each image with its place.
+      exchange: files with its input and output.
+      serialize: converts examples to records.
+      num_threads: threads that read and decode.
+      regions: source of the regions from the exchange.
+      progress: called after each image with its location.
     """
 
     exchange: Exchange
@@ -47,7 +47,7 @@ class Worker:
     progress: Callable[[str], None]
 
     def verify(self, split: str, chunk: int) -> None:
-        """Look at the images of a chunk and write what was found."""
+        """Verify the images of a chunk and write the verdicts."""
         candidates = self.exchange.read_candidates(split, chunk, self.regions)
         verdicts = []
         for candidate, (outcome, example) in zip(candidates, examine_all(candidates, self.num_threads), strict=True):
@@ -58,14 +58,14 @@ class Worker:
                 sizes = tuple((example[f"{prefix}height"], example[f"{prefix}width"]) for prefix in prefixes)
                 serialized = self.serialize(example)
                 verdicts.append(Verdict(outcome, sizes, len(serialized), _digest(serialized)))
-            self.progress(candidate.place)
+            self.progress(candidate.location)
         self.exchange.write_verdicts(split, chunk, verdicts)
 
     def write(self, shard: Shard) -> None:
-        """Write a file of records, whole or not at all.
+        """Write a file of records atomically.
 
         Raises:
-          DataError: an image is not what it was when it was looked at, or the disk does not take the file.
+          DataError: an image changed after it was verified, or the file cannot be written.
         """
         folder = shard.path.parent
         handle, temporary = tempfile.mkstemp(prefix=f".{shard.path.name}.", suffix=".part", dir=folder)
@@ -87,23 +87,23 @@ class Worker:
                 serialized = b""
             if _digest(serialized) != verdict.digest:
                 raise DataError(
-                    f"{candidate.place} changed while it was prepared; leave the source files alone and run again."
+                    f"{candidate.location} changed while it was prepared; leave the source files alone and run again."
                 )
             yield serialized
-            self.progress(candidate.place)
+            self.progress(candidate.location)
 
     def _chosen(self, shard: Shard) -> Iterator[tuple[Candidate, Verdict]]:
         size = self.exchange.chunk
         positions = self.exchange.read_positions(shard.split, shard.number)
-        for chunk, its_positions in itertools.groupby(positions, key=lambda position: position // size):
+        for chunk, chunk_positions in itertools.groupby(positions, key=lambda position: position // size):
             candidates = self.exchange.read_candidates(shard.split, chunk, self.regions)
             verdicts = self.exchange.read_verdicts(shard.split, chunk)
-            for position in its_positions:
+            for position in chunk_positions:
                 yield candidates[position % size], verdicts[position % size]
 
 
 def _read_again(chosen: tuple[Candidate, Verdict]) -> tuple[Candidate, Verdict, list[RecordImage]]:
-    """With the images, not decoded again; with none if one cannot be read."""
+    """Add the images, which are not decoded again; an empty list if one of them cannot be read."""
     candidate, verdict = chosen
     try:
         images = []

@@ -1,4 +1,4 @@
-"""The data sets that `prepare` knows, by name; each is imported only when it is asked for."""
+"""The data sets that `prepare` knows, by name; the module of a data set is imported only when it is needed."""
 
 import difflib
 import importlib
@@ -9,7 +9,7 @@ from data_pipelines.errors import DataError
 if TYPE_CHECKING:
     from data_pipelines.datasets.builder import ImageTextBuilder
 
-# name -> module of this package and class in it
+# name -> (module in this package, class in the module)
 _BUILDERS = {
     "coco_captions": ("coco_captions", "CocoCaptions"),
     "visual_genome": ("visual_genome", "VisualGenome"),
@@ -36,7 +36,7 @@ def names() -> tuple[str, ...]:
 
 
 def builder_class(name: str) -> "type[ImageTextBuilder]":
-    """The builder of a data set; raises DataError for an unknown name."""
+    """The builder class of a data set; raises DataError for an unknown name."""
     if name not in _BUILDERS:
         near = [known for known in _BUILDERS if name and known.startswith(name)]
         near += difflib.get_close_matches(name, _BUILDERS, n=1, cutoff=0.5)

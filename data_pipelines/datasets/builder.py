@@ -1,4 +1,4 @@
-"""What all data sets share: a TFDS builder that turns candidates into verified records on disk."""
+"""The base class of all data sets: a TFDS builder that turns candidates into verified records on disk."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,31 +18,31 @@ from data_pipelines.regions.joining import NO_REGIONS, Joiner
 from data_pipelines.regions.rows import MAX_BOXES
 from data_pipelines.storage.shards import write_split
 
-DRAWN = "drawn"  # --regions of data sets that have regions of their own
+DRAWN = "drawn"  # value of --regions for data sets that create their own regions
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """What TFDS keeps about a data set; never asked of Google's servers, for which TFDS makes a temporary folder."""
+    """DatasetInfo of TFDS without a look-up on Google's servers, for which TFDS creates a temporary folder."""
 
     def initialize_from_bucket(self) -> None:
-        """There is nothing there."""
+        """Do nothing: the servers do not have these data sets."""
 
 
 class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set of images with texts; a subclass says what its candidates are.
+    """A data set of images with texts; a subclass defines the candidates.
 
     Class attributes of a subclass:
-      name: of the data set.
-      VERSION: changes with the content of the records.
-      OPTIONS: flags of its own that `prepare` passes on, with their defaults.
-      PATH_OPTIONS: those of them that are paths, which say nothing about the content.
-      REGION_OPTIONS: flags about regions beside the images, which are added to OPTIONS of all but pairs.
-      DRAWS_REGIONS: whether its own candidates have the regions; else they are joined from a file.
-      NEEDS_SOURCE: whether it reads from source_dir.
-      LABELLED: whether each text has a label. Splits may then share images, with other texts.
+      name: name of the data set.
+      VERSION: version of the content of the records.
+      OPTIONS: flags of the data set, with their default values; `prepare` passes their values on.
+      PATH_OPTIONS: options that are paths; they do not describe the content.
+      REGION_OPTIONS: options for regions; they are added to OPTIONS except for pairs of images.
+      DRAWS_REGIONS: whether the candidates already have regions; otherwise regions are joined from a file.
+      NEEDS_SOURCE: whether the data set reads from source_dir.
+      LABELLED: whether each text has a label. Splits may then share images, with different texts.
       PAIRED: whether a record is a pair of images.
-      TURNED: whether images are turned upright by their orientation tag, as users' own are; publishers' boxes and
-        results are of images as they are stored.
+      TURNED: whether images are turned upright by their orientation tag. This is true for users' own images. Published
+        boxes and results refer to images as stored.
       DESCRIPTION: one line.
     """
 
@@ -55,7 +55,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     PAIRED: ClassVar[bool] = False
     TURNED: ClassVar[bool] = False
     DESCRIPTION: ClassVar[str] = ""
-    url_infos: ClassVar[Mapping[str, Any]] = {}  # no downloads; spares TFDS the search for a list
+    url_infos: ClassVar[Mapping[str, Any]] = {}  # no downloads; TFDS does not search for a list of checksums
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -70,32 +70,32 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         options: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Args: options: values for some of OPTIONS; the rest keep their defaults."""
+        """Args: options: values for some of OPTIONS; the others have their default values."""
         self.source_dir = Path(source_dir) if source_dir is not None else Path()
         self.options = {**self.OPTIONS, **(options or {})}
         self.settings = settings or Settings()
-        self.notes = ["each record is a pair of images"] if self.PAIRED else []  # one line each, for the summary
+        self.notes = ["each record is a pair of images"] if self.PAIRED else []  # lines for the summary
         self._splits: dict[str, Candidates] | None = None
         self._joiner: Joiner | None = None
         self._skipped: dict[str, Skipped] = {}
         self._identical: Identical | None = None
-        self._seen: dict[str, set[int]] = {}  # split -> hashes of its image ids
+        self._seen: dict[str, set[int]] = {}  # split -> hashes of the image ids so far
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 
     @property
     def has_regions(self) -> bool:
-        """Whether regions are wanted beside the images."""
+        """Whether the records have regions."""
         return bool(self.options.get("regions"))
 
     def candidates(self) -> dict[str, Candidates]:
-        """All splits. Checks the layout of source_dir; raises DataError before anything long."""
+        """The candidates of all splits. Checks the layout of source_dir; raises DataError before any long work."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Look at the source files without reading images.
+        """Check the options and the source files without reading images.
 
         Raises:
-          DataError: the layout is wrong, or too many files are missing.
+          DataError: an option or the layout is wrong, or too many files are missing.
         """
         self._check_region_options()
         if self.options.get(OPTION, 0) < 0:
@@ -112,15 +112,15 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 check_share(count, split.total, self.settings.max_bad_share, reasons)
 
     def _check_region_options(self) -> None:
-        """Raise DataError for those that say nothing."""
+        """Raise DataError for region options that have no effect or are out of range."""
         for option, default in self.REGION_OPTIONS.items():
             if not self.has_regions and self.options.get(option, default) != default:
-                raise DataError(f"{self.name}: --{option} says nothing without --regions; give both or neither.")
+                raise DataError(f"{self.name}: --{option} has no effect without --regions; give both or neither.")
         if not 1 <= self.options.get("max_regions", 1) <= MAX_BOXES:
             raise DataError(f"--max_regions={self.options['max_regions']} is not between 1 and {MAX_BOXES:,}.")
 
     def _join_regions(self) -> None:
-        """Give the candidates regions from a file; those for which it has none are left out."""
+        """Add regions from a file to the candidates; candidates without regions are skipped."""
         source = open_source(Path(self.options["regions"]))
         self.settings.start("regions", None)
         self._joiner = Joiner(source, self.options["max_regions"], self.settings.progress)
@@ -189,24 +189,24 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         yield from enumerate(examples)
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
-        """Replaces TFDS's sorting writer by ours (see `data_pipelines.storage.shards`)."""
+        """Write with `data_pipelines.storage.shards` instead of the sorting writer of TFDS."""
         del download_config
         generators = self._split_generators(dl_manager)
         infos = self._write(generators) if self.settings.beam is None else self._write_on_beam()
         if not infos:
             raise self._joiner.nothing_joins()
-        # TFDS saves this beside the records, so it survives until the index is written.
+        # TFDS saves this beside the records, so it is available when the index is written.
         self.info.metadata.update(self.about())
         return infos
 
     def _write(self, generators: Mapping[str, Iterator[tuple[int, dict]]]) -> list[tfds.core.SplitInfo]:
-        """Write split after split, each image as it is read."""
+        """Write one split after the other, and each image right after it is read."""
         infos = []
         for split, numbered in generators.items():
             examples = (example for _, example in numbered)
             first = next(examples, None)
             if first is None:
-                self._leave_out(split)
+                self._skip_split(split)
                 continue
             whole = itertools.chain([first], examples)
             template = self._get_filename_template(split_name=split)
@@ -214,7 +214,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return infos
 
     def _write_on_beam(self) -> list[tfds.core.SplitInfo]:
-        """The same, but workers look at all images first, and then write the files."""
+        """As `_write`, but workers first verify all images and then write the files."""
         with self.settings.beam(Path(self.data_dir), self.info.features, self.settings) as job:
             job.verify(self._splits)
             selected = {}
@@ -225,17 +225,17 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if records.lengths:
                     selected[split] = records
                 else:
-                    self._leave_out(split)
+                    self._skip_split(split)
             return job.write(selected, lambda split: self._get_filename_template(split_name=split))
 
-    def _leave_out(self, split: str) -> None:
-        """Note that a split without records is left out; DataError unless it has none only for want of regions."""
+    def _skip_split(self, split: str) -> None:
+        """Note that a split without records is skipped; raises DataError if missing regions are not the only reason."""
         if set(self._skipped[split].images) != {NO_REGIONS}:
             raise self._skipped[split].nothing_usable(split)
-        self.notes.append(f"split {split} left out: none of its images has regions")
+        self.notes.append(f"split {split} skipped: none of its images has regions")
 
     def about(self) -> dict[str, Any]:
-        """What is worth keeping about this preparation; JSON."""
+        """Description of this preparation for the index, as JSON."""
         return {
             "name": self.name,
             "version": str(self.VERSION),
@@ -246,14 +246,14 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _kept_options(self) -> dict[str, Any]:
-        """Those that say something about the content; of regions only where there are some."""
+        """The options that describe the content; region options only if there are regions."""
         skipped = (*self.PATH_OPTIONS, *(() if self.has_regions else self.REGION_OPTIONS))
         options = {name: value for name, value in self.options.items() if name not in skipped}
-        # Where regions lie says nothing about them, so that the file may move.
+        # Only the name of the regions' file is kept, because the file may move.
         return options | ({"regions": Path(options["regions"]).name} if self.has_regions else {})
 
     def _shared_images(self) -> list[str]:
-        """A line for each two splits that have images in common; their texts differ."""
+        """A line for each two splits that have images in common; the texts of these images differ."""
         if not self.LABELLED:
             return []
         pairs = itertools.combinations(self._seen.items(), 2)

@@ -1,4 +1,4 @@
-"""COCO Captions, with Karpathy's splits where his file is found, else with the official ones."""
+"""COCO Captions, with Karpathy's splits if his file is found, otherwise with the official splits."""
 
 import collections
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.formats import coco_files, karpathy
 from data_pipelines.datasets.formats.coco_files import Photographs
 from data_pipelines.datasets.layout import field, first_existing, load_json
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
 YEARS = ("2014", "2017")
 KARPATHY_FILES = ("annotations/dataset_coco.json", "dataset_coco.json")
@@ -29,7 +29,7 @@ class CocoCaptions(ImageTextBuilder):
     PATH_OPTIONS = ("karpathy_json",)
 
     def candidates(self) -> dict[str, Candidates]:
-        """Karpathy's train, restval, val, test, or the official train and validation."""
+        """Karpathy's splits train, restval, val and test, or the official splits train and validation."""
         years = (self.options["year"],) if self.options["year"] else YEARS
         folders = [f"{split}{year}" for year in years for split in ("train", "val")]
         photographs = coco_files.find_photographs(self.source_dir, folders)
@@ -48,14 +48,14 @@ class CocoCaptions(ImageTextBuilder):
         for entry in entries:
             if entry.coco_id is None or entry.split not in splits:
                 raise DataError(
-                    f"{path} is not Karpathy's dataset_coco.json: image {shown(entry.file_name)} is in "
-                    f"split {shown(entry.split)} with COCO id {entry.coco_id}; give the right file."
+                    f"{path} is not Karpathy's dataset_coco.json: image {short_repr(entry.file_name)} is in "
+                    f"split {short_repr(entry.split)} with COCO id {entry.coco_id}; give the right file."
                 )
             splits[entry.split].append(
                 photographs.named(entry.file_name, entry.stated_id, entry.texts, entry.folder, shared)
             )
             other_ids[entry.split] += coco_files.disagrees(entry.file_name, entry.stated_id)
-        self.notes += _lines_of(other_ids)
+        self.notes += _id_notes(other_ids)
         return {split: Candidates.of(items) for split, items in splits.items() if items}
 
     def _official(self, years: tuple[str, ...], photographs: Photographs) -> dict[str, Candidates]:
@@ -82,12 +82,12 @@ class CocoCaptions(ImageTextBuilder):
             name = _OFFICIAL_SPLITS[split]
             items, other_ids[name] = _read_official(path, f"{split}{year}", photographs)
             splits[name] = Candidates.of(items)
-        self.notes += _lines_of(other_ids)
+        self.notes += _id_notes(other_ids)
         return splits
 
 
 def find_karpathy(source_dir: Path, given: str) -> Path | None:
-    """Karpathy's COCO split file: as given, or found; DataError if given and not there."""
+    """Path of Karpathy's COCO split file, as given or found; raises DataError if the given file does not exist."""
     if given:
         if not Path(given).is_file():
             raise DataError(f"--karpathy_json={given} is not a file; give dataset_coco.json.")
@@ -96,7 +96,7 @@ def find_karpathy(source_dir: Path, given: str) -> Path | None:
 
 
 def _read_official(path: Path, folder: str, photographs: Photographs) -> tuple[list[Candidate], int]:
-    """Its images, and the number of those whose file name has another number than their id."""
+    """The images of an annotation file, and the number of images whose file name and id have different numbers."""
     content = load_json(path)
     texts: dict[int, list[Any]] = {}
     for annotation in field(content, "annotations", list, path):
@@ -111,7 +111,7 @@ def _read_official(path: Path, folder: str, photographs: Photographs) -> tuple[l
     return items, sum(coco_files.disagrees(name, number) for number, name in images)
 
 
-def _lines_of(other_ids: Mapping[str, int]) -> list[str]:
-    """For the summary."""
+def _id_notes(other_ids: Mapping[str, int]) -> list[str]:
+    """Lines for the summary."""
     what = "images whose file name has another number than their id; the file name counts"
     return [f"{split}: {count:,} {what}" for split, count in other_ids.items() if count]

@@ -1,4 +1,4 @@
-"""Conceptual Captions (CC3M): images of the web with one caption each, made from their alternative text."""
+"""Conceptual Captions (CC3M): images from the web with one caption each, made from their alternative text."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,18 +21,18 @@ _FOLDERS = {
     "validation": ("validation", "val", "images/validation", "images/val"),
 }
 _COMMON_FOLDER = "images"
-_HEADER = ("caption", "url")  # img2dataset wants one; the published files have none
+_HEADER = ("caption", "url")  # img2dataset needs a header; the published files have none
 
 
 class ConceptualCaptions(UrlCaptions):
-    """3.3 million images of the web with one caption each."""
+    """3.3 million images from the web with one caption each."""
 
     name = "conceptual_captions"
     VERSION = tfds.core.Version("1.0.0")
     PAGE = "https://ai.google.com/research/ConceptualCaptions/download"
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train and validation, those of which there are images."""
+        """The splits train and validation, if there are images for them."""
         lists = {split: first_existing(self.source_dir, names) for split, names in _LISTS.items()}
         folders, shared = self._folders(), False
         if not any(folders.values()) and (self.source_dir / _COMMON_FOLDER).is_dir():
@@ -46,7 +46,7 @@ class ConceptualCaptions(UrlCaptions):
                 splits[split] = self.survey(split, urls, folder, shared=shared).candidates(self.name)
             elif path is not None:
                 looked_for = ", ".join(_FOLDERS[split])
-                self.notes.append(f"{split}: left out, for there is no folder of its images ({looked_for})")
+                self.notes.append(f"{split}: skipped, because there is no folder of its images ({looked_for})")
         if not splits:
             folder_names = [name for names in _FOLDERS.values() for name in names]
             raise DataError(
@@ -56,7 +56,7 @@ class ConceptualCaptions(UrlCaptions):
         return splits
 
     def _folders(self) -> dict[str, Path | None]:
-        """The folder of each split's images; what img2dataset wrote into source_dir itself is of train."""
+        """The folder with the images of each split; output of img2dataset in source_dir itself belongs to train."""
         folders = {split: first_existing(self.source_dir, names) for split, names in _FOLDERS.items()}
         written_here = img2dataset.find_shards(self.source_dir) or img2dataset.find_folders(self.source_dir)
         if folders["train"] is None and written_here:
@@ -68,7 +68,7 @@ def read_tsv(path: Path) -> Iterator[tuple[str, str]]:
     """URL and caption of each line that is not blank.
 
     Raises:
-      DataError: a line is not a caption, a tab and a URL; or the file cannot be read.
+      DataError: a line is not a caption, a tab and a URL, or the file cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""DAQUAR: questions of people about indoor photographs of the NYU depth data set.
+"""DAQUAR: questions by people about indoor photographs of the NYU depth data set.
 
-In the files the name of its image stands in each question ("... in the image3 ?"). Records have "image" there instead,
-for the number says nothing about the image, but a model could remember it.
+Each question in the files contains the name of its image ("... in the image3 ?"). Records have "image" instead, because
+the number does not describe the image, but a model could memorize it.
 """
 
 import re
@@ -25,14 +25,14 @@ _NAME = re.compile(r"\bimage ?(\d+)\b")
 
 
 class Daquar(ImageTextBuilder):
-    """Indoor photographs with questions and answers, a set of answers where several are right together."""
+    """Indoor photographs with questions and answers; a question may have a set of answers, all of which are needed."""
 
     name = "daquar"
     VERSION = tfds.core.Version("1.0.0")
     LABELLED = True
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train and test."""
+        """The splits train and test."""
         folder = require(self.source_dir, _IMAGE_FOLDERS, "images of DAQUAR", "unpack them there")
         paths = {path.stem: path for path in list_images([folder]).values()}
         splits = {}
@@ -45,7 +45,7 @@ class Daquar(ImageTextBuilder):
         return splits
 
     def _texts(self) -> dict[str, TextsByImage]:
-        """From one file and the lists of the images of each split, or from a file a split."""
+        """Read one file of questions and the list of images of each split, or one file per split."""
         path = self.source_dir / _ALL
         if not path.exists():
             files = {s: self._require((_ALL, f"qa.894.raw.{s}.txt"), f"questions of {s}") for s in _SPLITS}
@@ -76,7 +76,7 @@ def _gather(path: Path, pairs: Iterable[_Pair]) -> TextsByImage:
 
 
 def _read_pairs(path: Path) -> Iterator[_Pair]:
-    """Name of the image, question and answers of each two lines; raises DataError naming the line."""
+    """Name of the image, question and answers from each two lines; raises DataError, which names the line."""
     lines = _read_text(path)
     while lines and not lines[-1].strip():
         lines.pop()

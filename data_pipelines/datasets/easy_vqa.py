@@ -1,4 +1,4 @@
-"""easy-VQA: drawings of one shape with questions from templates and thirteen answers."""
+"""easy-VQA: drawings of one shape, with questions from templates and thirteen different answers."""
 
 import tensorflow_datasets as tfds
 
@@ -13,14 +13,14 @@ _REMEDY = "copy the data folder of https://github.com/vzhou842/easy-VQA"
 
 
 class EasyVqa(ImageTextBuilder):
-    """Drawings of one shape with questions about its form and colour."""
+    """Drawings of one shape, with questions about its form and colour."""
 
     name = "easy_vqa"
     VERSION = tfds.core.Version("1.0.0")
     LABELLED = True
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train and test."""
+        """The splits train and test."""
         return {split: self._split(split) for split in _SPLITS}
 
     def _split(self, split: str) -> Candidates:

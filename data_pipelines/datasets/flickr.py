@@ -8,7 +8,7 @@ from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.formats import karpathy
 from data_pipelines.datasets.layout import list_images, reader, require
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
 _SPLITS = ("train", "val", "test")
 _SPLIT_FILES_PAGE = "https://cs.stanford.edu/people/karpathy/deepimagesent/"
@@ -20,7 +20,7 @@ class _Flickr(ImageTextBuilder, skip_registration=True):
     IMAGE_FOLDERS: tuple[str, ...] = ()
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train, val and test."""
+        """The splits train, val and test."""
         json_name = f"dataset_{self.name}.json"
         path = require(
             self.source_dir,
@@ -34,13 +34,13 @@ class _Flickr(ImageTextBuilder, skip_registration=True):
         for entry in karpathy.read_entries(path):
             if entry.split not in splits:
                 raise DataError(
-                    f"{path} has an unknown split {shown(entry.split)}; it should be {json_name} from "
+                    f"{path} has an unknown split {short_repr(entry.split)}; it should be {json_name} from "
                     f"{_SPLIT_FILES_PAGE}."
                 )
             image_id = f"{self.name}/{Path(entry.file_name).stem}"
-            place = str(folder / entry.file_name)
+            location = str(folder / entry.file_name)
             read = reader(paths.get(entry.file_name))
-            splits[entry.split].append(Candidate(image_id, entry.texts, read, place))
+            splits[entry.split].append(Candidate(image_id, entry.texts, read, location))
         return {split: Candidates.of(items) for split, items in splits.items() if items}
 
 

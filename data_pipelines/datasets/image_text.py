@@ -1,4 +1,4 @@
-"""Your own images with texts: JSON lines beside image files, or WebDataset tar files."""
+"""A user's own images with texts: JSON lines beside image files, or WebDataset tar files."""
 
 import collections
 import itertools
@@ -23,7 +23,7 @@ _LAYOUTS = f"SPLIT.jsonl with lines {_LINE}, or WebDataset files SPLIT/*.tar, or
 
 
 class ImageText(ImageTextBuilder):
-    """Images with texts that a user brings."""
+    """A user's own images with texts."""
 
     name = "image_text"
     VERSION = tfds.core.Version("1.1.0")
@@ -50,16 +50,16 @@ class ImageText(ImageTextBuilder):
 
 
 def _read_shards(split: str, paths: list[Path]) -> Candidates:
-    """Images of the tar files of a split."""
+    """Candidates from the tar files of a split."""
     unused: collections.Counter[str] = collections.Counter()
     return Candidates(read_shards(split, paths, unused), unused=unused)
 
 
 def _read_lines(path: Path) -> Candidates:
-    """Images of a .jsonl file, in the order of their first lines; lines of one image are joined.
+    """Candidates from a .jsonl file in the order of their first lines; the lines of an image are joined.
 
-    The file is read more than once, so that it may be larger than the memory: 8 bytes are kept of each image, and the
-    texts of those that other images' lines come between.
+    The file is read several times, so that it may be larger than the memory. Only 8 bytes are kept per image, and the
+    texts of images whose lines are not next to each other.
     """
     keys, missing = array("q"), {}
     for image, _ in _images(path):
@@ -77,7 +77,7 @@ def _read_lines(path: Path) -> Candidates:
 
 
 def _candidates(path: Path, scattered: frozenset[int], joined: dict[str, list[Any]]) -> Iterator[Candidate]:
-    """One for each image; takes the texts of those that are `scattered` out of `joined`."""
+    """A candidate for each image; the texts of `scattered` images are taken from `joined`."""
     for image, texts in _images(path):
         if hash(image) in scattered:
             texts = joined.pop(image, None)
@@ -86,14 +86,14 @@ def _candidates(path: Path, scattered: frozenset[int], joined: dict[str, list[An
 
 
 def _images(path: Path) -> Iterator[tuple[str, list[Any]]]:
-    """Path and texts of the lines of a .jsonl file, those of neighbouring lines of one image together."""
+    """Path and texts of the images in a .jsonl file; neighbouring lines of one image are joined."""
     for image, lines in itertools.groupby(_checked_lines(path), key=lambda line: line[0]):
         yield image, [text for _, texts in lines for text in texts]
 
 
 def _checked_lines(path: Path) -> Iterator[tuple[str, list[Any]]]:
-    for place, entry in read_lines(path, _LINE, ("image", "texts")):
-        image = relative_path(entry["image"], place)
+    for location, entry in read_lines(path, _LINE, ("image", "texts")):
+        image = relative_path(entry["image"], location)
         if not isinstance(entry["texts"], list):
-            raise DataError(f"{place}: texts must be a list; correct that line.")
+            raise DataError(f"{location}: texts must be a list; correct that line.")
         yield image, entry["texts"]

@@ -1,4 +1,4 @@
-"""Labels of texts, such as the answers of a question: one JSON object a text, the form in which records hold them."""
+"""Labels of texts, such as the answers of a question: one JSON object per text, as in records."""
 
 import dataclasses
 import json
@@ -6,20 +6,20 @@ from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
 _TRUTH = {"true": True, "false": False}
 
 
 @dataclasses.dataclass
 class Labeller:
-    """Makes the labels of one split, and checks that none is missing and no id occurs twice.
+    """Makes the labels of one split, and checks that no label is missing and no id occurs twice.
 
     Attributes:
-      path: of the file with the labels, for messages.
-      id_key: of the text's id in its label, such as "question_id".
-      target: key of what is to be learned, such as "answers".
-      required: whether each text must have it; else all texts of the split have it or none has.
+      path: path of the file with the labels, for messages.
+      id_key: key of the text's id in its label, such as "question_id".
+      target: key of the training target, such as "answers".
+      required: whether each text must have the target; otherwise either all texts of the split have it, or none.
     """
 
     path: Path
@@ -32,25 +32,25 @@ class Labeller:
         self._labelled: bool | None = True if self.required else None
 
     def __call__(self, label: Mapping[str, Any]) -> str:
-        """The JSON of a label, without what is None; raises DataError as `check`."""
+        """Check a label and return its JSON without None values; raises DataError as `check`."""
         self.check(label)
         return to_json(label)
 
     def check(self, label: Mapping[str, Any]) -> None:
-        """Raise DataError if a label lacks an id of its own, or lacks the target that others have."""
+        """Raise DataError if a label has no unique id, or if its target is missing although others have one."""
         identity = label.get(self.id_key)
         if not isinstance(identity, (int, str)) or isinstance(identity, bool):
             raise DataError(
-                f"{self.path}: {self.id_key} {shown(identity)} is neither a number nor a string; correct it."
+                f"{self.path}: {self.id_key} {short_repr(identity)} is neither a number nor a string; correct it."
             )
         if identity in self._ids:
-            raise DataError(f"{self.path}: {self.id_key} {shown(identity)} occurs twice; correct the file.")
+            raise DataError(f"{self.path}: {self.id_key} {short_repr(identity)} occurs twice; correct the file.")
         self._ids.add(identity)
         labelled = label.get(self.target) is not None
         if self._labelled is None:
             self._labelled = labelled
         if labelled != self._labelled:
-            where = f"{self.path}: {self.id_key} {shown(identity)}"
+            where = f"{self.path}: {self.id_key} {short_repr(identity)}"
             if self.required:
                 raise DataError(f"{where} has no {self.target}; complete the file or download it again.")
             raise DataError(
@@ -60,19 +60,19 @@ class Labeller:
 
 
 class TextsByImage:
-    """Texts and their labels by image, in the order in which the images are first named."""
+    """Texts and their labels by image, in the order in which the images are first added."""
 
     def __init__(self, labeller: Labeller) -> None:
-        """Args: labeller: of the split."""
+        """Args: labeller: labeller of the split."""
         self._labeller = labeller
         self._found: dict[Hashable, tuple[list[object], list[str]]] = {}
 
     def add_image(self, image: Hashable) -> None:
-        """Name an image, which may have no text."""
+        """Add an image, which may have no text."""
         self._found.setdefault(image, ([], []))
 
     def add(self, image: Hashable, text: object, label: Mapping[str, Any]) -> None:
-        """Add a text of an image; an id that is None becomes `<image>/<number of the text>`.
+        """Add a text of an image; if the id in the label is None, it becomes `<image>/<number of the text>`.
 
         Raises:
           DataError: as `Labeller.check`.
@@ -94,24 +94,24 @@ class TextsByImage:
 
 
 def to_json(label: Mapping[str, Any]) -> str:
-    """A label as records hold it, without what is None."""
+    """The JSON of a label as in records, without None values."""
     return json.dumps({key: value for key, value in label.items() if value is not None})
 
 
-def answers(value: object, place: str) -> list[str] | None:
-    """Answers of a question, None if there is none; raises DataError if they are no list of strings."""
+def answers(value: object, location: str) -> list[str] | None:
+    """Answers of a question; None if there are none. Raises DataError if they are not a list of strings."""
     if value is None or value == []:
         return None
     if not isinstance(value, list) or not all(isinstance(answer, str) and answer.strip() for answer in value):
-        raise DataError(f"{place}: answers must be a list of strings that are not empty; correct that line.")
+        raise DataError(f"{location}: answers must be a list of strings that are not empty; correct that line.")
     return value
 
 
-def truth(value: object, place: str) -> bool | None:
-    """True or false, as JSON or as a word, None if it is not said; raises DataError for anything else."""
+def truth(value: object, location: str) -> bool | None:
+    """True or False from JSON or from a word; None for None. Raises DataError for other values."""
     if value is None:
         return None
     word = str(value).lower() if isinstance(value, (bool, str)) else ""
     if word not in _TRUTH:
-        raise DataError(f"{place}: label {shown(value)} is neither true nor false; correct that line.")
+        raise DataError(f"{location}: label {short_repr(value)} is neither true nor false; correct that line.")
     return _TRUTH[word]

@@ -1,4 +1,4 @@
-"""Looking around in a publisher's folders, with errors that say what was looked for and where."""
+"""Find and read the files of a publisher; errors name the expected files and their location."""
 
 import json
 import os
@@ -10,9 +10,9 @@ import ijson
 import numpy as np
 
 from data_pipelines.datasets.candidates import FileBytes, Source
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
-_MAX_RISE, _MAX_DEPTH = 1000, 20_000  # brackets that open and do not close, in one piece of a file and in all of it
+_MAX_RISE, _MAX_DEPTH = 1000, 20_000  # maximum number of open brackets: within one block that is read, and in all
 _BRACKETS = np.zeros(256, np.int8)
 _BRACKETS[list(b"[{")], _BRACKETS[list(b"]}")] = 1, -1
 
@@ -20,12 +20,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 
 
 def first_existing(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of some names, files or folders, that exists in `folder`; None if there is none."""
+    """The first file or folder with one of the names that exists in `folder`; None if there is none."""
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def require(folder: Path, names: Sequence[str], what: str, remedy: str) -> Path:
-    """As `first_existing`, but raises DataError: `what` was not found; `remedy` says what to do."""
+    """As `first_existing`, but raises DataError if nothing exists; `what` and `remedy` are parts of the message."""
     found = first_existing(folder, names)
     if found is None:
         raise DataError(f"No {what} in {folder}: looked for {', '.join(names)}; {remedy}.")
@@ -33,7 +33,7 @@ def require(folder: Path, names: Sequence[str], what: str, remedy: str) -> Path:
 
 
 def list_images(folders: Sequence[Path]) -> dict[str, Path]:
-    """File name -> path of all images in some folders (not below them); the first folder wins."""
+    """File name -> path of all images in some folders, without subfolders; the first folder has priority."""
     found: dict[str, Path] = {}
     for folder in folders:
         with os.scandir(folder) as entries:
@@ -44,24 +44,24 @@ def list_images(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def reader(path: Path | None) -> FileBytes | None:
-    """`Candidate.read` for a file that was found, or None."""
+    """`Candidate.read` for a file, or None if the file was not found."""
     return None if path is None else FileBytes(path)
 
 
 def find_image(paths: Mapping[str, Path], name: str, otherwise: str) -> Source:
-    """The image called `name` in `paths`; `otherwise` says what was looked for where it is not there."""
+    """The source of the image `name` in `paths`; `otherwise` is the location for messages if it is not there."""
     path = paths.get(name)
     return Source(reader(path), str(path or otherwise))
 
 
 def source_below(folder: Path, relative: str) -> Source:
-    """A user's own image at a path relative to `folder`, which may not be there; it is turned upright."""
+    """The source of a user's own image at a path relative to `folder`, turned upright; the file may be missing."""
     path = folder / relative
     return Source(reader(path if path.is_file() else None), str(path), turn=True)
 
 
 def folders_below(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Those folders in `folder` that exist of some names, each with the folders in it."""
+    """The existing folders with the given names in `folder`, each followed by its subfolders."""
     found = []
     for name in names:
         if (folder / name).is_dir():
@@ -70,7 +70,7 @@ def folders_below(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def load_json(path: Path) -> Any:
-    """The content of a JSON file; raises DataError if it is missing or damaged."""
+    """Read a JSON file; raises DataError if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             return json.load(file)
@@ -83,7 +83,7 @@ def load_json(path: Path) -> Any:
 
 
 def stream_json(path: Path, prefix: str) -> Iterator[Any]:
-    """Parts of a JSON file that is too large to hold, such as prefix "questions.item"; DataError if it is damaged."""
+    """Read parts of a JSON file as a stream, such as prefix "questions.item"; raises DataError if it is damaged."""
     try:
         with path.open("rb") as file:
             yield from ijson.items(_Shallow(file), prefix, use_float=True)
@@ -91,25 +91,27 @@ def stream_json(path: Path, prefix: str) -> Iterator[Any]:
         reason, _, near = str(error).removeprefix("b'").replace("\\n", "\n").partition("\n")
         near = near.partition("\n")[0].strip()
         if "NaN" in near:
-            raise DataError(f"{path} has NaN, which is no JSON, near {shown(near)}; write null instead.") from error
+            raise DataError(
+                f"{path} has NaN, which is no JSON, near {short_repr(near)}; write null instead."
+            ) from error
         if "UTF8" in reason:
-            raise DataError(f"{path} is not UTF-8, near {shown(near)}; save it as UTF-8.") from error
+            raise DataError(f"{path} is not UTF-8, near {short_repr(near)}; save it as UTF-8.") from error
         raise DataError(f"{path} is not whole JSON ({reason}); download it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
 
 
 class _Shallow:
-    """A JSON file to read that gives up at deeply nested brackets: the time of ijson grows with their depth squared.
+    """A JSON file that raises an error for deeply nested brackets, because the time of ijson is quadratic in the depth.
 
-    Brackets in texts count too, which the limits leave room for.
+    Brackets in strings count too; the limits are large enough for them.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._depth = file, 0
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes; ValueError if they are nested too deeply."""
+        """Read the next bytes; raises ValueError if they are nested too deeply."""
         content = self._file.read(size)
         opened = content.count(b"[") + content.count(b"{")
         self._depth += opened - content.count(b"]") - content.count(b"}")
@@ -119,13 +121,13 @@ class _Shallow:
 
 
 def _rise(content: bytes) -> int:
-    """Greatest number of brackets that are open at once among those in `content`."""
+    """Maximum number of brackets of `content` that are open at the same time."""
     depths = np.cumsum(_BRACKETS[np.frombuffer(content, np.uint8)], dtype=np.int32)
     return int((depths - np.minimum.accumulate(depths)).max())
 
 
 def decode_line(line: bytes, path: Path, number: int) -> str:
-    """A line of a text file, `number` from 1, without a byte order mark; DataError if it is not UTF-8."""
+    """Decode line `number` (from 1) of a text file without a byte order mark; raises DataError if it is not UTF-8."""
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -133,11 +135,11 @@ def decode_line(line: bytes, path: Path, number: int) -> str:
 
 
 def field(entry: Any, key: str, kind: type, path: Path) -> Any:
-    """`entry[key]`, checked to be of type `kind`; raises DataError naming the file and the entry otherwise."""
+    """`entry[key]`, after a check that it has type `kind`; raises DataError, which names the file and the entry."""
     value = entry.get(key) if isinstance(entry, Mapping) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DataError(
             f"{path} is not in the expected format: an entry has no {key!r} of type "
-            f"{kind.__name__}, {shown(entry)}; download it again from its publisher."
+            f"{kind.__name__}, {short_repr(entry)}; download it again from its publisher."
         )
     return value

@@ -1,6 +1,6 @@
-"""NLVR (version 1): drawings of three boxes with sentences that are true or false of them.
+"""NLVR (version 1): drawings of three boxes with true or false sentences about them.
 
-Each sentence comes with six drawings, the six orders of its three boxes; each drawing is a record.
+Each sentence has six drawings, which are the permutations of its three boxes. Each drawing is a record.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from data_pipelines.datasets.formats.json_lines import read_lines
 from data_pipelines.datasets.formats.tar_images import list_tar_images
 from data_pipelines.datasets.labels import Labeller, to_json, truth
 from data_pipelines.datasets.layout import folders_below, list_images
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
-# split -> what the names of its images may start with
+# split -> possible prefixes of the names of its images
 _SPLITS = {"train": ("train",), "train2": ("hidden", "train2"), "dev": ("dev",), "test": ("test",)}
 _PERMUTATIONS = 6
 _LINE = '{"sentence": "...", "identifier": "1572-0", "label": "true"}'
@@ -24,14 +24,14 @@ _PAGE = "https://github.com/lil-lab/nlvr/tree/master/nlvr"
 
 
 class Nlvr(ImageTextBuilder):
-    """Drawings of three boxes with a sentence that is true or false of them."""
+    """Drawings of three boxes with a true or false sentence."""
 
     name = "nlvr"
     VERSION = tfds.core.Version("1.0.0")
     LABELLED = True
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train, train2, dev and test, as their files are there."""
+        """The splits train, train2, dev and test, if their files exist."""
         files = {split: self.source_dir / split / f"{split}.json" for split in _SPLITS}
         found = {split: path for split, path in files.items() if path.exists()}
         if not found:
@@ -40,19 +40,21 @@ class Nlvr(ImageTextBuilder):
         return {split: self._split(split, path) for split, path in found.items()}
 
     def _split(self, split: str, path: Path) -> Candidates:
-        """Records in the order of the sentences, the six drawings of each together."""
+        """Candidates in the order of the sentences; the six drawings of a sentence are consecutive."""
         images = _find_images(path.parent)
         labeller = Labeller(path, "identifier", "label", required=not split.startswith("test"))
         items = []
-        for place, entry in read_lines(path, _LINE, ("sentence", "identifier")):
+        for location, entry in read_lines(path, _LINE, ("sentence", "identifier")):
             identifier = entry["identifier"]
             if not isinstance(identifier, (int, str)):
-                raise DataError(f"{place}: identifier {shown(identifier)} is not a name; download the file again.")
+                raise DataError(
+                    f"{location}: identifier {short_repr(identifier)} is not a name; download the file again."
+                )
             label = {
                 "identifier": identifier,
                 "permutation": 0,
-                "label": truth(entry.get("label"), place),
-                # The official consistency looks at all drawings of a sentence together.
+                "label": truth(entry.get("label"), location),
+                # The official consistency metric uses all drawings of a sentence together.
                 "group": str(identifier).partition("-")[0],
             }
             labeller.check(label)
@@ -67,7 +69,7 @@ class Nlvr(ImageTextBuilder):
 
 
 def _find_images(folder: Path) -> Mapping[str, Source]:
-    """File name -> image, in images/ and the folders in it, or else in images.tar."""
+    """File name -> image, from images/ and its subfolders, or otherwise from images.tar."""
     if folders := folders_below(folder, ("images",)):
         return {name: Source(FileBytes(path), str(path)) for name, path in list_images(folders).items()}
     tar = folder / "images.tar"

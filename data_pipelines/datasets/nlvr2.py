@@ -1,4 +1,4 @@
-"""NLVR2: pairs of photographs with sentences that are true or false of them."""
+"""NLVR2: pairs of photographs with true or false sentences about them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.formats.json_lines import read_lines
 from data_pipelines.datasets.labels import Labeller, TextsByImage, truth
 from data_pipelines.datasets.layout import find_image, first_existing, folders_below, list_images
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
 _SPLITS = ("train", "dev", "test1")
 _LINE = '{"sentence": "...", "identifier": "split-set-pair-sentence", "label": "True"}'
@@ -17,7 +17,7 @@ _PAGE = "https://github.com/lil-lab/nlvr/tree/master/nlvr2"
 
 
 class Nlvr2(ImageTextBuilder):
-    """Pairs of photographs, left and right, with sentences that are true or false of them."""
+    """Pairs of photographs, left and right, with true or false sentences."""
 
     name = "nlvr2"
     VERSION = tfds.core.Version("1.0.0")
@@ -25,7 +25,7 @@ class Nlvr2(ImageTextBuilder):
     PAIRED = True
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train, dev and test1, as their files are there."""
+        """The splits train, dev and test1, if their files exist."""
         files = {
             split: path
             for split in _SPLITS
@@ -45,23 +45,24 @@ class Nlvr2(ImageTextBuilder):
 
     def _split(self, split: str, path: Path, paths: dict[str, Path]) -> Candidates:
         texts = TextsByImage(Labeller(path, "identifier", "label", required=not split.startswith("test")))
-        for place, entry in read_lines(path, _LINE, ("sentence", "identifier")):
+        for location, entry in read_lines(path, _LINE, ("sentence", "identifier")):
             identifier = entry["identifier"]
             parts = identifier.split("-") if isinstance(identifier, str) else []
             if len(parts) != 4 or not all(parts):
                 raise DataError(
-                    f"{place}: identifier {shown(identifier)} is not split-set-pair-sentence; download it again."
+                    f"{location}: identifier {short_repr(identifier)} is not split-set-pair-sentence; "
+                    "download it again."
                 )
             prefix, image_set, pair, sentence = parts
             label = {
                 "identifier": identifier,
-                "label": truth(entry.get("label"), place),
-                # The official consistency looks at the sentence's pairs of one set together.
+                "label": truth(entry.get("label"), location),
+                # The official consistency metric uses all pairs of a set with the same sentence together.
                 "group": f"{prefix}-{image_set}-{sentence}",
             }
             texts.add(f"{prefix}-{image_set}-{pair}", entry["sentence"], label)
         items = []
-        for pair, its_texts, labels in texts:
+        for pair, pair_texts, labels in texts:
             left, right = (find_image(paths, f"{pair}-img{side}", f"{pair}-img{side}.png") for side in (0, 1))
-            items.append(Candidate.of(f"{self.name}/{pair}", its_texts, left, labels, right))
+            items.append(Candidate.of(f"{self.name}/{pair}", pair_texts, left, labels, right))
         return Candidates.of(items)

@@ -1,4 +1,4 @@
-"""Drawn scenes many of whose captions belong to another scene: the built-in stand-in for texts from the web."""
+"""Drawn scenes, many of them with the captions of another scene: a built-in substitute for noisy texts from the web."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.shapes import Shapes
 from data_pipelines.errors import DataError
 
-_STREAM = 0x6E6F  # a fifth number of the seed, which scenes and captions do not have
+_STREAM = 0x6E6F  # fifth number of the seed; scenes and captions have only four
 
 
 class NoisyShapes(Shapes):
-    """The scenes of "shapes" with the next seed; a share of them has all of its captions from another scene."""
+    """The scenes of "shapes" with the next seed; a share of them has all captions from another scene."""
 
     name = "noisy_shapes"
     VERSION = tfds.core.Version("1.0.0")
@@ -23,7 +23,7 @@ class NoisyShapes(Shapes):
     SEED_SHIFT = 1
 
     def candidates(self) -> dict[str, Candidates]:
-        """As of Shapes."""
+        """The splits of Shapes."""
         share = float(self.options["wrong_captions"])
         if not 0 <= share <= 1:
             raise DataError(f"noisy_shapes: --wrong_captions={share:g} is not between 0 and 1.")
@@ -34,7 +34,7 @@ class NoisyShapes(Shapes):
 
 
 def _with_wrong_captions(candidates: Iterator[Candidate], share: float) -> Iterator[Candidate]:
-    """Whether a scene's captions are wrong, and of which scene they are, depends on its id alone."""
+    """Replace the captions of a share of the scenes; the choice and the new captions depend only on the scene's id."""
     for candidate in candidates:
         seed, split, index = shapes_scene.scene_from_image_id(candidate.image_id).key
         rng = np.random.default_rng([seed, shapes_scene.SPLITS.index(split), index, 0, _STREAM])

@@ -1,4 +1,4 @@
-"""Candidates in, verified examples out, in order: files are read and decoded ahead, in threads."""
+"""Turn candidates into verified examples, in order; threads read and decode the files ahead."""
 
 import collections
 import dataclasses
@@ -23,8 +23,8 @@ from data_pipelines.storage.regions import to_fields
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-MAX_LISTED = 1000  # places of bad images that are kept
-_ENOUGH = 10_000  # images after which a share says something, where the total is not known
+MAX_LISTED = 1000  # maximum number of listed bad images
+_MIN_TOTAL = 10_000  # minimum number of images for the share of bad ones, if the total is not known
 
 NOT_FOUND = "image file not found"
 REPEATED = "image occurs twice"
@@ -35,21 +35,21 @@ _ALWAYS_KEPT = ("images", "bad", "empty_texts", "listed")  # in JSON
 
 @dataclasses.dataclass
 class Skipped:
-    """Counts of what one split leaves out.
+    """Counts of the skipped images and texts of one split.
 
     Attributes:
-      images: reason -> number of images.
-      bad: how many of them count as bad (damaged or missing, as against repeated or without text).
-      empty_texts: number of texts.
-      listed: "place: reason" of the first bad images.
-      texts: reason -> number of texts that a fault of the source took away.
-      listed_texts: "place: reason" of the first of them.
-      unused: what else lay among the images -> how many.
-      identical: number of images that an earlier one has the same bytes as, kept or not.
-      identical_place: the first of them.
-      transparent: number of images with something transparent, which white then lies behind.
-      turned: number of images that their orientation tag turned upright.
-      boxes: reason -> number of boxes that were left out of the regions of images that are used.
+      images: reason -> number of skipped images.
+      bad: number of bad ones among them (damaged or missing, not repeated or without text).
+      empty_texts: number of empty texts.
+      listed: "location: reason" of the first bad images.
+      texts: reason -> number of texts that are missing because of a fault of the source.
+      listed_texts: "location: reason" of the first of these texts.
+      unused: kind of other files among the images -> their number.
+      identical: number of images with the same bytes as an earlier image, whether kept or skipped.
+      identical_place: location of the first of these images; the name is a key in index.json.
+      transparent: number of partly transparent images, which are drawn over white.
+      turned: number of images that were turned upright by their orientation tag.
+      boxes: reason -> number of dropped boxes in the regions of the used images.
     """
 
     images: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -66,28 +66,28 @@ class Skipped:
     turned: int = 0
 
     def __post_init__(self) -> None:
-        self._first: dict[str, str] = {}  # reason -> place of the first image
+        self._first: dict[str, str] = {}  # reason -> location of the first image
 
-    def add(self, place: str, reason: str) -> None:
-        """Count one image that is left out, but is not bad."""
+    def add(self, location: str, reason: str) -> None:
+        """Count one skipped image that is not bad."""
         self.images[reason] += 1
-        self._first.setdefault(reason, place)
+        self._first.setdefault(reason, location)
 
-    def add_texts(self, place: str, faults: Mapping[str, int]) -> None:
-        """Count texts of one image that a fault took away."""
+    def add_texts(self, location: str, faults: Mapping[str, int]) -> None:
+        """Count the missing texts of one image."""
         self.texts.update(faults)
         room = MAX_LISTED - len(self.listed_texts)
-        self.listed_texts += [f"{place}: {reason}" for reason in faults][:room]
+        self.listed_texts += [f"{location}: {reason}" for reason in faults][:room]
 
-    def add_bad(self, place: str, reason: str) -> None:
+    def add_bad(self, location: str, reason: str) -> None:
         """Count one bad image."""
         self.images[reason] += 1
         self.bad += 1
         if len(self.listed) < MAX_LISTED:
-            self.listed.append(f"{place}: {reason}")
+            self.listed.append(f"{location}: {reason}")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as JSON holds them; those after `listed` only where there is something."""
+        """The fields as JSON; optional fields are omitted if they are empty or zero."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields = {name: dict(value) if isinstance(value, dict) else value for name, value in fields.items()}
         return {name: value for name, value in fields.items() if name in _ALWAYS_KEPT or value}
@@ -98,25 +98,25 @@ class Skipped:
         return f"{counts} (first: {self.listed[0]})" if self.listed else counts
 
     def nothing_usable(self, split: str) -> DataError:
-        """The error to raise where a split has no record: what was found, and what each image lacks."""
+        """The error for a split without records: it names the number of images and their faults."""
         found = self.images.total()
-        faults = [f"{count:,} {reason}" + self._place(reason) for reason, count in self.images.most_common()]
+        faults = [f"{count:,} {reason}" + self._location(reason) for reason, count in self.images.most_common()]
         faults += [f"{count:,} {reason}" for reason, count in self.texts.most_common()]
         faults += [f"{self.empty_texts:,} empty texts"] if self.empty_texts else []
         faults += [f"{count:,} {what} not used" for what, count in self.unused.most_common()]
-        said = f"{found:,} images found" + (f": {', '.join(faults)}" if faults else "")
-        remedy = "give an image of it a text in UTF-8" if self.images[NO_TEXT] else "check the source files"
-        return DataError(f"No usable image with a text in split {split!r}, {said}; {remedy}.")
+        summary = f"{found:,} images found" + (f": {', '.join(faults)}" if faults else "")
+        remedy = "give at least one image a text in UTF-8" if self.images[NO_TEXT] else "check the source files"
+        return DataError(f"No usable image with a text in split {split!r}, {summary}; {remedy}.")
 
-    def _place(self, reason: str) -> str:
-        place = self._first.get(reason) or next((line for line in self.listed if line.endswith(f": {reason}")), "")
-        return f" (first: {place.removesuffix(f': {reason}')})" if place else ""
+    def _location(self, reason: str) -> str:
+        location = self._first.get(reason) or next((line for line in self.listed if line.endswith(f": {reason}")), "")
+        return f" (first: {location.removesuffix(f': {reason}')})" if location else ""
 
 
 def map_in_order(
     function: Callable[[In], Out], items: Iterable[In], num_threads: int, look_ahead: int
 ) -> Iterator[Out]:
-    """`map` in threads: results in order, at most `look_ahead` items taken but not yet yielded."""
+    """`map` with threads: results are in order, and at most `look_ahead` items are in progress."""
     pending: collections.deque[futures.Future[Out]] = collections.deque()
     with futures.ThreadPoolExecutor(num_threads) as pool:
         try:
@@ -133,19 +133,19 @@ def map_in_order(
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a look at one candidate found; small, whatever the image.
+    """The result of examining one candidate; small, because it does not contain the image.
 
     Attributes:
-      image_id: of the candidate.
+      image_id: id of the candidate.
       has_texts: whether a text is left after cleaning.
-      empty_texts: number of texts that are left empty.
-      boxes: reason -> number of boxes that were left out of its regions.
-      problem: why it cannot be used, the same for problems of one kind; empty if there is none.
-      place: where the problem is, or the image.
-      faults: reason -> number of texts that a fault of the source took away.
-      digest: of the bytes of the image, as `identical.digest_of`.
-      transparent: number of its images with something transparent.
-      turned: number of its images that their orientation tag turned upright.
+      empty_texts: number of texts that are empty after cleaning.
+      boxes: reason -> number of dropped boxes of its regions.
+      problem: reason why it cannot be used, the same for all problems of one kind; empty if there is none.
+      location: location of the problem, or of the image.
+      faults: reason -> number of texts that are missing because of a fault of the source.
+      digest: hash of the bytes of the image, as `identical.digest_of`.
+      transparent: number of its images that are partly transparent.
+      turned: number of its images that were turned upright by their orientation tag.
     """
 
     image_id: str
@@ -153,7 +153,7 @@ class Outcome:
     empty_texts: int = 0
     boxes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     problem: str = ""
-    place: str = ""
+    location: str = ""
     faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
     digest: int = 0
     transparent: int = 0
@@ -161,7 +161,7 @@ class Outcome:
 
 
 class Selection:
-    """Decides, candidate after candidate in their order, which become records, and counts the others."""
+    """Decides in order which candidates become records, and counts the others."""
 
     def __init__(
         self,
@@ -171,45 +171,45 @@ class Selection:
         max_bad_share: float,
         identical: Identical | None = None,
     ) -> None:
-        """Begin with a split.
+        """Create a selection for one split.
 
         Args:
-          candidates: of the split; they are not read here.
-          seen: hashes of the image ids so far, in all splits; grows. A repeated id is skipped.
-          skipped: is filled as a side effect.
-          max_bad_share: of damaged or missing images, 0 to 1.
-          identical: counts images with the same bytes in all splits; None: whether there are some does not matter.
+          candidates: candidates of the split; they are not read here.
+          seen: hashes of the image ids so far, in all splits; new ids are added. A repeated id is skipped.
+          skipped: counts, which are updated.
+          max_bad_share: maximum share of damaged or missing images, 0 to 1.
+          identical: counter of images with the same bytes in all splits; None: such images are not counted.
         """
         self._identical = identical
         self._candidates, self._seen, self._skipped, self._max_bad_share = candidates, seen, skipped, max_bad_share
         self._count = 0
 
     def takes(self, outcome: Outcome) -> bool:
-        """Whether the next candidate becomes a record; DataError once it is certain that too many are bad."""
+        """Whether the next candidate becomes a record; raises DataError as soon as too many are certainly bad."""
         self._count += 1
         skipped = self._skipped
         if outcome.problem:
-            skipped.add_bad(outcome.place, outcome.problem)
-            total = self._candidates.total or max(self._count, _ENOUGH)
-            self._check_share(total, all_seen=self._count == total)
+            skipped.add_bad(outcome.location, outcome.problem)
+            total = self._candidates.total or max(self._count, _MIN_TOTAL)
+            self._check_share(total, all_examined=self._count == total)
             return False
         skipped.empty_texts += outcome.empty_texts
-        skipped.add_texts(outcome.place, outcome.faults)
+        skipped.add_texts(outcome.location, outcome.faults)
         key = hash(outcome.image_id)
         if key in self._seen:
-            skipped.add(outcome.place, REPEATED)
+            skipped.add(outcome.location, REPEATED)
             return False
         if not outcome.has_texts:
-            skipped.add(outcome.place, NO_TEXT)
+            skipped.add(outcome.location, NO_TEXT)
             return False
         self._seen.add(key)
         if self._identical is not None:
             earlier = self._identical.earlier(outcome.digest)
             if earlier:
                 skipped.identical += 1
-                skipped.identical_place = skipped.identical_place or outcome.place
+                skipped.identical_place = skipped.identical_place or outcome.location
             if not self._identical.takes(earlier):
-                skipped.add(outcome.place, self._identical.reason)
+                skipped.add(outcome.location, self._identical.reason)
                 return False
         skipped.boxes.update(outcome.boxes)
         skipped.transparent += outcome.transparent
@@ -217,15 +217,15 @@ class Selection:
         return True
 
     def finish(self) -> None:
-        """All candidates have been offered; raises DataError if too many are bad."""
+        """Complete the counts after the last candidate; raises DataError if too many candidates are bad."""
         self._check_share(max(self._count, 1))
         self._skipped.images.update(self._candidates.skipped)
         self._skipped.unused.update(self._candidates.unused)
 
-    def _check_share(self, total: int, *, all_seen: bool = True) -> None:
-        if self._skipped.bad:  # the reasons take time to put together
+    def _check_share(self, total: int, *, all_examined: bool = True) -> None:
+        if self._skipped.bad:  # collecting the reasons takes time
             reasons = self._skipped.reasons()
-            check_share(self._skipped.bad, total, self._max_bad_share, reasons, all_seen=all_seen)
+            check_share(self._skipped.bad, total, self._max_bad_share, reasons, all_examined=all_examined)
 
 
 def verified_examples(
@@ -241,13 +241,13 @@ def verified_examples(
     """Examples with the fields of `data_pipelines.storage.records.Record`, in order.
 
     Args:
-      candidates: of one split.
+      candidates: candidates of one split.
       seen, skipped, max_bad_share, identical: as in `Selection`.
-      num_threads: that read and decode; four times as many images are held in memory.
+      num_threads: threads that read and decode; four times as many images are held in memory.
       progress: called after each candidate.
 
     Raises:
-      DataError: too many bad images; as soon as that is certain, where the total is known.
+      DataError: too many images are bad; raised as soon as this is certain, if the total is known.
     """
     selection = Selection(candidates, seen, skipped, max_bad_share, identical)
     for outcome, example in examine_all(candidates.items, num_threads):
@@ -258,51 +258,51 @@ def verified_examples(
 
 
 def examine_all(candidates: Iterable[Candidate], num_threads: int) -> Iterator[tuple[Outcome, dict[str, Any]]]:
-    """`examine` of each candidate, in order; four times as many images as threads are held in memory."""
+    """Call `examine` for each candidate, in order; four times as many images as threads are held in memory."""
     return map_in_order(examine, candidates, num_threads, look_ahead=4 * num_threads)
 
 
 def examine(candidate: Candidate) -> tuple[Outcome, dict[str, Any]]:
-    """Read and decode an image or both of a pair: what was found, and the fields of a record.
+    """Read and decode the image or both images of a pair; return the outcome and the fields of a record.
 
-    Problems are told, not raised: one bad image is no reason to stop. There are no fields then.
+    A problem is not raised but reported in the outcome, with no fields: one bad image does not stop the preparation.
     """
     images, transparent = [], 0
     for source in candidate.sources:
         try:
-            image, shows_through = _image(source)
+            image, is_transparent = _image(source)
             images.append(image)
-            transparent += shows_through
+            transparent += is_transparent
         except BadImageError as error:
-            return _bad(candidate, error.reason, source.place)
+            return _bad(candidate, error.reason, source.location)
         except FileNotFoundError:
-            return _bad(candidate, NOT_FOUND, source.place)
+            return _bad(candidate, NOT_FOUND, source.location)
         except OSError as error:
-            return _bad(candidate, error.strerror or type(error).__name__, source.place)
+            return _bad(candidate, error.strerror or type(error).__name__, source.location)
     try:
         example, boxes = fields_of(candidate, images)
     except BadRegionsError as error:
-        return _bad(candidate, error.reason, error.place)
+        return _bad(candidate, error.reason, error.location)
     left, faults = len(example["texts"]), candidate.faults()
     empty = len(candidate.texts) - left - faults.total()
     digest = digest_of(images[0].image)
     turned = sum(image.orientation != AS_STORED for image in images)
     outcome = Outcome(
-        candidate.image_id, left > 0, empty, boxes, "", candidate.place, dict(faults), digest, transparent, turned
+        candidate.image_id, left > 0, empty, boxes, "", candidate.location, dict(faults), digest, transparent, turned
     )
     return outcome, example
 
 
 def fields_of(candidate: Candidate, images: Sequence[RecordImage]) -> tuple[dict[str, Any], Mapping[str, int]]:
-    """Fields of a record from the image of a candidate, or both of a pair, and the boxes left out, by reason.
+    """The fields of a record from the one or two images of a candidate, and the number of dropped boxes by reason.
 
     Raises:
-      BadRegionsError: its regions cannot be used.
+      BadRegionsError: the regions of the candidate cannot be used.
     """
     texts, labels = candidate.cleaned()
     example: dict[str, Any] = {"image_id": candidate.image_id, "texts": texts}
     for prefix, image in zip(("", "second_"), images, strict=False):
-        # Data sets whose images are as stored have no orientation.
+        # Data sets that do not turn images have no field for the orientation.
         fields = {name: value for name, value in vars(image).items() if candidate.turn or name != "orientation"}
         example |= {f"{prefix}{name}": value for name, value in fields.items()}
     boxes: Mapping[str, int] = {}
@@ -313,12 +313,12 @@ def fields_of(candidate: Candidate, images: Sequence[RecordImage]) -> tuple[dict
     return example | ({"labels": labels} if labels else {}), boxes
 
 
-def _bad(candidate: Candidate, problem: str, place: str) -> tuple[Outcome, dict[str, Any]]:
-    return Outcome(candidate.image_id, problem=problem, place=place), {}
+def _bad(candidate: Candidate, problem: str, location: str) -> tuple[Outcome, dict[str, Any]]:
+    return Outcome(candidate.image_id, problem=problem, location=location), {}
 
 
 def _image(source: Source) -> tuple[RecordImage, bool]:
-    """An image, and whether something of it is transparent."""
+    """Read and verify an image; also returns whether it is partly transparent."""
     if source.read is None:
         raise FileNotFoundError
     image = source.read()

@@ -1,4 +1,4 @@
-"""SBU captioned photographs: images of Flickr with what their owners wrote about them."""
+"""SBU captioned photographs: images from Flickr with the captions of their owners."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _IMAGE_FOLDERS = ("images", "sbu_images", "sbucaptions", "train", "dataset")
 
 
 class Sbu(UrlCaptions):
-    """A million photographs of Flickr with one caption each."""
+    """A million photographs from Flickr with one caption each."""
 
     name = "sbu"
     VERSION = tfds.core.Version("1.0.0")
@@ -31,7 +31,7 @@ class Sbu(UrlCaptions):
     PAGE = "https://www.cs.rice.edu/~vo9/sbucaptions/"
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train and validation; the publisher has only one."""
+        """The splits train and validation; the publisher has only one split."""
         folder = first_existing(self.source_dir, _IMAGE_FOLDERS)
         if img2dataset.find_shards(self.source_dir) or img2dataset.find_folders(self.source_dir):
             folder = self.source_dir
@@ -45,7 +45,7 @@ class Sbu(UrlCaptions):
         return self._divide(self.survey("train", self._list(), folder))
 
     def _divide(self, survey: Survey) -> dict[str, Candidates]:
-        """Validation are the images whose URLs have the smallest hashes, the same ones in every order of the rows."""
+        """Take the images whose URLs have the smallest hashes as validation; the choice is independent of the order."""
         wanted = self.options["sbu_validation"]
         if wanted == 0:
             return {"train": survey.candidates(self.name)}
@@ -74,24 +74,24 @@ class Sbu(UrlCaptions):
 
 
 def read_json(path: Path) -> Iterator[tuple[str, str]]:
-    """URL and caption of each row of the published JSON, read as a stream; DataError if it is damaged."""
+    """URL and caption of each row of the published JSON, read as a stream; raises DataError if it is damaged."""
     urls, captions = (stream_json(path, f"{key}.item") for key in ("image_urls", "captions"))
     return _rows(urls, captions, str(path), "image_urls and captions")
 
 
 def read_pair(urls: Path, captions: Path) -> Iterator[tuple[str, str]]:
-    """URL and caption of each line of two files; DataError if they do not fit each other."""
+    """URL and caption from the lines of two files; raises DataError if the files do not match."""
     return _rows(_lines(urls), _lines(captions), str(urls), f"it and {captions.name}")
 
 
-def _rows(urls: Iterator[object], captions: Iterator[object], place: str, both: str) -> Iterator[tuple[str, str]]:
+def _rows(urls: Iterator[object], captions: Iterator[object], location: str, both: str) -> Iterator[tuple[str, str]]:
     for number, (url, caption) in enumerate(itertools.zip_longest(urls, captions, fillvalue=_END), 1):
         if url is _END or caption is _END:
             raise DataError(
-                f"{place}: {both} are not equally long, from row {number}; download again, from {Sbu.PAGE}."
+                f"{location}: {both} are not equally long, from row {number}; download again, from {Sbu.PAGE}."
             )
         if not isinstance(url, str) or "://" not in url:
-            raise DataError(f"{place}: row {number} is not a URL; download it again, from {Sbu.PAGE}.")
+            raise DataError(f"{location}: row {number} is not a URL; download it again, from {Sbu.PAGE}.")
         yield url.strip(), caption
 
 

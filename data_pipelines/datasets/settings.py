@@ -1,4 +1,4 @@
-"""How a data set is read and written, whatever it is."""
+"""Settings for reading and writing any data set."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to read, whatever the data set.
+    """Settings that are independent of the data set.
 
     Attributes:
-      max_bad_share: of damaged or missing images, 0 to 1; above it nothing is prepared.
-      num_threads: that read and decode.
-      start: called with a split's name and number of candidates (or None) before it is read.
+      max_bad_share: maximum share of damaged or missing images, 0 to 1; above it nothing is prepared.
+      num_threads: threads that read and decode.
+      start: called with the name of a split and its number of candidates (or None) before it is read.
       progress: called after each candidate.
-      num_shards: files of each split; None: as many as their size makes.
-      beam: makes the job that reads and writes on Apache Beam's workers, as `beam.prepare_job.Job` does of a folder,
-        features and these settings; None: this process does it.
+      num_shards: files per split; None: the number follows from the size.
+      beam: creates the job that reads and writes on the workers of Apache Beam, from a folder, features and these
+        settings, as `beam.prepare_job.Job`; None: this process reads and writes.
     """
 
     max_bad_share: float = 0.01

@@ -1,4 +1,4 @@
-"""The built-in data set: drawn scenes with captions from a small grammar. Needs no files."""
+"""The built-in data set: drawn scenes with captions from a small grammar. It needs no files."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +11,7 @@ from data_pipelines.datasets.builder import DRAWN, ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates, FoundRegions
 from data_pipelines.errors import DataError
 
-MAX_REGIONS = 1000  # that may be asked for
+MAX_REGIONS = 1000  # upper limit of --num_regions
 
 
 class Shapes(ImageTextBuilder):
@@ -29,10 +29,10 @@ class Shapes(ImageTextBuilder):
     }
     REGION_OPTIONS = {"regions": "", "num_regions": 8}
     DRAWS_REGIONS = True
-    SEED_SHIFT = 0  # of the scenes against --seed
+    SEED_SHIFT = 0  # difference between the seed of the scenes and --seed
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train, validation and test, less those of which no scene is wanted."""
+        """The splits train, validation and test, without empty ones."""
         counts = {split: int(self.options[f"num_{split}"]) for split in shapes_scene.SPLITS}
         size, seed = int(self.options["image_size"]), int(self.options["seed"]) + self.SEED_SHIFT
         if min(counts.values()) < 0 or not any(counts.values()):
@@ -49,7 +49,7 @@ class Shapes(ImageTextBuilder):
         }
 
     def _num_regions(self) -> int:
-        """Regions of each image; 0 where none are wanted."""
+        """Number of regions per image; 0 if there are no regions."""
         if not self.has_regions:
             return 0
         if self.options["regions"] != DRAWN:

@@ -1,7 +1,7 @@
-"""Regions of drawn scenes, as a detector that errs a little would give them.
+"""Regions of drawn scenes, as from a detector that makes few errors.
 
-Everything is a pure function of the scene, from a stream of random numbers of its own: images and captions are the
-same with regions and without.
+Everything is a pure function of the scene, with a separate stream of random numbers. So images and captions are the
+same with and without regions.
 """
 
 import cv2
@@ -16,36 +16,37 @@ FEATURE_SIZE = 6 * 6 * 3
 GLOBAL_SIZE = 8 * 8 * 3
 MIN_REGIONS = MAX_OBJECTS
 
-_STREAM = 0x7265  # a fifth number of the seed, which scenes and captions do not have
-_JITTER = 0.08  # of an edge, as a fraction of the box's side
-_SIDE = (0.12, 0.4)  # of a distractor, as a fraction of the image
-_COVERED = 0.2  # share of a distractor that objects may cover
+_STREAM = 0x7265  # fifth number of the seed; scenes and captions have only four
+_JITTER = 0.08  # maximum shift of an edge, as a fraction of the box's side
+_SIDE = (0.12, 0.4)  # side of a distractor, as a fraction of the image
+_COVERED = 0.2  # maximum share of a distractor that is covered by objects
 _PLACEMENTS = 64
 _OBJECT_SCORE = (0.5, 1.0)
 _DISTRACTOR_SCORE = (0.1, 0.7)
 _WRONG_CLASS = 0.02  # probability
 _NOISE = 0.05
-_MEAN, _RANGE = 216.0, 255.0  # of the pixels in boxes, about
+_MEAN, _RANGE = 216.0, 255.0  # approximate mean and range of the pixels in boxes
 
 
 def class_of(thing: Object) -> int:
-    """Number of an object's class in CLASSES: colour times four plus shape."""
+    """Index of an object's class in CLASSES: 4 * colour + shape."""
     return COLOURS.index(thing.colour) * len(SHAPES) + SHAPES.index(thing.shape)
 
 
 def regions(a_scene: Scene, num_regions: int = 8, image_size: int = 48) -> Regions:
-    """One region an object and distractors that show little of any, `num_regions` in all, the highest-scoring first.
+    """The `num_regions` regions of a scene in descending order of their scores.
 
-    A feature is what the image shows in the box, at 6x6 pixels and with noise; the global feature is the whole
-    image at 8x8. One object in fifty has a wrong class, and distractors may be surer than objects.
+    There is one region for each object. The other regions are distractors, which contain little of any object. A
+    feature is the image in the box, resized to 6x6 pixels, with noise; the global feature is the whole image at 8x8
+    pixels. One object in fifty has a wrong class, and a distractor may have a higher score than an object.
 
     Args:
-      a_scene: of `shapes_scene.scene`.
-      num_regions: at least MIN_REGIONS.
+      a_scene: scene from `shapes_scene.scene`.
+      num_regions: number of regions, at least MIN_REGIONS.
       image_size: side of the image in pixels.
 
     Raises:
-      ValueError: fewer than MIN_REGIONS.
+      ValueError: `num_regions` is less than MIN_REGIONS.
     """
     if num_regions < MIN_REGIONS:
         raise ValueError(f"{num_regions} regions for up to {MAX_OBJECTS} objects; give at least {MIN_REGIONS}")
@@ -75,13 +76,13 @@ def regions(a_scene: Scene, num_regions: int = 8, image_size: int = 48) -> Regio
 
 
 def _jittered(rng: np.random.Generator, box_4: np.ndarray) -> np.ndarray:
-    """A box whose edges are each moved a little, inside the image."""
+    """A box with all edges shifted a little, clipped to the image."""
     side = box_4[2] - box_4[0]
     return np.clip(box_4 + side * rng.uniform(-_JITTER, _JITTER, 4), 0, 1)
 
 
 def _distractor(rng: np.random.Generator, boxes_Kx4: np.ndarray) -> np.ndarray:
-    """The first of some random boxes that objects cover little, or the least covered where none is."""
+    """The first of some random boxes that objects cover little; if there is none, the least covered box."""
     sides_Px2 = rng.uniform(*_SIDE, (_PLACEMENTS, 2))
     corners_Px2 = rng.random((_PLACEMENTS, 2)) * (1 - sides_Px2)
     boxes_Px4 = np.concatenate([corners_Px2, corners_Px2 + sides_Px2], 1)
@@ -94,19 +95,19 @@ def _distractor(rng: np.random.Generator, boxes_Kx4: np.ndarray) -> np.ndarray:
 
 
 def _with_mistakes(rng: np.random.Generator, right: int) -> int:
-    """The right class, or seldom one of the other classes of objects."""
+    """The right class, or with a small probability another class of objects."""
     other = (right + int(rng.integers(1, BACKGROUND))) % BACKGROUND
     return other if rng.random() < _WRONG_CLASS else right
 
 
 def _crop(image_HxWx3: np.ndarray, box_4: np.ndarray) -> np.ndarray:
-    """The pixels that a box touches."""
+    """The pixels that a box overlaps."""
     size = len(image_HxWx3)
     (x0, y0), (x1, y1) = np.floor(box_4[:2] * size).astype(int), np.ceil(box_4[2:] * size).astype(int)
     return image_HxWx3[y0:y1, x0:x1]
 
 
 def _shrunk(image_HxWx3: np.ndarray, side: int) -> np.ndarray:
-    """side * side * 3 numbers of about zero mean in a range of one: the image at that size, row by row."""
+    """The image resized to side x side pixels, row by row: side * side * 3 numbers with mean about 0 and range 1."""
     small = cv2.resize(image_HxWx3, (side, side), interpolation=cv2.INTER_AREA)
     return (small.astype(np.float32).reshape(-1) - _MEAN) / _RANGE

@@ -1,9 +1,9 @@
-"""Drawn scenes of one to three coloured shapes: what is in them, their image, and captions.
+"""Drawn scenes of one to three coloured shapes: their objects, images and captions.
 
-Everything is a pure function of (seed, split, index), so boxes and classes can be made again from
-an image id. Colours, shapes and sizes are drawn uniformly and independently of each other and of
-the positions: no word of a caption can be guessed from its other words, only from the image.
-Whether a scene belongs to a split follows from its content, so no scene is in two splits.
+Everything is a pure function of (seed, split, index), so boxes and classes can be computed again from an image id.
+Colours, shapes and sizes are drawn uniformly, and independently of each other and of the positions. So a word of a
+caption cannot be predicted from the other words, but only from the image. The split of a scene follows from its
+content, so no scene is in two splits.
 """
 
 import dataclasses
@@ -30,18 +30,18 @@ _RGB = {
     "purple": (122, 38, 160),
     "black": (24, 24, 28),
 }
-_SIDE = {"small": (0.27, 0.30), "large": (0.39, 0.43)}  # of a box, as a fraction of the image
-_GAP = 0.02  # between two boxes
+_SIDE = {"small": (0.27, 0.30), "large": (0.39, 0.43)}  # side of a box, as a fraction of the image
+_GAP = 0.02  # minimum gap between two boxes
 _PLACEMENTS = 8  # drawn at a time
 _HASH_GRID = 48  # positions on this grid decide the split
 _BUCKETS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
-_SUPERSAMPLING = 4  # points a pixel and axis
+_SUPERSAMPLING = 4  # points per pixel and axis
 _NUMBERS = ("no", "one", "two", "three")
 
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One shape; lengths are fractions of the image's side, (0, 0) is its top left corner."""
+    """One shape; lengths are fractions of the image's side, and (0, 0) is the top left corner of the image."""
 
     colour: str
     shape: str
@@ -51,7 +51,7 @@ class Object:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1: the smallest box around the shape."""
+        """x0, y0, x1, y1 of the smallest box around the shape."""
         (x, y), half = self.centre, self.side / 2
         return x - half, y - half, x + half, y + half
 
@@ -63,7 +63,7 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One to three objects that do not overlap, on a light background; `key` made it."""
+    """One to three objects that do not overlap, on a light background; `key` identifies the scene."""
 
     objects: tuple[Object, ...]
     background: tuple[int, int, int]  # RGB
@@ -76,7 +76,7 @@ class Scene:
 
 
 def scene(seed: int, split: str, index: int) -> Scene:
-    """Scene number `index` (from 0, no end) of a split; raises ValueError if there is no such."""
+    """Scene number `index` of a split, from 0 without an upper limit; raises ValueError for invalid arguments."""
     if split not in SPLITS or seed < 0 or index < 0:
         raise ValueError(f"no scene {seed}/{split}/{index}; splits are {', '.join(SPLITS)}")
     key = (seed, split, index)
@@ -89,7 +89,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
 
 def scene_from_image_id(image_id: str) -> Scene:
-    """The scene behind a record of the data set "shapes"; raises DataError for another id."""
+    """The scene of a record of the data set "shapes"; raises DataError for other ids."""
     match = re.fullmatch(rf"shapes/(\d+)/({'|'.join(SPLITS)})/(\d+)", image_id)
     if match is None:
         raise DataError(f"{image_id!r} is not the id of a drawn scene; give shapes/<seed>/<split>/<index>.")
@@ -97,10 +97,10 @@ def scene_from_image_id(image_id: str) -> Scene:
 
 
 def captions(a_scene: Scene) -> tuple[str, str, str, str]:
-    """Four different true sentences; each names every object at most once.
+    """Four different true sentences; each mentions every object at most once.
 
-    The first and the second describe all objects, the third leaves sizes out, the fourth relates
-    two objects or says where the only one is.
+    The first and the second sentence describe all objects. The third has no sizes. The fourth gives the relation of two
+    objects, or the position of a single object.
     """
     rng = _generator(*a_scene.key, -1)
     number = len(a_scene.objects)
@@ -112,20 +112,20 @@ def captions(a_scene: Scene) -> tuple[str, str, str, str]:
     return (
         _list(full[0]),
         f"there {verb} {_NUMBERS[number]} {noun} : {_list(full[1])}",
-        f"an image of {_list(without_size)}",
+        f"a picture of {_list(without_size)}",
         _relation(*orders[3][:2]) if number > 1 else f"{full[3][0]} {_corner(orders[3][0])}",
     )
 
 
 def render(a_scene: Scene, image_size: int = 48) -> np.ndarray:
-    """The image: uint8 RGB, image_size x image_size x 3, edges antialiased."""
+    """Draw the image: uint8 RGB, image_size x image_size x 3, with antialiased edges."""
     image_HxWx3 = np.empty((image_size, image_size, 3), np.float32)
     image_HxWx3[:] = a_scene.background
     for thing in a_scene.objects:
         x0, y0, x1, y1 = thing.box
         rows = slice(int(y0 * image_size), int(np.ceil(y1 * image_size)))
         columns = slice(int(x0 * image_size), int(np.ceil(x1 * image_size)))
-        # Points in the coordinates of the object: its box is -1 to 1.
+        # Sampling points in the coordinates of the object, whose box is -1 to 1.
         x_w = (_points(columns, image_size) - thing.centre[0]) * 2 / thing.side
         y_h = (_points(rows, image_size) - thing.centre[1]) * 2 / thing.side
         inside_hw = _INSIDE[thing.shape](x_w[None, :], y_h[:, None]).astype(np.float32)
@@ -138,12 +138,12 @@ def render(a_scene: Scene, image_size: int = 48) -> np.ndarray:
 
 
 def _points(pixels: slice, image_size: int) -> np.ndarray:
-    """Sampling points of a run of pixels, as fractions of the side."""
+    """Coordinates of the sampling points of consecutive pixels, as fractions of the side."""
     count = (pixels.stop - pixels.start) * _SUPERSAMPLING
     return (pixels.start + (np.arange(count) + 0.5) / _SUPERSAMPLING) / image_size
 
 
-# In the coordinates of an object, y pointing down.
+# In the coordinates of an object; y points down.
 _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": lambda x, y: x**2 + y**2 <= 1,
     "square": lambda x, y: (abs(x) <= 1) & (abs(y) <= 1),
@@ -161,7 +161,7 @@ def _draw_objects(rng: np.random.Generator) -> tuple[Object, ...]:
     limits = (len(COLOURS), len(SHAPES), len(SIZES))
     words = [(COLOURS[a], SHAPES[b], SIZES[c]) for a, b, c in rng.integers(limits, size=(number, 3)).tolist()]
     sides = [float(rng.uniform(*_SIDE[size])) for _, _, size in words]
-    # Positions are tried again, never the words: a rejected word would depend on the others.
+    # Only the positions are drawn again, not the words: a rejected word would depend on the other words.
     while True:
         for unit_centres in rng.random((_PLACEMENTS, number, 2)).tolist():
             centres = [
@@ -181,7 +181,7 @@ def _apart(a: tuple[float, float], b: tuple[float, float], needed: float) -> boo
 
 
 def _bucket(objects: tuple[Object, ...]) -> int:
-    """0 to 9, from what is drawn where (to 1/48 of the side), in any order of the objects."""
+    """0 to 9: a hash of the objects and their positions on a 48x48 grid, independent of the order of the objects."""
     content = sorted(
         " ".join([thing.description, *(str(int(c * _HASH_GRID)) for c in thing.centre)]) for thing in objects
     )
@@ -195,7 +195,7 @@ def _list(things: list[str]) -> str:
 
 
 def _relation(first: Object, second: Object) -> str:
-    """How the first lies to the second, along the axis on which they are further apart."""
+    """The position of the first object relative to the second, along the axis of their larger distance."""
     dx, dy = (a - b for a, b in zip(first.centre, second.centre, strict=True))
     if abs(dx) >= abs(dy):
         where = "left of" if dx < 0 else "right of"

@@ -1,6 +1,6 @@
-"""What Conceptual Captions and SBU share: they publish URLs with captions, and everybody downloads the images.
+"""Common base of Conceptual Captions and SBU: they publish URLs with captions, and users download the images.
 
-Many links are dead by now, so a missing image is no fault of the download; how many are missing is counted and told.
+Many links are dead by now, so a missing image is not an error; missing images are counted and reported.
 """
 
 import collections
@@ -42,16 +42,16 @@ class UrlList:
     """A published list of URLs with captions.
 
     Attributes:
-      place: of the file, for messages.
-      read: gives its rows.
+      location: location of the file, for messages.
+      read: returns its rows.
     """
 
-    place: str
+    location: str
     read: ReadUrls
 
 
 class UrlCaptions(ImageTextBuilder, skip_registration=True):
-    """Captions of images that are known by their URLs."""
+    """Captions of images that are identified by their URLs."""
 
     OPTIONS = {"first_row": "", identical.OPTION: identical.DEFAULT}
     PAGE: ClassVar[str] = ""
@@ -61,25 +61,25 @@ class UrlCaptions(ImageTextBuilder, skip_registration=True):
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **arguments: Any) -> None:
-        """Args: as of ImageTextBuilder."""
+        """Args: as for ImageTextBuilder."""
         self._links: dict[str, Links] = {}
         super().__init__(**arguments)
 
     def about(self) -> dict[str, Any]:
-        """Also `links`: for each published split how many rows it lists, and how many of their images are missing."""
+        """As ImageTextBuilder, with `links`: for each published split, the number of rows and of missing images."""
         return {**super().about(), "links": {split: links.to_json() for split, links in self._links.items()}}
 
     def survey(self, split: str, urls: UrlList | None, folder: Path, *, shared: bool = False) -> Survey:
-        """Look through the rows of a published split and find their images.
+        """Read the rows of a published split and find their images.
 
         Args:
-          split: its name.
-          urls: the published list; None if it is not there.
-          folder: of the images.
-          shared: whether other splits have their images in it too, so that numbers of rows tell nothing.
+          split: name of the split.
+          urls: the published list; None if it does not exist.
+          folder: folder of the images.
+          shared: whether the folder also has the images of other splits; then row numbers do not identify an image.
 
         Raises:
-          DataError: no known layout, or no image of the list is there.
+          DataError: the folder has no known layout, or has no image of the list.
         """
         self.settings.start(f"links of {split}", None)
         shards = img2dataset.find_shards(folder)
@@ -105,7 +105,7 @@ class UrlCaptions(ImageTextBuilder, skip_registration=True):
         return survey
 
     def _survey_names(self, urls: UrlList | None, folder: Path, shared: bool) -> tuple[Survey, list[str]]:
-        """Rows of the list, with the images that are named after them; and lines for the summary."""
+        """Rows of the list with the images that are named after them, and lines for the summary."""
         images = ImageFolder(folder)
         if not len(images):
             raise self._no_image(folder)
@@ -115,10 +115,10 @@ class UrlCaptions(ImageTextBuilder, skip_registration=True):
                 f"{self.source_dir}, from {self.PAGE}."
             )
         namings = [naming for naming in NAMINGS if not (shared and naming in ROW_NUMBERS)]
-        naming = choose_naming(images, urls.place, urls.read, namings, self.options["first_row"])
+        naming = choose_naming(images, urls.location, urls.read, namings, self.options["first_row"])
         details = [f"images found by {naming.what}, in {folder}"]
         if ambiguous := forget_ambiguous(images, urls.read, naming):
-            details.append(f"{ambiguous:,} images left out, whose names fit several URLs")
+            details.append(f"{ambiguous:,} images skipped, because their names match several URLs")
         return Survey.of(partial(_named_rows, urls.read, images, naming), self.settings.progress), details
 
     def _no_image(self, folder: Path) -> DataError:
@@ -126,12 +126,12 @@ class UrlCaptions(ImageTextBuilder, skip_registration=True):
 
 
 def _count_links(survey: Survey, urls: UrlList | None, listed: int | None) -> tuple[Links, list[str]]:
-    """By the published list, else by img2dataset's statistics (`listed`), else by what it says of each image."""
+    """Count links by the published list, or by img2dataset's statistics (`listed`), or by img2dataset's rows."""
     if urls is None:
-        seen = survey.links
-        if listed is None and not seen.missing:
-            return dataclasses.replace(seen, rows=None), []
-        return dataclasses.replace(seen, rows=max(listed or 0, seen.rows)), []
+        links = survey.links
+        if listed is None and not links.missing:
+            return dataclasses.replace(links, rows=None), []
+        return dataclasses.replace(links, rows=max(listed or 0, links.rows)), []
     keys = array("Q", (key_of(url_digest(url)) for url, _ in urls.read()))
     keys_N = np.array(keys, np.uint64)
     repeated = len(keys_N) - len(np.unique(keys_N))
@@ -140,7 +140,7 @@ def _count_links(survey: Survey, urls: UrlList | None, listed: int | None) -> tu
     unlisted = int((~np.isin(survey.keys, keys_N)).sum())
     if unlisted == len(survey.keys):
         raise DataError(
-            f"{urls.place} lists none of the URLs of the {unlisted:,} images that img2dataset wrote; give the list "
+            f"{urls.location} lists none of the URLs of the {unlisted:,} images that img2dataset wrote; give the list "
             "that they were downloaded from, or none."
         )
     links = Links(len(keys_N), int(np.isin(keys_N, survey.keys).sum()), repeated)

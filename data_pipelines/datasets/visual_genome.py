@@ -1,7 +1,7 @@
 """Visual Genome: photographs with about fifty short descriptions of regions each.
 
-Half of its photographs are also in COCO. Those of COCO's validation and test splits (Karpathy's)
-are left out, or a model would be pre-trained on the images that it is tested on.
+Half of the photographs are also in COCO. Those in Karpathy's validation and test splits of COCO are skipped; otherwise
+a model would be pre-trained on the images that it is tested on.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.coco_captions import KARPATHY_FILES, find_karpathy
 from data_pipelines.datasets.formats import karpathy
 from data_pipelines.datasets.layout import field, list_images, load_json, reader, require, stream_json
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
 _PAGE = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
 _IMAGE_FOLDERS = ("VG_100K", "VG_100K_2", "images/VG_100K", "images2/VG_100K_2")
-_LEFT_OUT_SPLITS = ("val", "test")
+_SKIPPED_SPLITS = ("val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Photographs:
     """The photographs of Visual Genome.
 
     Attributes:
-      identities: number of each in Visual Genome -> image id of its record; None: left out.
+      identities: number of a photograph in Visual Genome -> image id of its record; None: skipped.
       paths: file name -> file.
     """
 
@@ -37,23 +37,23 @@ class Photographs:
 
     @property
     def num_skipped(self) -> int:
-        """How many are left out."""
+        """Number of skipped photographs."""
         return sum(identity is None for identity in self.identities.values())
 
     def candidates(self, items: Iterator[Candidate]) -> Candidates:
-        """A split of all that are not left out."""
+        """A split with all photographs that are not skipped."""
         numbers = [number for number, identity in self.identities.items() if identity is not None]
         missing = [name for number in numbers if (name := f"{number}.jpg") not in self.paths]
         return Candidates(items, len(numbers), missing)
 
     def candidate(self, number: int, texts: Sequence[object], labels: Sequence[str] = ()) -> Candidate:
-        """One that is not left out."""
+        """A candidate for a photograph that is not skipped."""
         path = self.paths.get(f"{number}.jpg")
         return Candidate(self.identities[number], texts, reader(path), str(path or f"{number}.jpg"), labels)
 
 
 def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
-    """Reads image_data.json and looks for the images; those whose COCO id is in `left_out` are left out.
+    """Read image_data.json and find the images; images with a COCO id in `skipped` are skipped.
 
     Raises:
       DataError: the list or the folders of images are missing or damaged.
@@ -80,15 +80,15 @@ def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
 
 
 def require_file(source_dir: Path, name: str, what: str) -> Path:
-    """A file of Visual Genome; raises DataError, saying where to get it."""
+    """A file of Visual Genome; raises DataError, which names the web page, if it is missing."""
     return require(source_dir, (name,), what, f"unpack it there, from {_PAGE}")
 
 
 def read_entries(path: Path, key: str, photographs: Photographs) -> Iterator[tuple[int, list[Any]]]:
-    """Number of the image and list `key` of each entry, but of images left out; a stream, for the files are large.
+    """Number of the image and list `key` of each entry, without skipped images; read as a stream of a large file.
 
     Raises:
-      DataError: the file is damaged, or is of another version than image_data.json.
+      DataError: the file is damaged, or has another version than image_data.json.
     """
     for image in stream_json(path, "item"):
         number = image.get("id", image.get("image_id")) if isinstance(image, Mapping) else None
@@ -97,7 +97,7 @@ def read_entries(path: Path, key: str, photographs: Photographs) -> Iterator[tup
             number = field(items[0], "image_id", int, path)
         if not isinstance(number, int) or number not in photographs.identities:
             raise DataError(
-                f"{path} describes image {shown(number)}, which image_data.json does not list; "
+                f"{path} describes image {short_repr(number)}, which image_data.json does not list; "
                 "download both again, of one version."
             )
         if photographs.identities[number] is not None:
@@ -113,14 +113,14 @@ class VisualGenome(ImageTextBuilder):
     PATH_OPTIONS = ("karpathy_json",)
 
     def candidates(self) -> dict[str, Candidates]:
-        """One split, train."""
+        """The only split, train."""
         path = require_file(self.source_dir, "region_descriptions.json", "descriptions of regions")
-        photographs = find_photographs(self.source_dir, self._skipped())
+        photographs = find_photographs(self.source_dir, self._skipped_coco_ids())
         if not self.options["keep_coco_test"]:
-            self.notes.append(f"{photographs.num_skipped:,} images of COCO's val and test splits left out")
+            self.notes.append(f"{photographs.num_skipped:,} images of COCO's val and test splits skipped")
         return {"train": photographs.candidates(_read_regions(path, photographs))}
 
-    def _skipped(self) -> frozenset[int]:
+    def _skipped_coco_ids(self) -> frozenset[int]:
         """COCO ids that must not be trained on."""
         if self.options["keep_coco_test"]:
             return frozenset()
@@ -129,9 +129,9 @@ class VisualGenome(ImageTextBuilder):
             raise DataError(
                 f"No list of COCO's test images in {self.source_dir}: looked for "
                 f"{', '.join(KARPATHY_FILES)}; give --karpathy_json=.../dataset_coco.json so that "
-                "they are left out, or --keep_coco_test to keep them."
+                "they are skipped, or --keep_coco_test to keep them."
             )
-        return karpathy.coco_ids(path, _LEFT_OUT_SPLITS)
+        return karpathy.coco_ids(path, _SKIPPED_SPLITS)
 
 
 def _read_regions(path: Path, photographs: Photographs) -> Iterator[Candidate]:

@@ -1,4 +1,4 @@
-"""Your own images with questions and answers: JSON lines beside image files."""
+"""A user's own images with questions and answers: JSON lines beside image files."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _LINE = '{"image": path, "questions": [{"question": "...", "answers": ["..."]}]}
 
 
 class Vqa(ImageTextBuilder):
-    """Images with questions and answers that a user brings."""
+    """A user's own images with questions and answers."""
 
     name = "vqa"
     VERSION = tfds.core.Version("1.1.0")
@@ -27,15 +27,15 @@ class Vqa(ImageTextBuilder):
         return {split: Candidates.of(self._read(path)) for split, path in lists.items()}
 
     def _read(self, path: Path) -> list[Candidate]:
-        """Images in the order of their first lines; lines of one image are joined."""
+        """Images in the order of their first lines; the lines of an image are joined."""
         texts = TextsByImage(Labeller(path, "question_id", "answers"))
-        for place, entry in read_lines(path, _LINE, ("image", "questions")):
-            image = relative_path(entry["image"], place)
+        for location, entry in read_lines(path, _LINE, ("image", "questions")):
+            image = relative_path(entry["image"], location)
             texts.add_image(image)
-            for question in objects(entry, "questions", "question", place):
+            for question in objects(entry, "questions", "question", location):
                 label = {
                     "question_id": question.get("question_id"),
-                    "answers": answers(question.get("answers"), place),
+                    "answers": answers(question.get("answers"), location),
                 }
                 texts.add(image, question["question"], label)
         items = []

@@ -1,4 +1,4 @@
-"""VQA 2.0: questions about COCO photographs with ten answers each, and those of Visual Genome if they are wanted."""
+"""VQA 2.0: questions about COCO photographs with ten answers each, and optionally the questions of Visual Genome."""
 
 import sys
 from collections.abc import Container, Iterator
@@ -32,7 +32,7 @@ class VqaV2(ImageTextBuilder):
     LABELLED = True
 
     def candidates(self) -> dict[str, Candidates]:
-        """Splits train, val, test, test-dev as their files are there, and visual_genome if it is asked for."""
+        """The splits train, val, test and test-dev, if their files exist, and visual_genome with --visual_genome_qa."""
         questions = self._question_files()
         photographs = coco_files.find_photographs(self.source_dir, _IMAGE_FOLDERS)
         splits = {}
@@ -51,7 +51,7 @@ class VqaV2(ImageTextBuilder):
         if self.options["visual_genome_qa"]:
             if "val" not in questions:
                 raise DataError(
-                    f"--visual_genome_qa leaves the images of val out, and {self.source_dir} has no "
+                    f"--visual_genome_qa skips the images of val, and {self.source_dir} has no "
                     f"{_file_name('val', 'questions')} to tell which they are; put it there, from {_PAGE}."
                 )
             splits["visual_genome"] = self._visual_genome(evaluation)
@@ -88,7 +88,7 @@ class VqaV2(ImageTextBuilder):
             folder = folder / "visual_genome"
         path = visual_genome.require_file(folder, "question_answers.json", "questions of Visual Genome")
         photographs = visual_genome.find_photographs(folder, evaluation)
-        self.notes.append(f"visual_genome: {photographs.num_skipped:,} images of VQA's val and test splits left out")
+        self.notes.append(f"visual_genome: {photographs.num_skipped:,} images of VQA's val and test splits skipped")
         return photographs.candidates(_read_visual_genome(path, photographs))
 
 
@@ -98,7 +98,7 @@ def _file_name(split: str, kind: str) -> str:
 
 
 def _read_split(questions: Path, annotations: Path | None, required: bool) -> TextsByImage:
-    """Questions by COCO id of their image, with their answers where there are annotations."""
+    """Questions by the COCO id of their image, with their answers if there are annotations."""
     answered = {} if annotations is None else _read_annotations(annotations)
     texts = TextsByImage(Labeller(annotations or questions, "question_id", "answers", required))
     for question in stream_json(questions, "questions.item"):
@@ -111,14 +111,14 @@ def _read_split(questions: Path, annotations: Path | None, required: bool) -> Te
 
 
 def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
-    """Question id -> its label; read as a stream, for the file has hundreds of megabytes."""
+    """Question id -> label; read as a stream, because the file has hundreds of megabytes."""
     found = {}
     for annotation in stream_json(path, "annotations.item"):
         given = [field(answer, "answer", str, path) for answer in field(annotation, "answers", list, path)]
         found[field(annotation, "question_id", int, path)] = {
             "question_type": _text(annotation.get("question_type")),
             "answer_type": _text(annotation.get("answer_type")),
-            # Most answers occur many times.
+            # Interning saves memory, because most answers occur many times.
             "answers": [sys.intern(answer) for answer in given] or None,
             "multiple_choice_answer": _text(annotation.get("multiple_choice_answer")),
         }
@@ -126,12 +126,12 @@ def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def _text(value: object) -> str | None:
-    """What is there to help people; anything but a text is as if it were not there."""
+    """An optional text field; None for other values."""
     return value if isinstance(value, str) else None
 
 
 def _read_visual_genome(path: Path, photographs: visual_genome.Photographs) -> Iterator[Candidate]:
-    """Candidates in the order of the file, one answer a question."""
+    """Candidates in the order of the file; one answer per question."""
     label = Labeller(path, "question_id", "answers", required=True)
     for number, questions in visual_genome.read_entries(path, "qas", photographs):
         texts, labels = [], []

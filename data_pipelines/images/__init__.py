@@ -1,1 +1,1 @@
-"""Image files: headers and limits, decoding, resizing, canvases."""
+"""Image files: headers and size limits, decoding, resizing, canvases."""

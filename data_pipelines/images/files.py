@@ -1,8 +1,8 @@
-"""Encoded images: what a header says, and whether the whole file decodes.
+"""Encoded images: read the header, and check that the whole file decodes.
 
-The size is read from the header before anything is decoded, so that a file that promises a huge
-image is refused while it is still small. OpenCV is what training decodes with; Pillow reads the
-headers and notices files that are cut short, which some OpenCV releases fill with grey instead.
+The size is read from the header before anything is decoded, so that a small file with a huge image is rejected early.
+Training decodes with OpenCV. Pillow reads the headers and detects truncated files, which some OpenCV releases fill
+with grey.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ from data_pipelines.images.transparency import opacity
 MAX_MEGAPIXELS = 64.0
 MAX_SIDE = 30_000  # pixels
 MAX_BYTES = 256 << 20
-MAX_SCANS = 100  # of a progressive JPEG, each of which costs the time of the whole image; usual are ten
+MAX_SCANS = 100  # of a progressive JPEG; each scan takes as long as the whole image, and ten are usual
 
-# The readers are called directly: Image.open would apply Pillow's own, process-wide size limit.
+# The readers are called directly, because Image.open applies Pillow's own, process-wide size limit.
 _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
     (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
@@ -41,13 +41,13 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
 
 _START_OF_SCAN = b"\xff\xda"
 
-# What Pillow's readers raise on damaged bytes.
+# Exceptions of Pillow's readers for damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError)
 DAMAGE += (struct.error, MemoryError, Image.DecompressionBombError)
 
 
 class BadImageError(DataError):
-    """Bytes that are not a usable image; `reason` is short, the same for damage of one kind."""
+    """The bytes are not a usable image; `reason` is short and the same for all damage of one kind."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -56,10 +56,10 @@ class BadImageError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first bytes of an image say: format ("JPEG", "PNG", ...) and size in pixels.
+    """The header of an image: its format ("JPEG", "PNG", ...) and its size in pixels.
 
-    `transparent` tells whether something behind it shows through, and `orientation` how to turn it; only `verify` finds
-    out.
+    Only `verify` sets the other fields: `transparent` is True if some pixel is not opaque, and `orientation` is the
+    orientation tag.
     """
 
     format: str
@@ -70,10 +70,11 @@ class Header:
 
 
 def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> Header:
-    """Format and size of an encoded image, without decoding it.
+    """Read the format and size of an encoded image without decoding it.
 
     Raises:
-      BadImageError: not a JPEG, PNG, WebP, BMP or GIF; a damaged header; no pixels; over a limit.
+      BadImageError: the file is not a JPEG, PNG, WebP, BMP or GIF, has a damaged header or no pixels, or exceeds a
+        limit.
     """
     return open_image(encoded, max_megapixels, max_side)[0]
 
@@ -81,17 +82,17 @@ def read_header(encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_s
 def verify(
     encoded: bytes, *, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE, turn: bool = False
 ) -> Header:
-    """Decode an image completely, as training will, and return its header.
+    """Decode an image completely, as training does, and return its header.
 
-    With `turn` the size is that after turning it upright by its orientation tag. Otherwise the tag is ignored, and the
-    size is the one in the header.
+    With `turn`, the size is the size after turning the image upright by its orientation tag. Without it, the tag is
+    ignored, and the size is that of the header.
 
     Raises:
-      BadImageError: as `read_header`, or the file is cut short, or it does not decode to that size.
+      BadImageError: as `read_header`; also if the file is truncated, or does not decode to the size in the header.
     """
     header, image = open_image(encoded, max_megapixels, max_side)
     try:
-        image.draft("RGB", (1, 1))  # a JPEG is then read to its end, but at an eighth of its size
+        image.draft("RGB", (1, 1))  # reads a JPEG to its end, but at an eighth of its size
         image.load()
         transparent = opacity(image) is not None
     except DAMAGE as error:
@@ -113,7 +114,7 @@ def verify(
 def open_image(
     encoded: bytes, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE
 ) -> tuple[Header, ImageFile.ImageFile]:
-    """Header checked against the limits, and the Pillow image that has not been decoded yet.
+    """Read the header, check the limits, and return it with the Pillow image, which is not decoded yet.
 
     Raises:
       BadImageError: as `read_header`.
@@ -127,7 +128,7 @@ def open_image(
         raise BadImageError("not a JPEG, PNG, WebP, BMP or GIF")
     _, name, reader = match
     if name == "WEBP":
-        check_size(*_webp_size(encoded), max_megapixels, max_side)  # Pillow's reader asks for memory for the whole
+        check_size(*_webp_size(encoded), max_megapixels, max_side)  # Pillow's reader allocates the whole image
     try:
         image = reader(io.BytesIO(encoded))
         width, height = image.size
@@ -140,22 +141,22 @@ def open_image(
 
 
 def _scans(encoded: bytes, image: JpegImagePlugin.JpegImageFile) -> int:
-    """Scans of a JPEG that a decoder may work through: at most so often stands the marker of one.
+    """Upper bound of the number of scans that a JPEG decoder processes: the number of scan markers in the file.
 
-    Of a sequential JPEG whose first scan holds all components libjpeg reads no other, whatever comes after it. To see
-    that takes a tenth of the time that counting does.
+    For a sequential JPEG whose first scan holds all components, libjpeg reads only this scan, whatever follows it. This
+    check takes a tenth of the time of counting the markers.
     """
     components = image.layers
-    begins = image.fp.tell() - (len(_START_OF_SCAN) + 2 + 1 + 2 * components + 3)  # Pillow has read the scan's header
-    if "progressive" not in image.info and begins >= 0:
-        header = encoded[begins : begins + 5]
+    start = image.fp.tell() - (len(_START_OF_SCAN) + 2 + 1 + 2 * components + 3)  # Pillow has read the scan's header
+    if "progressive" not in image.info and start >= 0:
+        header = encoded[start : start + 5]
         if header == _START_OF_SCAN + (6 + 2 * components).to_bytes(2, "big") + bytes([components]):
             return 1
     return encoded.count(_START_OF_SCAN)
 
 
 def check_size(height: int, width: int, max_megapixels: float = MAX_MEGAPIXELS, max_side: int = MAX_SIDE) -> None:
-    """Raise BadImageError for an image without pixels, or over a limit."""
+    """Raise BadImageError if an image has no pixels or exceeds a limit."""
     if height < 1 or width < 1:
         raise BadImageError("no pixels")
     if max(height, width) > max_side:
@@ -165,7 +166,7 @@ def check_size(height: int, width: int, max_megapixels: float = MAX_MEGAPIXELS, 
 
 
 def _webp_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width from the first part of a WebP file, which is of one of three kinds."""
+    """Height and width from the first chunk of a WebP file, which has one of three formats."""
     kind, part = encoded[12:16], encoded[20:30]
     if len(part) == 10 and kind == b"VP8X":
         return int.from_bytes(part[7:10], "little") + 1, int.from_bytes(part[4:7], "little") + 1

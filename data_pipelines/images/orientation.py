@@ -1,4 +1,4 @@
-"""The orientation tag of photographs (EXIF 0x0112): how a viewer turns what the file stores."""
+"""The orientation tag of photographs (EXIF 0x0112): how a viewer turns the stored pixels."""
 
 import numpy as np
 from PIL import Image
@@ -8,21 +8,21 @@ AS_STORED = 1
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The tag of a Pillow image, 1 to 8; 1, as stored, where there is none or it is no such number."""
+    """The orientation tag of a Pillow image, 1 to 8; 1 (as stored) if the tag is missing or invalid."""
     try:
         found = image.getexif().get(_TAG, AS_STORED)
-    except Exception:  # Pillow's, of many kinds, on damaged tags, which say nothing
+    except Exception:  # Pillow raises many exceptions for damaged tags, which are ignored
         return AS_STORED
     return found if isinstance(found, int) and 1 <= found <= 8 else AS_STORED
 
 
 def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    """Height and width after `upright`."""
+    """Height and width of an image after `upright`."""
     return (width, height) if orientation > 4 else (height, width)
 
 
 def upright(pixels_HxWx3: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels as a viewer shows them; those that are stored upright are returned as they are."""
+    """Turn pixels as a viewer does; pixels that are stored upright are returned unchanged, without a copy."""
     if orientation == AS_STORED:
         return pixels_HxWx3
     if orientation > 4:

@@ -1,8 +1,9 @@
-"""Images: encoded bytes in, a uint8 canvas and the size of its valid region out.
+"""Decode images, resize them, and place them on canvases.
 
-The papers keep the aspect ratio (Pixel-BERT section 3.1: shorter edge 800, longer at most 1333 for ResNet-50; 600 and
-1000 for ResNeXt-152). Compilers want few shapes, so a resized image lies in the top-left corner of the smallest of a
-few canvases whose sides are multiples of 64, and the rest of the canvas is zero.
+The papers keep the aspect ratio (Pixel-BERT section 3.1: shorter edge 800, longer edge at most 1333 for ResNet-50; 600
+and 1000 for ResNeXt-152). A compiled step needs few shapes. So a resized image lies in the top-left corner of a canvas,
+and the rest of the canvas is zero. There are only a few canvases, with sides that are multiples of 64; an image gets
+the smallest one that holds it. A canvas is a padded shape, which others call a bucket.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ Canvas = tuple[int, int]  # (height, width) in pixels
 
 @dataclasses.dataclass(frozen=True)
 class ResizeRule:
-    """Scale so that the shorter edge has `shorter_edge` pixels, unless the longer would pass `longer_edge`."""
+    """Scale the shorter edge to `shorter_edge` pixels, or less if the longer edge would exceed `longer_edge`."""
 
     shorter_edge: int = 800
     longer_edge: int = 1333
@@ -36,25 +37,26 @@ class ResizeRule:
 
 
 def resized_size(height: int, width: int, rule: ResizeRule) -> Canvas:
-    """Size in pixels after the rule, aspect ratio kept to rounding; never below 1."""
+    """Height and width in pixels after resizing: the aspect ratio is kept up to rounding, and each side is >= 1."""
     scale = min(rule.shorter_edge / min(height, width), rule.longer_edge / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def default_canvases(rule: ResizeRule, multiple: int = 64) -> tuple[Canvas, ...]:
-    """Canvases that hold every image under `rule`, smallest area first: square, 4:3 and longest, both ways up."""
+    """Canvases that hold all images under `rule`, by ascending area: square, 4:3 and longest, in both orientations."""
 
-    def up(pixels: float) -> int:
+    def round_up(pixels: float) -> int:
         return -(-int(np.ceil(pixels)) // multiple) * multiple
 
-    shorter = up(rule.shorter_edge)
-    longer_edges = sorted({shorter, up(min(rule.shorter_edge * 4 / 3, rule.longer_edge)), up(rule.longer_edge)})
+    shorter = round_up(rule.shorter_edge)
+    four_thirds = round_up(min(rule.shorter_edge * 4 / 3, rule.longer_edge))
+    longer_edges = sorted({shorter, four_thirds, round_up(rule.longer_edge)})
     canvases = {(shorter, edge) for edge in longer_edges} | {(edge, shorter) for edge in longer_edges}
     return tuple(sorted(canvases, key=lambda canvas: (canvas[0] * canvas[1], canvas)))
 
 
 def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
-    """Index of the canvas with the smallest area that holds a resized image of `height` x `width` pixels.
+    """Index of the smallest canvas by area that holds a resized image of `height` x `width` pixels.
 
     Raises:
       DataError: no canvas is large enough.
@@ -69,17 +71,17 @@ def choose_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> int:
 
 
 def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) -> np.ndarray:
-    """Decode JPEG, PNG, WebP, BMP or GIF into uint8 RGB, HxWx3; the header is looked at first.
+    """Decode JPEG, PNG, WebP, BMP or GIF into uint8 RGB, HxWx3, after a check of the header.
 
-    White lies behind transparent images.
+    Transparent images are drawn over white.
 
     Args:
-      encoded: the file.
-      name: for messages.
-      orientation: turn the image so; the file's own tag is not looked at.
+      encoded: content of the file.
+      name: name of the image for messages.
+      orientation: orientation tag to apply; the tag in the file is ignored.
 
     Raises:
-      BadRecordError: the bytes are not an image that OpenCV can read, or it would be too large.
+      BadRecordError: OpenCV cannot read the image, or the image is too large.
     """
     try:
         _, header = open_image(encoded)
@@ -99,14 +101,15 @@ def decode(encoded: bytes, name: str = "image", orientation: int = AS_STORED) ->
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """A Pillow image as uint8 RGB, HxWx3, turned upright: the pixels that `decode` gives of its file.
+    """Convert a Pillow image to uint8 RGB, HxWx3, turned upright: the pixels are those of `decode` for its file.
 
     Raises:
-      BadImageError: no pixels, over a limit, a damaged file, or a mode that does not say what is black and white.
+      BadImageError: the image has no pixels, exceeds a limit or is damaged, or its mode does not define black and
+        white.
     """
     check_size(image.height, image.width)
     if image.mode in ("I", "F"):
-        raise BadImageError(f"mode {image.mode}, which does not say what white is; convert it to RGB, L or I;16")
+        raise BadImageError(f"mode {image.mode}, which does not define white; convert it to RGB, L or I;16")
     try:
         opacity_HxW = opacity(image)
         if image.mode.startswith("I;16"):
@@ -114,7 +117,7 @@ def from_pillow(image: Image.Image) -> np.ndarray:
             pixels_HxWx3 = np.repeat(grey_HxW[..., None], 3, axis=2)
         elif image.mode == "CMYK":
             pixels_HxWx3 = _from_cmyk(np.asarray(image))
-        else:  # RGB alone forgets colours behind an opacity in some modes
+        else:  # in some modes, conversion to RGB loses the colours of transparent pixels
             pixels_HxWx3 = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))[..., :3]
     except DAMAGE as error:
         raise BadImageError(
@@ -125,15 +128,16 @@ def from_pillow(image: Image.Image) -> np.ndarray:
 
 
 def _from_cmyk(cmyk_HxWx4: np.ndarray) -> np.ndarray:
-    """RGB as OpenCV makes it of a JPEG, which differs from Pillow's by a rounding."""
+    """Convert CMYK to RGB as OpenCV does for a JPEG; Pillow rounds differently."""
     white_HxWx1 = 255 - cmyk_HxWx4[..., 3:].astype(np.int32)
     return (white_HxWx1 - (cmyk_HxWx4[..., :3] * white_HxWx1 >> 8)).astype(np.uint8)
 
 
 def resize(image_HxWx3: np.ndarray, size: Canvas, out_hxwx3: np.ndarray | None = None) -> np.ndarray:
-    """Resize uint8 pixels to `size` = (height, width): area average when shrinking, cubic when growing.
+    """Resize uint8 pixels to `size` = (height, width): area average for shrinking, cubic for enlarging.
 
-    Written into `out_hxwx3`, which may be a part of a canvas, where it is given; a copy less is a quarter of the time.
+    The result is written to `out_hxwx3` if it is given. It may be a part of a canvas: this saves a copy, which is a
+    quarter of the time.
     """
     height, width = image_HxWx3.shape[:2]
     if (height, width) == size:
@@ -143,13 +147,13 @@ def resize(image_HxWx3: np.ndarray, size: Canvas, out_hxwx3: np.ndarray | None =
         return out_hxwx3
     method = cv2.INTER_AREA if size[0] * size[1] < height * width else cv2.INTER_CUBIC
     resized = cv2.resize(image_HxWx3, size[::-1], dst=out_hxwx3, interpolation=method)
-    if out_hxwx3 is not None and not np.may_share_memory(resized, out_hxwx3):  # OpenCV may refuse a layout
+    if out_hxwx3 is not None and not np.may_share_memory(resized, out_hxwx3):  # OpenCV may reject the memory layout
         out_hxwx3[:] = resized
     return resized
 
 
 def place_on_canvas(image_HxWx3: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """Copy pixels into the top-left corner of a canvas of zeros, canvas_height x canvas_width x 3, uint8."""
+    """Copy pixels to the top-left corner of a canvas of zeros: uint8, canvas_height x canvas_width x 3."""
     canvas_HxWx3 = np.zeros((*canvas, 3), np.uint8)
     canvas_HxWx3[: image_HxWx3.shape[0], : image_HxWx3.shape[1]] = image_HxWx3
     return canvas_HxWx3

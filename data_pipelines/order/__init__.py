@@ -1,1 +1,1 @@
-"""Which records a step reads: a function of the seed and the step."""
+"""The order of the records: which records a step reads, as a function of the seed and the step."""

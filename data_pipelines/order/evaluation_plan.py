@@ -1,4 +1,4 @@
-"""Order of evaluation evaluation: every record, or every visit of it, once; the last batch of each canvas filled up."""
+"""Order of the records in evaluation: each visit of each record once; the last batch of a canvas has padding rows."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from data_pipelines.order.plan import BatchPlan
 
 
 def evenly_spaced(count: int, limit: int) -> np.ndarray:
-    """Indices of `limit` evenly spaced ones of `count` records, or of all where `limit` is 0 or not smaller."""
+    """Indices of `limit` evenly spaced records among `count`; all indices if `limit` is 0 or at least `count`."""
     if not 0 < limit < count:
         return np.arange(count)
     return np.linspace(0, count - 1, limit).round().astype(int)
 
 
 class EvaluationPlan:
-    """A sequence of BatchPlans over all records; record -1 marks rows that only fill a batch."""
+    """A sequence of BatchPlans over all records; record -1 marks padding rows."""
 
     def __init__(
         self,
@@ -29,11 +29,11 @@ class EvaluationPlan:
         """Plan batches of `rows` rows.
 
         Args:
-          canvas_of_source: index of the canvas of each record, by source.
-          rows: of a batch.
-          limit: > 0 takes that many evenly spaced records only.
-          visits_of_source: rows that each record gets, one after the other; None: one.
-          seed: of a random order of the rows; None: that of the records.
+          canvas_of_source: index of the canvas of each record, for each source.
+          rows: rows per batch.
+          limit: if positive, use only this many evenly spaced records.
+          visits_of_source: number of consecutive rows for each record, for each source; None: one row per record.
+          seed: seed of a random order of the rows; None: the order of the records.
         """
         source_N = np.concatenate([np.full(len(canvas), i) for i, canvas in enumerate(canvas_of_source)])
         record_N = np.concatenate([np.arange(len(canvas)) for canvas in canvas_of_source])
@@ -48,18 +48,18 @@ class EvaluationPlan:
         source_N, record_N, canvas_N, visit_N = rows_4xN
         self.plans = []
         for canvas in np.unique(canvas_N):
-            places = np.flatnonzero(canvas_N == canvas)
-            for start in range(0, len(places), rows):
-                part = places[start : start + rows]
-                fill = np.full(rows - len(part), -1)
+            indices = np.flatnonzero(canvas_N == canvas)
+            for start in range(0, len(indices), rows):
+                part = indices[start : start + rows]
+                padding = np.full(rows - len(part), -1)
                 self.plans.append(
                     BatchPlan(
                         step=len(self.plans),
                         canvas=int(canvas),
-                        source_B=np.concatenate([source_N[part], np.zeros_like(fill)]),
-                        record_B=np.concatenate([record_N[part], fill]),
+                        source_B=np.concatenate([source_N[part], np.zeros_like(padding)]),
+                        record_B=np.concatenate([record_N[part], padding]),
                         pass_B=np.zeros(rows, int),
-                        visit_B=np.concatenate([visit_N[part], np.zeros_like(fill)]),
+                        visit_B=np.concatenate([visit_N[part], np.zeros_like(padding)]),
                     )
                 )
 

@@ -1,10 +1,11 @@
-"""The one source of order: which records make up the batch of a step.
+"""The order of training: which records are in the batch of a step.
 
-A plan is a pure function of (seed, step). Resuming is starting at another step; workers, hosts and devices change
-nothing. All rows of a batch lie on one canvas, because a compiled step has one shape.
+A plan is a pure function of (seed, step). A resumed run starts at another step; workers, hosts and devices have no
+influence. All rows of a batch have the same canvas, because a compiled step has one shape.
 
-Each canvas has an endless stream of visits, cut into batches. In every epoch it passes over the canvas's visits of each
-source (`weight` times), shuffled; what does not fill a batch waits for the next epoch, so no record is ever left out.
+Each canvas has an endless stream of visits, which is cut into batches. In each epoch, the stream contains the visits of
+each source on this canvas `weight` times, shuffled. Visits that do not fill a batch move to the next epoch, so no
+record is ever dropped.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from data_pipelines.images.resize import Canvas
 
 @dataclasses.dataclass(frozen=True)
 class PlannedSource:
-    """One data set as the plan sees it."""
+    """One source of the mixture: what the plan needs to know about its records."""
 
     canvas_N: np.ndarray  # index of the canvas of each record
-    visits_N: np.ndarray  # visits of each record in a pass over the source
-    weight: float = 1.0  # passes an epoch
+    visits_N: np.ndarray  # visits of each record in one pass over the source
+    weight: float = 1.0  # passes per epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class BatchPlan:
     canvas: int  # index into the canvases
     source_B: np.ndarray
     record_B: np.ndarray
-    pass_B: np.ndarray  # how often the source has been passed over before
-    visit_B: np.ndarray  # 0 .. visits - 1 within the pass
+    pass_B: np.ndarray  # number of earlier passes over the source
+    visit_B: np.ndarray  # number of the visit in the pass: 0 to visits - 1
 
 
 class Plan:
@@ -54,12 +55,12 @@ class Plan:
         """Plan batches of `rows` rows.
 
         Args:
-          sources: what to mix.
-          canvases: (height, width) of each canvas; rare ones are merged into larger ones that hold them.
-          rows: B, of the global batch.
-          seed: of the order.
-          steps: length of the plan; 0: that of `epochs`.
-          epochs: length of the plan, if `steps` is 0.
+          sources: sources of the mixture.
+          canvases: (height, width) of each canvas; a rare canvas is merged into a larger one that holds it.
+          rows: B, rows of the global batch.
+          seed: seed of the order.
+          steps: length of the plan in steps; 0: the length follows from `epochs`.
+          epochs: length of the plan in epochs, used if `steps` is 0.
 
         Raises:
           DataError: a source is empty.
@@ -72,10 +73,8 @@ class Plan:
             visits = np.bincount(source.canvas_N, source.visits_N, minlength=len(canvases))
             share += visits * source.weight
         merged_C = merge_rare(share, canvases, rows)
-        self.items, self.per_epoch = (
-            [],
-            [],
-        )  # by canvas: list of (source index, records, visits, count an epoch)
+        # For each canvas: a list of (source index, records, visits, visits per epoch), and the visits per epoch in all.
+        self.items, self.per_epoch = [], []
         for canvas in range(len(canvases)):
             items = []
             for index, source in enumerate(sources):
@@ -94,7 +93,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Batches an epoch; not whole, since what is left of one epoch goes into the next."""
+        """Batches per epoch; not an integer, because the rest of an epoch moves to the next one."""
         return sum(self.per_epoch) / self.rows
 
     def __len__(self) -> int:
@@ -126,11 +125,11 @@ class Plan:
         self._stream = functools.lru_cache(2 * len(self.items))(self._make_stream)
 
     def _first_step(self, epoch: int) -> int:
-        """Batches that are whole before an epoch starts."""
+        """Number of batches that are complete before an epoch starts."""
         return sum(epoch * count // self.rows for count in self.per_epoch)
 
     def _make_batch_order(self, epoch: int) -> np.ndarray:
-        """(canvas, number of the batch in its canvas's stream) of each step of an epoch."""
+        """(canvas, index of the batch in the stream of the canvas) for each step of an epoch."""
         batches = [
             (canvas, number)
             for canvas, count in enumerate(self.per_epoch)
@@ -139,7 +138,7 @@ class Plan:
         return np.random.default_rng([self.seed, 0, epoch]).permutation(np.array(batches).reshape(-1, 2))
 
     def _make_stream(self, canvas: int, epoch: int) -> np.ndarray:
-        """(source, record, pass, visit) of each visit of a canvas in an epoch."""
+        """(source, record, pass, visit) for each visit of a canvas in an epoch."""
         parts = []
         for index, records, visits, count in self.items[canvas]:
             positions = np.arange(epoch * count, (epoch + 1) * count)
@@ -158,7 +157,7 @@ class Plan:
 
 
 def merge_rare(share_C: np.ndarray, canvases: Sequence[Canvas], rows: int) -> np.ndarray:
-    """Map canvases that do not fill one batch an epoch to the smallest used canvas that holds them."""
+    """Map each canvas that does not fill one batch per epoch to the smallest used canvas that holds it."""
     merged_C = np.arange(len(canvases))
     share_C = share_C.copy()
     for canvas in sorted(range(len(canvases)), key=lambda c: canvases[c][0] * canvases[c][1]):
@@ -175,7 +174,7 @@ def merge_rare(share_C: np.ndarray, canvases: Sequence[Canvas], rows: int) -> np
 
 
 def visits_of(num_texts_N: np.ndarray, texts_per_image: int, epoch: str) -> np.ndarray:
-    """Visits of each image in a pass: one ("images"), or as many as its texts need, `texts_per_image` a visit."""
+    """Visits of each image in a pass: one ("images"), or as many as its texts need with `texts_per_image` per visit."""
     if epoch == "images":
         return np.ones(len(num_texts_N), np.int32)
     return np.maximum(1, (num_texts_N / texts_per_image + 0.5).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Several plans, one after the other: the stages of a run."""
+"""A sequence of plans: the stages of a run."""
 
 import bisect
 import dataclasses
@@ -9,17 +9,17 @@ from data_pipelines.order.plan import BatchPlan, Plan
 
 
 class StagedPlan:
-    """A sequence of BatchPlans over the sources of all stages, those of the first stage first."""
+    """A sequence of BatchPlans over the sources of all stages; the sources of the first stage come first."""
 
     def __init__(self, plans: Sequence[Plan], sources: Sequence[int]) -> None:
-        """Args: plans: of each stage; sources: how many each one mixes."""
+        """Args: plans: plan of each stage; sources: number of sources of each stage."""
         self.plans = tuple(plans)
         self._first_steps = (0, *itertools.accumulate(len(plan) for plan in plans))
         self._first_sources = (0, *itertools.accumulate(sources))
 
     @property
     def boundaries(self) -> tuple[int, ...]:
-        """The first step of each stage but the first."""
+        """The first step of each stage except the first stage."""
         return self._first_steps[1:-1]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Prepare a data set: the publisher's files in, ArrayRecord and an index out."""
+"""Prepare a data set: read the publisher's files and write ArrayRecord files and an index."""
 
 import contextlib
 import dataclasses
@@ -38,34 +38,34 @@ def prepare(
     beam_options: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Path:
-    """Prepare a data set, or finish it (where an earlier release wrote the index, write it anew), or find it finished.
+    """Prepare a data set. Finish an unfinished one, renew an old index, and leave a finished data set unchanged.
 
     Args:
-      name: of the data set.
-      data_dir: where prepared data sets live; made if needed.
-      source_dir: the publisher's files; None only for a data set that needs none.
-      options: of this data set, such as {"num_train": 100}; those that are not given keep their
-        defaults, or whatever they were if the data set is there already.
-      max_bad_share: of damaged or missing images, 0 to 1; above it nothing is prepared.
-      num_threads: that read and decode images; on Beam, of each worker.
-      num_shards: files of each split, fewer where it has fewer records; None: as many as their size makes.
-      beam_runner: "direct" for Apache Beam on this machine, or a runner of Beam; None: without Beam. The same is
-        written.
-      beam_options: its options, such as "--direct_num_workers=4".
-      progress: where to show it; None: nowhere.
+      name: name of the data set.
+      data_dir: folder of the prepared data sets; created if needed.
+      source_dir: folder of the publisher's files; None only for a data set that needs no files.
+      options: options of this data set, such as {"num_train": 100}. Missing options have their default values, or
+        the values of the prepared data set if it exists.
+      max_bad_share: maximum share of damaged or missing images, 0 to 1; above it nothing is prepared.
+      num_threads: threads that read and decode images; on Beam, threads per worker.
+      num_shards: files per split, fewer if the split has fewer records; None: the number follows from the size.
+      beam_runner: "direct" for Apache Beam on this machine, or a runner of Beam; None: without Beam. The output is
+        the same.
+      beam_options: options of Beam, such as "--direct_num_workers=4".
+      progress: display of the progress; None: no display.
 
     Returns:
       The folder of the data set.
 
     Raises:
-      DataError: anything wrong with the arguments, the source files or the disk.
+      DataError: the arguments, the source files or the disk have a problem.
     """
     builder_type = builder_class(name)
     data_dir = Path(data_dir).expanduser()
     source_dir = None if source_dir is None else Path(source_dir).expanduser()
     options = dict(options or {})
     for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
-        options[option] = _home_filled_in(options[option])
+        options[option] = _expand_home(options[option])
     if unknown := sorted(set(options) - set(builder_type.OPTIONS)):
         takes = ", ".join(f"--{option}" for option in builder_type.OPTIONS) or "no flags of its own"
         raise DataError(f"{name} does not take --{unknown[0]}; it takes {takes}.")
@@ -99,11 +99,11 @@ def prepare(
 
 
 def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | Path | None]) -> Callable[..., Any]:
-    """What makes the job that runs on Beam; raises DataError for a runner that is not there, or cannot serve."""
+    """The function that creates the Beam job; raises DataError for a runner that is missing or cannot be used."""
     job = import_with_beam("data_pipelines.beam.prepare_job", f"--beam_runner={runner}")
     pipeline = pipeline_options(runner, arguments, "beam_runner", "docs/data.md")
     for flag, path in paths.items():
-        # Workers elsewhere start in folders of their own. "drawn" regions are no path.
+        # Workers on other machines start in folders of their own. "drawn" for the regions is not a path.
         if not is_direct(runner) and path is not None and not Path(path).is_absolute() and str(path) != DRAWN:
             raise DataError(
                 f"--{flag}={path} is relative, and workers of {runner} start elsewhere; give an absolute path that all "
@@ -113,12 +113,12 @@ def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | P
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether the records are there, and an index of this release; DataError if the index is damaged."""
+    """Whether the records and an index of the current format exist; raises DataError if the index is damaged."""
     return folder.exists() and not has_old_index(folder) and read_summary(folder) is not None
 
 
 def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> None:
-    """Errors before any long work, and before anything is written."""
+    """Raise DataError for problems that show up before any long work and before anything is written."""
     if builder.NEEDS_SOURCE:
         if source_dir is None:
             raise DataError(f"{builder.name} needs --source_dir, the folder of its files.")
@@ -128,17 +128,18 @@ def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> N
 
 
 def _generate(builder: ImageTextBuilder) -> None:
-    """Write the records; TFDS works in another folder and renames it at the end."""
+    """Write the records; TFDS writes to a temporary folder and renames it at the end."""
     for leftover in Path(builder.data_dir).parent.glob("incomplete.*"):
-        shutil.rmtree(leftover)  # of a run that was killed: we hold the lock, so none is running
+        shutil.rmtree(leftover)  # left by a killed run: this process holds the lock, so no other run is active
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    # TFDS announces downloads and makes folders for them, though there are none.
+    # TFDS announces downloads and creates folders for them, although there are no downloads.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
         builder.download_and_prepare(download_config=config, download_dir=downloads)
 
 
 def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progress | None) -> None:
+    """Write the index of a folder whose records are complete."""
     try:
         info = tfds.builder_from_directory(folder).info
         about = dict(info.metadata or {})
@@ -158,7 +159,11 @@ def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progres
 
 
 def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, options: Mapping[str, Any]) -> None:
-    """A finished data set is not made again, so it must be the one that was asked for."""
+    """Check that a finished data set, which is not prepared again, has the requested options.
+
+    Raises:
+      DataError: an option differs.
+    """
     prepared = read_summary(folder)["options"]
     for option, value in options.items():
         if option in builder_type.REGION_OPTIONS and not prepared.get("regions"):
@@ -169,14 +174,14 @@ def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, opti
                 "remove that folder or give another --data_dir."
             )
         if option == "regions":
-            continue  # a file that has moved is no other
+            continue  # the same file may have moved
         if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
             how = f"with --{option}={prepared[option]}" if option in prepared else f"by a release without --{option}"
             raise DataError(f"{folder} was prepared {how}, not {value}; remove that folder or give another --data_dir.")
 
 
 def _check_same_shards(folder: Path, num_shards: int | None) -> None:
-    """As `_check_same_options`, for the number of files."""
+    """Check the number of files, as `_check_same_options` does for the options."""
     for split, entry in read_summary(folder)["splits"].items():
         found = len(entry["shards"])
         if num_shards is not None and found != min(num_shards, entry["images"]):
@@ -188,7 +193,7 @@ def _check_same_shards(folder: Path, num_shards: int | None) -> None:
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Hold a lock, so that two runs do not prepare the same data set at once."""
+    """Hold a lock, so that two runs cannot prepare the same data set at the same time."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -202,6 +207,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _home_filled_in(path: str) -> str:
-    """A path with the user's folder in place of a leading ~; as it is without one."""
+def _expand_home(path: str) -> str:
+    """The path with a leading ~ replaced by the user's home folder; other paths are unchanged."""
     return str(Path(path).expanduser()) if path.startswith("~") else path

@@ -15,12 +15,12 @@ _ROW_FAULTS = {"repeated": "with an id that an earlier row has, not used", "with
 
 
 def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
-    """Several lines: what each split holds, what was left out and why, canvases and padding.
+    """Describe each split, the skipped records with the reasons, the canvases and the padding, on several lines.
 
     Args:
-      folder: of the prepared data set.
-      summary: what `records.read_summary` gave for it.
-      rule: for the canvases.
+      folder: folder of the prepared data set.
+      summary: result of `records.read_summary` for this folder.
+      rule: resize rule for the canvases.
 
     Raises:
       DataError: the index is damaged.
@@ -36,7 +36,7 @@ def describe(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
 def _described(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> str:
     lines = [f"{summary['name']} {summary['version']} in {folder}", *summary["notes"]]
     lines.append(
-        f"{'split':<12}{'images':>10}{'texts':>12}  {'words a text: mean':>18}{'95%':>5}{'max':>5}  {'padding':>7}"
+        f"{'split':<12}{'images':>10}{'texts':>12}  {'words per text: mean':>20}{'95%':>5}{'max':>5}  {'padding':>7}"
     )
     used: dict[tuple[int, int], int] = {}
     for split, entry in summary["splits"].items():
@@ -45,7 +45,7 @@ def _described(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> st
             used[canvas] = used.get(canvas, 0) + count
         words = entry["words"]
         lines.append(
-            f"{split:<12}{entry['images']:>10,}{entry['texts']:>12,}  {words['mean']:>18.1f}"
+            f"{split:<12}{entry['images']:>10,}{entry['texts']:>12,}  {words['mean']:>20.1f}"
             f"{words['p95']:>5}{words['max']:>5}  {padding:>7.1%}"
         )
     lines += _region_lines(summary)
@@ -60,9 +60,9 @@ def _described(folder: Path, summary: Mapping[str, Any], rule: ResizeRule) -> st
 
 
 def canvases_and_padding(index: Index, rule: ResizeRule) -> tuple[dict[tuple[int, int], int], float]:
-    """Images on each canvas that is used, and the share of all canvas pixels that is padding.
+    """Number of images on each used canvas, and the share of padding among all canvas pixels.
 
-    Both images of a pair count, each on the canvas that suits it.
+    Both images of a pair count, each on its own canvas.
     """
     canvases = default_canvases(rule)
     counts = np.zeros(len(canvases), np.int64)
@@ -81,13 +81,13 @@ def canvases_and_padding(index: Index, rule: ResizeRule) -> tuple[dict[tuple[int
 
 
 def _region_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Where the regions are from, what joined no image, and what each split has; nothing without regions."""
+    """Lines about the source of the regions, the unused rows and the regions of each split; none without regions."""
     lines = []
     if source := summary.get("regions"):
         counts = [f"{source['rows']:,} rows", f"{source['unjoined']:,} of no image here"]
         counts += [f"{source[name]:,} {what}" for name, what in _ROW_FAULTS.items() if source[name]]
         lines.append(f"regions from {source['source']}: {', '.join(counts)}")
-        lines += [f"  {place}" for place in source["listed"][:_LISTED]]
+        lines += [f"  {location}" for location in source["listed"][:_LISTED]]
         if source.get("transposed"):
             lines.append("  their features are transposed, a column for each region, and read so")
     for split, entry in summary["splits"].items():
@@ -95,25 +95,25 @@ def _region_lines(summary: Mapping[str, Any]) -> list[str]:
             classes = f"classes 0 to {entry['region_classes'] - 1:,}" if entry["region_classes"] else "classes unknown"
             whole = f", {entry['global_size']:,} of the image" if entry["global_size"] else ""
             lines.append(
-                f"regions of {split}: {numbers['mean']:.1f} an image ({numbers['min']} to {numbers['max']}), "
+                f"regions of {split}: {numbers['mean']:.1f} per image ({numbers['min']} to {numbers['max']}), "
                 f"features of {entry['region_size']:,} numbers{whole}, {classes}"
             )
         if boxes := summary["skipped"].get(split, {}).get("boxes"):
-            lines.append(f"boxes left out in {split}: {', '.join(f'{n:,} {reason}' for reason, n in boxes.items())}")
+            lines.append(f"boxes skipped in {split}: {', '.join(f'{n:,} {reason}' for reason, n in boxes.items())}")
     return lines
 
 
 def _text_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:
-    """Texts that a fault took away, identical images, and what is not used; nothing where there is none of these."""
+    """Lines about skipped texts, identical, transparent and turned images, and unused files; none if there are none."""
     lines = []
     if texts := skipped.get("texts"):
-        lines.append(f"texts left out in {split}: {', '.join(f'{n:,} {reason}' for reason, n in texts.items())}")
+        lines.append(f"texts skipped in {split}: {', '.join(f'{n:,} {reason}' for reason, n in texts.items())}")
         lines += [f"  {line}" for line in skipped["listed_texts"][:_LISTED]]
         if (more := sum(texts.values()) - _LISTED) > 0:
             lines.append(f"  ... and {more:,} more")
     if identical := skipped.get("identical"):
-        place = skipped["identical_place"]
-        lines.append(f"images of {split} that have the same bytes as an earlier one: {identical:,} (first: {place})")
+        first = skipped["identical_place"]
+        lines.append(f"images of {split} that have the same bytes as an earlier one: {identical:,} (first: {first})")
     if transparent := skipped.get("transparent"):
         lines.append(f"images of {split} that are partly transparent, white behind them: {transparent:,}")
     if turned := skipped.get("turned"):
@@ -124,6 +124,7 @@ def _text_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:
 
 
 def _skipped_lines(split: str, skipped: Mapping[str, Any]) -> list[str]:
+    """Lines about the skipped images and empty texts; none if nothing was skipped."""
     reasons = [f"{count:,} {reason}" for reason, count in skipped["images"].items()]
     if skipped["empty_texts"]:
         reasons.append(f"{skipped['empty_texts']:,} empty texts")

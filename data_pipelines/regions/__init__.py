@@ -1,4 +1,4 @@
-"""Files of regions that a detector found, in the forms in which they are published; see docs/data.md."""
+"""Files with the regions of a detector, in the published formats; see docs/data.md."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def open_source(path: Path) -> RegionSource:
-    """The source that `path` is, a file or a folder; its rows are not read yet.
+    """Open a file or a folder of regions; its rows are not read yet.
 
     Raises:
-      DataError: nothing there, or none of the forms.
+      DataError: the path does not exist, or has none of the formats.
     """
-    # Imported here, so that each form needs only what it reads with.
+    # Readers are imported here, so that each format needs only its own libraries.
     if path.is_dir():
         tables = sorted(file for pattern in ("*.tsv", "*.tsv.*") for file in path.glob(pattern) if file.is_file())
         has_archives = next(path.rglob("*.npz"), None) is not None

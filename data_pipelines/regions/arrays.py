@@ -1,4 +1,4 @@
-"""Rows made of named arrays, as .npz and HDF5 files hold them, under the names that are in use."""
+"""Rows made of named arrays, as in .npz and HDF5 files, with the common names of the arrays."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ GLOBAL = ("global_feature",)
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """An array in a file: what its header says, and how to read it."""
+    """An array in a file: its shape and type from the header, and a function that reads it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -28,12 +28,12 @@ class Stored:
 
 
 def row_of(find: Callable[[str], Stored | None]) -> Row:
-    """A row of the arrays of one image; `find` gives the array of a name, or None.
+    """Make a row from the arrays of one image; `find` returns the array with a name, or None.
 
-    Boxes may have more rows than the image has boxes, if `num_boxes` says how many those are.
+    The arrays may have more rows than the image has boxes, if `num_boxes` gives the number of boxes.
 
     Raises:
-      BadRowError: an array is missing, has another type or shape than it should, or is too large.
+      BadRowError: an array is missing, has a wrong type or shape, or is too large.
     """
     features = _first(find, FEATURES)
     boxes, in_pixels = _first(find, BOXES), True
@@ -47,7 +47,7 @@ def row_of(find: Callable[[str], Stored | None]) -> Row:
         raise BadRowError("features that are not a matrix")
     numbers, regions = features.shape
     transposed = len(boxes.shape) == 2 and boxes.shape[0] == regions != numbers and 0 < numbers <= MAX_BOXES
-    if transposed:  # as MCAN's files are
+    if transposed:  # as in MCAN's files
         features = Stored(features.shape[::-1], features.dtype, lambda load=features.load: load().T)
     given = _number(_first(find, NUMBER), "num_boxes", lowest=0)
     number = features.shape[0] if given is None else int(given)
@@ -73,11 +73,12 @@ def row_of(find: Callable[[str], Stored | None]) -> Row:
 
 
 def _first(find: Callable[[str], Stored | None], names: Sequence[str]) -> Stored | None:
+    """The array of the first name that exists; None if there is none."""
     return next((stored for name in names if (stored := find(name)) is not None), None)
 
 
 def _load(stored: Stored, what: str) -> np.ndarray:
-    """The array, if its header says that it is small and of real numbers."""
+    """Read an array, after a check of the header: it must be small and have real numbers."""
     if stored.dtype.hasobject:
         raise BadRowError(f"{what} that are Python objects, which are never unpickled")
     if stored.dtype.kind not in "iuf":
@@ -88,7 +89,7 @@ def _load(stored: Stored, what: str) -> np.ndarray:
 
 
 def _per_box(stored: Stored | None, features: Stored, number: int, what: str, dimensions: int = 2) -> np.ndarray | None:
-    """An array with as many rows as features, cut to the number of boxes."""
+    """Read an array with as many rows as `features`, cut to the number of boxes."""
     if stored is None:
         return None
     if len(stored.shape) != dimensions or stored.shape[0] != features.shape[0]:
@@ -97,14 +98,14 @@ def _per_box(stored: Stored | None, features: Stored, number: int, what: str, di
 
 
 def _whole(classes: np.ndarray | None) -> np.ndarray | None:
-    """Classes, which may be stored as whole floats."""
+    """Check that classes are whole numbers; they may be stored as floats."""
     if classes is not None and classes.dtype.kind == "f" and not (classes == np.floor(classes)).all():
         raise BadRowError("classes that are not whole numbers")
     return classes
 
 
 def _number(stored: Stored | None, what: str, lowest: int = 1) -> float | None:
-    """The one number of an array; None if there is no array."""
+    """The single number of an array; None if there is no array."""
     if stored is None:
         return None
     values = _load(stored, what).reshape(-1) if np.prod(stored.shape, dtype=object) == 1 else None

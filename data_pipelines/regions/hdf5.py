@@ -1,4 +1,4 @@
-"""HDF5 files of regions: a group for each image, or arrays of all images side by side."""
+"""HDF5 files of regions: a group for each image, or arrays with the values of all images."""
 
 import math
 from collections.abc import Iterator
@@ -23,18 +23,18 @@ from data_pipelines.regions.rows import BadRowError, RegionSource, Row
 
 _IDS = ("image_ids", "image_id", "img_ids", "img_id", "ids")
 _ENDS = "pos_boxes"
-_CHUNK = 10_000  # ids read at a time
+_CHUNK = 10_000  # ids per read
 _MAX_ID_BYTES = 1000
 _MAX_PIECE_BYTES = 256 << 20
-# What h5py lets out on damaged files.
+# Exceptions of h5py for damaged files.
 _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
 
 
 def open_hdf5(path: Path) -> RegionSource:
-    """The source in an HDF5 file, of whichever layout.
+    """Open an HDF5 file of either layout.
 
     Raises:
-      DataError: h5py is missing, the file is damaged, or it has neither layout.
+      DataError: h5py is not installed, the file is damaged, or it has neither layout.
     """
     try:
         import h5py
@@ -66,18 +66,18 @@ def _first_names(file: Any) -> list[str]:
 
 
 class _Hdf5(RegionSource):
-    """What both layouts share."""
+    """Common base class of both layouts."""
 
     def __init__(self, path: Path, file: Any) -> None:
         super().__init__(path)
         self._file = file
-        self._names: list[str] = []  # of the groups, where there are some
+        self._names: list[str] = []  # names of the groups, if there are groups
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self._names)
 
     def read(self, number: int) -> Row:
-        """As in RegionSource."""
+        """See RegionSource."""
         try:
             return self._row(number)
         except BadRowError:
@@ -86,6 +86,7 @@ class _Hdf5(RegionSource):
             raise BadRowError("a part of the HDF5 file that cannot be read") from error
 
     def _row(self, number: int) -> Row:
+        """Read a row; exceptions of h5py may pass."""
         raise NotImplementedError
 
 
@@ -96,15 +97,15 @@ def _reopen(path: Path, names: list[str]) -> RegionSource:
 
 
 class _GroupedHdf5(_Hdf5):
-    """A group for each image, called as its id; sizes may be attributes of the group."""
+    """A group for each image, named by its id; sizes may be attributes of the group."""
 
     def ids(self) -> Iterator[str | None]:
-        """As in RegionSource."""
+        """See RegionSource."""
         self._names = list(self._file)
         yield from self._names
 
-    def place(self, number: int) -> str:
-        """As in RegionSource."""
+    def location(self, number: int) -> str:
+        """See RegionSource."""
         return f"{self.path}, group {self._names[number]}"
 
     def _row(self, number: int) -> Row:
@@ -124,8 +125,11 @@ class _GroupedHdf5(_Hdf5):
 
 
 class _FlatHdf5(_Hdf5):
-    """Arrays with a row for each image; or features and boxes of all images below each other, and an array pos_boxes of
-    each image's first row and the row after its last."""
+    """Arrays with the values of all images.
+
+    Either each array has a row for each image, or the features and boxes of all images are concatenated. Then the array
+    pos_boxes has the first row of each image and the row after its last one.
+    """
 
     def __init__(self, path: Path, file: Any, ids: str) -> None:
         super().__init__(path, file)
@@ -146,7 +150,7 @@ class _FlatHdf5(_Hdf5):
                     )
 
     def ids(self) -> Iterator[str | None]:
-        """As in RegionSource."""
+        """See RegionSource."""
         for start in range(0, len(self._ids) if self._ids.shape else 0, _CHUNK):
             try:
                 values = np.asarray(self._ids[start : start + _CHUNK]).tolist()
@@ -158,8 +162,8 @@ class _FlatHdf5(_Hdf5):
             for value in values:
                 yield _text(value)
 
-    def place(self, number: int) -> str:
-        """As in RegionSource."""
+    def location(self, number: int) -> str:
+        """See RegionSource."""
         return f"{self.path}, row {number}"
 
     def _row(self, number: int) -> Row:
@@ -179,7 +183,7 @@ class _FlatHdf5(_Hdf5):
         return Stored(array.shape[1:], array.dtype, lambda: np.asarray(array[number]))
 
     def _of_boxes(self, name: str, number: int, start: int, end: int) -> Stored | None:
-        """Of an array with a row for each image, or for each box, which its name tells."""
+        """The part of an array that belongs to an image; its name decides if its rows are for images or for boxes."""
         if name in (*HEIGHT, *WIDTH, *GLOBAL):
             return self._of_image(name, number)
         array = None if name in NUMBER else _array(self._file, name)
@@ -191,7 +195,7 @@ class _FlatHdf5(_Hdf5):
 
 
 def _array(group: Any, name: str) -> Any:
-    """The array of a name in a group; None if there is none. Its numbers are in this file, or BadRowError is raised."""
+    """The array with a name in a group; None if there is none. Raises BadRowError if its data is in another file."""
     array = _within(group, name)
     if getattr(array, "shape", None) is None:
         return None
@@ -203,7 +207,7 @@ def _array(group: Any, name: str) -> Any:
 
 
 def _within(group: Any, name: str) -> Any:
-    """The group or array of a name, None if there is none; BadRowError where it is in another file."""
+    """The group or array with a name; None if there is none. Raises BadRowError if it is in another file."""
     import h5py
 
     link = group.get(name, getlink=True)
@@ -213,7 +217,7 @@ def _within(group: Any, name: str) -> Any:
 
 
 def _check_bytes(size: int) -> None:
-    """Raise BadRowError for what is read in one piece, however little of it is asked for, and is too large."""
+    """Raise BadRowError if a piece that HDF5 always reads as a whole is too large."""
     if size > _MAX_PIECE_BYTES:
         raise BadRowError(f"a piece over {_MAX_PIECE_BYTES >> 20} MiB")
 

@@ -1,4 +1,4 @@
-"""Regions beside the images of a data set: which image gets which row, and who gets none."""
+"""Join the images of a data set with the rows of a source of regions, and count the images without regions."""
 
 import collections
 import dataclasses
@@ -13,20 +13,20 @@ from data_pipelines.regions.rows import BadRowError, Layout, RegionSource
 from data_pipelines.regions.usable import usable
 
 NO_REGIONS = "no regions"
-_ASKED = 5  # rows that say what the layout is
-_TRIED = 100  # rows to find those
-_LISTED = 20  # places in the summary
+_LAYOUT_ROWS = 5  # number of readable rows that determine the layout
+_MAX_TRIED_ROWS = 100  # maximum number of rows to try for this
+_LISTED = 20  # locations in the summary
 
 
 class Joiner:
-    """Joins the rows of a source with candidates by image id."""
+    """Joins the rows of a source of regions with candidates by image id."""
 
     def __init__(self, source: RegionSource, max_regions: int, progress: Callable[[], None] = lambda: None) -> None:
-        """Find out which rows there are.
+        """Read the ids of all rows.
 
         Args:
-          source: of the regions.
-          max_regions: kept of an image.
+          source: source of the regions.
+          max_regions: maximum number of regions to keep per image.
           progress: called after each row.
 
         Raises:
@@ -35,18 +35,18 @@ class Joiner:
         self._source = source
         self._max_regions = max_regions
         self._first_id = ""
-        self._without: Candidate | None = None  # the first image without regions
+        self._first_without: Candidate | None = None  # the first image without regions
         self._table = RowTable(self._keys(progress))
-        self._transposed = False  # of the rows that tell the layout
+        self._transposed = False  # whether a row that determines the layout has transposed features
         self._layout = self._find_layout()
 
     def join(self, splits: Mapping[str, Candidates]) -> dict[str, Candidates]:
-        """The splits with regions for those images that have some, without the others, which `left_out` counts.
+        """Add regions to the images of all splits; images without regions are removed and counted in `skipped`.
 
-        Images of a split that is read as a stream are joined as they come.
+        A split that is read as a stream is joined while it is read.
 
         Raises:
-          DataError: no image has regions, as far as that is known; or two have the same ones.
+          DataError: no image has regions, as far as this is known already, or two images have the same row.
         """
         joined = {split: self._join(candidates) for split, candidates in splits.items()}
         if all(candidates.total == 0 and candidates.skipped for candidates in joined.values()):
@@ -54,43 +54,44 @@ class Joiner:
         return joined
 
     def to_json(self) -> dict[str, Any]:
-        """What the source was, once all images have been joined."""
+        """Description of the source for the summary; complete after all images have been joined."""
         table = self._table
-        places = [f"{self._source.place(number)}: no id" for number in table.without_key[:_LISTED]]
-        places += [f"{self._source.place(number)}: id repeated" for number in table.repeated[:_LISTED]]
+        locations = [f"{self._source.location(number)}: no id" for number in table.without_key[:_LISTED]]
+        locations += [f"{self._source.location(number)}: id repeated" for number in table.repeated[:_LISTED]]
         return {
             "source": self._source.path.name,
             "rows": table.num_rows,
             "unjoined": table.num_unjoined,
             "repeated": len(table.repeated),
             "without_id": len(table.without_key),
-            "listed": places[:_LISTED],
+            "listed": locations[:_LISTED],
             **({"transposed": True} if self._transposed else {}),
         }
 
     def _keys(self, progress: Callable[[], None]) -> Iterator[str | None]:
+        """The normal id of each row, None for a row without an id."""
         for published in self._source.ids():
             progress()
             self._first_id = self._first_id or published or ""
             yield None if published is None else normal_id(published)
 
     def _find_layout(self) -> Layout:
-        """That of most of the first rows that can be read, so that a damaged one costs its own image only."""
+        """The layout of most of the first readable rows, so that a damaged row affects only its own image."""
         layouts: collections.Counter[Layout] = collections.Counter()
         first = ""
-        for number in range(min(self._table.num_rows, _TRIED)):
+        for number in range(min(self._table.num_rows, _MAX_TRIED_ROWS)):
             try:
                 row = self._source.read(number)
                 layouts[row.layout] += 1
                 self._transposed |= row.transposed
             except (BadRowError, OSError) as fault:
-                first = first or f"{self._source.place(number)}: {fault}"
-            if layouts.total() == _ASKED:
+                first = first or f"{self._source.location(number)}: {fault}"
+            if layouts.total() == _LAYOUT_ROWS:
                 break
         if layouts:
             return layouts.most_common(1)[0][0]
         raise DataError(
-            f"None of the first {_TRIED} rows of --regions={self._source.path} can be used "
+            f"None of the first {_MAX_TRIED_ROWS} rows of --regions={self._source.path} can be used "
             f"({first or 'there are none'}); repair or replace the file."
         )
 
@@ -99,21 +100,22 @@ class Joiner:
         joined = self._joined(candidates, skipped)
         if isinstance(candidates.items, Sequence):
             return dataclasses.replace(Candidates.of(list(joined)), skipped=skipped)
-        # Missing files of images without regions are no loss, and which those are is not known yet.
+        # A missing file does not matter if its image has no regions, which is not known yet.
         return dataclasses.replace(candidates, items=joined, missing=(), skipped=skipped)
 
     def _joined(self, candidates: Candidates, skipped: collections.Counter[str]) -> Iterator[Candidate]:
         for candidate in candidates.items:
             number = self._row_of(candidate)
             if number is None:
-                self._without = self._without or candidate
+                self._first_without = self._first_without or candidate
                 skipped[NO_REGIONS] += 1
             else:
                 reader = _Reader(self._source, number, self._layout, self._max_regions)
                 yield dataclasses.replace(candidate, regions=reader)
 
     def _row_of(self, candidate: Candidate) -> int | None:
-        for key in keys_of(candidate.image_id, candidate.place):
+        """The number of the row with a candidate's regions; None if there is none."""
+        for key in keys_of(candidate.image_id, candidate.location):
             try:
                 number = self._table.join(key, candidate.image_id)
             except KeyError as error:
@@ -126,16 +128,17 @@ class Joiner:
         return None
 
     def nothing_joins(self) -> DataError:
-        """The error to raise where images were left out and none is left."""
+        """The error for the case that no image has regions."""
+        image = self._first_without
         return DataError(
-            f"No image has regions in --regions={self._source.path}: an image is {self._without.image_id!r} "
-            f"({self._without.place}), and the first regions are of {self._first_id!r}; give these images' regions."
+            f"No image has regions in --regions={self._source.path}: an image is {image.image_id!r} "
+            f"({image.location}), and the first regions are of {self._first_id!r}; give these images' regions."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """`Candidate.regions` for a row of a source."""
+    """`Candidate.regions` that reads a row of a source."""
 
     source: RegionSource
     number: int
@@ -149,4 +152,4 @@ class _Reader:
             reason = str(fault)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-        raise BadRegionsError(f"damaged regions ({reason})", self.source.place(self.number))
+        raise BadRegionsError(f"damaged regions ({reason})", self.source.location(self.number))

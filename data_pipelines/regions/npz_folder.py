@@ -1,4 +1,4 @@
-"""A folder with one .npz file for each image, called as the image is."""
+"""A folder with one .npz file per image; the file has the name of the image."""
 
 import zipfile
 import zlib
@@ -17,21 +17,21 @@ _DAMAGE += (SyntaxError, TypeError, LookupError, OverflowError, RecursionError, 
 
 
 class NpzFolder(RegionSource):
-    """The .npz files in a folder and below it; the id of an image is its path there, without the suffix."""
+    """The .npz files in a folder and its subfolders; the id of an image is the relative path without the suffix."""
 
     def __init__(self, path: Path) -> None:
-        """Args: path: of the folder."""
+        """Args: path: path of the folder."""
         super().__init__(path)
         self._names: list[str] = []
 
     def ids(self) -> Iterator[str | None]:
-        """As in RegionSource."""
+        """See RegionSource."""
         self._names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*.npz"))
         for name in self._names:
             yield name.removesuffix(".npz")
 
     def read(self, number: int) -> Row:
-        """As in RegionSource."""
+        """See RegionSource."""
         path = self.path / self._names[number]
         if path.stat().st_size > MAX_ROW_BYTES:
             raise BadRowError(f"file over {MAX_ROW_BYTES >> 20} MiB")
@@ -44,13 +44,13 @@ class NpzFolder(RegionSource):
         except _DAMAGE as error:
             raise BadRowError("not a whole .npz file") from error
 
-    def place(self, number: int) -> str:
-        """As in RegionSource."""
+    def location(self, number: int) -> str:
+        """See RegionSource."""
         return str(self.path / self._names[number])
 
 
 def _stored(archive: zipfile.ZipFile, member: str) -> Stored:
-    """An array by its header; numpy would read a whole array to tell its size."""
+    """An array by its header; NumPy would read the whole array to find its size."""
 
     def load() -> np.ndarray:
         with archive.open(member) as file:
@@ -58,7 +58,7 @@ def _stored(archive: zipfile.ZipFile, member: str) -> Stored:
 
     with archive.open(member) as file:
         start = file.read(12)
-    # In the second version numpy would read a header of any length.
+    # In version 2 of the format, NumPy would read a header of any length.
     if start[6:7] != b"\x01" and int.from_bytes(start[8:12], "little") > _HEADER_BYTES:
         raise ValueError("a header of that length")
     with archive.open(member) as file:

@@ -1,4 +1,4 @@
-"""Which row has the regions of which image: a table that takes about thirty bytes a row."""
+"""A table from keys of images to rows of regions; it takes about thirty bytes per row."""
 
 import array
 import hashlib
@@ -8,16 +8,16 @@ import numpy as np
 
 
 class RowTable:
-    """Numbers of rows by key; of rows with the same key the first counts.
+    """Row numbers by key; if several rows have the same key, the first one is used.
 
     Attributes:
-      num_rows: of the source, with those that have no key.
+      num_rows: number of rows of the source, including rows without a key.
       without_key: numbers of the rows without a key.
-      repeated: numbers of the rows whose key an earlier row has.
+      repeated: numbers of the rows with a key that an earlier row has.
     """
 
     def __init__(self, keys: Iterable[str | None]) -> None:
-        """Args: keys: of all rows in order, None for a row that has none."""
+        """Args: keys: keys of all rows in order, None for a row without a key."""
         hashes = array.array("Q")
         numbers = array.array("q")
         self.without_key: list[int] = []
@@ -37,18 +37,18 @@ class RowTable:
         numbers_R = np.frombuffer(numbers, np.int64)[order_R]
         self.repeated: list[int] = sorted(numbers_R[~first_R].tolist())
         self._hashes_K, self._numbers_K = hashes_R[first_R], numbers_R[first_R]
-        self._image_K = np.zeros(len(self._hashes_K), np.uint64)  # hash of the image that joined; 0: none
+        self._image_K = np.zeros(len(self._hashes_K), np.uint64)  # hash of the joined image's id; 0: none
 
     @property
     def num_unjoined(self) -> int:
-        """Rows with a key of their own that no image has joined."""
+        """Number of distinct keys that no image has joined."""
         return int((self._image_K == 0).sum())
 
     def join(self, key: str, image_id: str) -> int | None:
-        """The number of the row with a key; None if there is none.
+        """Join an image with the row of a key and return the number of the row; None if there is no such row.
 
         Raises:
-          KeyError: another image has joined that row.
+          KeyError: another image has already joined this row.
         """
         hashed = np.uint64(_hash(key))
         k = int(np.searchsorted(self._hashes_K, hashed))
@@ -62,5 +62,5 @@ class RowTable:
 
 
 def _hash(text: str) -> int:
-    """64 bits, never 0."""
+    """A hash of 64 bits that is never 0."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1

@@ -1,4 +1,4 @@
-"""What all forms of region files have in common: rows of one image each, read one at a time."""
+"""The common interface of all formats of region files: one row per image, read one at a time."""
 
 import abc
 import dataclasses
@@ -12,22 +12,22 @@ MAX_ROW_BYTES = 64 << 20
 
 
 class BadRowError(ValueError):
-    """A row that cannot be used; the text says why, shortly, and is the same for faults of one kind."""
+    """The row cannot be used; the message is short and the same for all faults of one kind."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The regions of one image as published, before a look at their values; shapes are right, and N > 0.
+    """The published regions of one image, with unchecked values; the shapes are checked, and N > 0.
 
     Attributes:
       features: NxF, any real type.
       boxes: float64 Nx4, x0, y0, x1, y1.
-      in_pixels: whether boxes are in pixels, not in fractions of the image.
-      height, width: of the image that the detector saw, in pixels; None: not told.
-      classes: N, None where the source has none.
-      scores: N, None where the source has none.
-      global_feature: G; G = 0 where the source has none.
-      transposed: whether the file has the features as FxN.
+      in_pixels: whether the boxes are in pixels, not in fractions of the image.
+      height, width: size in pixels of the image that the detector processed; None: unknown.
+      classes: N; None if the source has none.
+      scores: N; None if the source has none.
+      global_feature: G; G = 0 if the source has none.
+      transposed: whether the file stores the features as FxN.
     """
 
     features: np.ndarray
@@ -42,13 +42,13 @@ class Row:
 
     @property
     def layout(self) -> "Layout":
-        """What all rows of a source must have in common."""
+        """The properties that all rows of a source must have in common."""
         return Layout(self.features.shape[1], len(self.global_feature), self.classes is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Sizes of a region's and of an image's feature, and whether there are classes."""
+    """Sizes of the features of a region and of an image, and whether there are classes."""
 
     region_size: int
     global_size: int
@@ -56,30 +56,30 @@ class Layout:
 
 
 class RegionSource(abc.ABC):
-    """Regions of many images in files. Rows have numbers from 0, in a fixed order. Safe to read from threads.
+    """Files with the regions of many images. Rows are numbered from 0 in a fixed order. Reading is thread-safe.
 
-    May be pickled once `ids` has been read to its end; other processes then read the same rows by their numbers.
+    A source can be pickled after `ids` has been read to its end; other processes can then read rows by their numbers.
     """
 
     def __init__(self, path: Path) -> None:
-        """Args: path: as the user gave it."""
+        """Args: path: path as given by the user."""
         self.path = path
 
     @abc.abstractmethod
     def ids(self) -> Iterator[str | None]:
-        """The published image id of every row in order, None where it cannot be told; to be called once, first."""
+        """The published image id of every row in order, None if it is unreadable; call this first, and only once."""
 
     @abc.abstractmethod
     def read(self, number: int) -> Row:
-        """One row; raises BadRowError or OSError."""
+        """Read one row; raises BadRowError or OSError."""
 
     @abc.abstractmethod
-    def place(self, number: int) -> str:
-        """Where a row is, for messages."""
+    def location(self, number: int) -> str:
+        """The location of a row, for messages."""
 
 
 def positive(value: object, what: str) -> float:
-    """A number from a cell or an array of one; raises BadRowError if it is none, or not positive."""
+    """Convert a cell or a single array element to a number; raises BadRowError if it is not a positive number."""
     try:
         number = float(value)
     except (TypeError, ValueError) as error:

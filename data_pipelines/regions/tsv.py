@@ -1,4 +1,4 @@
-"""Tab-separated files of bottom-up-attention, LXMERT and VinVL: one row an image, arrays in base64."""
+"""Tab-separated files of bottom-up-attention, LXMERT and VinVL: one row per image, arrays in base64."""
 
 import array
 import os
@@ -29,14 +29,14 @@ _MAX_ID_BYTES = 1000
 
 
 class TsvFiles(RegionSource):
-    """Rows are found once, front to back, and then read from where they are; one is in memory at a time."""
+    """One pass over the files finds the rows; later, single rows are read by their offsets. One row is in memory."""
 
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
-        """Args: path: as given. files: that it stands for, in order."""
+        """Args: path: path as given by the user. files: the files at this path, in order."""
         super().__init__(path)
         self._files = list(files)
         self._open = self._open_files()
-        self._first_rows: list[int] = []  # number of each file's first row
+        self._first_rows: list[int] = []  # number of the first row of each file
         self._offsets, self._lengths, self._lines = (array.array("q") for _ in range(3))
         self._columns: tuple[str, ...] = ()
 
@@ -51,13 +51,13 @@ class TsvFiles(RegionSource):
         self._open = self._open_files()
 
     def ids(self) -> Iterator[str | None]:
-        """As in RegionSource; raises DataError if no row has the columns of a known form."""
+        """See RegionSource; raises DataError if no row has the columns of a known format."""
         for file in self._open:
             self._first_rows.append(len(self._offsets))
             for offset, length, line, start in _lines(file):
                 cells = start.split(b"\t", 1)
                 if line == 1 and cells[0] in (LXMERT[0].encode(), BOTTOM_UP[0].encode()):
-                    continue  # names of the columns
+                    continue  # header with the names of the columns
                 self._offsets.append(offset)
                 self._lengths.append(length)
                 self._lines.append(line)
@@ -73,7 +73,7 @@ class TsvFiles(RegionSource):
             )
 
     def read(self, number: int) -> Row:
-        """As in RegionSource."""
+        """See RegionSource."""
         length = self._lengths[number]
         if length > MAX_ROW_BYTES:
             raise BadRowError(f"row over {MAX_ROW_BYTES >> 20} MiB")
@@ -84,10 +84,10 @@ class TsvFiles(RegionSource):
         except BadRowError as fault:
             if content.endswith(b"\n"):
                 raise
-            raise BadRowError("row cut short") from fault  # only the last row of a file has no line break
+            raise BadRowError("row cut short") from fault  # only the last row of a file may have no line break
 
-    def place(self, number: int) -> str:
-        """As in RegionSource."""
+    def location(self, number: int) -> str:
+        """See RegionSource."""
         return f"{self._files[self._file_of(number)]}, row {self._lines[number]}"
 
     def _file_of(self, number: int) -> int:
@@ -95,7 +95,7 @@ class TsvFiles(RegionSource):
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """Offset, length, number from 1 and first bytes of each line that is not blank; a huge one is not held."""
+    """Offset, length, number from 1 and first bytes of each line that is not blank; huge lines are read in parts."""
     offset = line = 0
     while content := file.readline(MAX_ROW_BYTES + 1):
         line += 1

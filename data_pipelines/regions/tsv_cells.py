@@ -8,7 +8,7 @@ from data_pipelines.regions.rows import MAX_BOXES, BadRowError
 
 
 def number_of_boxes(cell: bytes) -> int:
-    """A number of boxes; raises BadRowError if it is none, or out of bounds."""
+    """Parse the number of boxes; raises BadRowError if it is not a number, or out of range."""
     try:
         number = int(cell)
     except ValueError as error:
@@ -21,7 +21,7 @@ def number_of_boxes(cell: bytes) -> int:
 
 
 def decode_array(cell: bytes, dtype: np.dtype, length: int | None = None) -> np.ndarray:
-    """An array from base64, of `length` numbers if that is given."""
+    """Decode an array from base64; raises BadRowError if it does not have `length` numbers, if that is given."""
     if length is not None and abs(len(cell) * 3 // 4 - length * dtype.itemsize) > 4:
         raise BadRowError("base64 of a wrong length")
     try:

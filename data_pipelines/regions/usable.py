@@ -1,4 +1,4 @@
-"""From a row as published to regions as records keep them: values are checked, boxes become fractions."""
+"""Convert published rows to regions for records: check the values, and convert the boxes to fractions."""
 
 import collections
 
@@ -15,19 +15,19 @@ _SIZE_TOLERANCE = 2  # pixels by which sides may differ after scaling
 
 
 def usable(row: Row, layout: Layout, height: int, width: int, max_regions: int) -> FoundRegions:
-    """The `max_regions` highest-scoring regions of a row, the best first; equal ones stay in the row's order.
+    """The `max_regions` highest-scoring regions of a row in descending order; ties keep the order of the row.
 
-    Boxes that leave the image by at most a pixel are clipped. Those that leave it by more, and those without area,
-    are left out and counted.
+    Boxes that exceed the image by at most one pixel are clipped. Boxes that exceed it by more, and boxes without area,
+    are dropped and counted.
 
     Args:
-      row: of the image.
-      layout: of all rows.
-      height, width: of the image in pixels.
-      max_regions: at least 1.
+      row: row of the image.
+      layout: common layout of all rows.
+      height, width: size of the image in pixels.
+      max_regions: maximum number of regions, at least 1.
 
     Raises:
-      BadRowError: anything else that is wrong with the values, or no box is left.
+      BadRowError: the values have another fault, or no box is left.
     """
     if row.layout != layout:
         raise BadRowError("features of another length, or other arrays, than other rows have")
@@ -59,7 +59,7 @@ def usable(row: Row, layout: Layout, height: int, width: int, max_regions: int) 
 
 
 def _halved(values: np.ndarray, what: str) -> np.ndarray:
-    """As float16; raises BadRowError for numbers that it cannot hold."""
+    """Convert to float16; raises BadRowError for numbers that are not finite or too large."""
     if not np.isfinite(values).all():
         raise BadRowError(f"NaN or infinity in {what}")
     with np.errstate(over="ignore"):
@@ -70,14 +70,14 @@ def _halved(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _fractions(row: Row, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes as float32 fractions clipped to the image, and which of them lie outside by more than a pixel."""
-    seen_height, seen_width = row.height or height, row.width or width
-    scale = height / seen_height
-    if abs(seen_width * scale - width) > _SIZE_TOLERANCE * max(1, scale):
+    """Boxes as float32 fractions clipped to the image, and which of them exceed the image by more than one pixel."""
+    row_height, row_width = row.height or height, row.width or width
+    scale = height / row_height
+    if abs(row_width * scale - width) > _SIZE_TOLERANCE * max(1, scale):
         raise BadRowError("regions of an image of another shape")
-    sides_4 = np.array([seen_width, seen_height] * 2, np.float64)
+    sides_4 = np.array([row_width, row_height] * 2, np.float64)
     boxes_Nx4 = row.boxes / sides_4 if row.in_pixels else row.boxes
-    pixel_4 = 1 / sides_4 + 1e-9  # rounding of a division does not make a box leave the image
+    pixel_4 = 1 / sides_4 + 1e-9  # tolerance for rounding in the division
     outside_N = ((boxes_Nx4 < -pixel_4) | (boxes_Nx4 > 1 + pixel_4)).any(1)
     if row.in_pixels and row.height is None and row.boxes.max() <= 1:
         raise BadRowError("boxes of a pixel: fractions must be called norm_bb")

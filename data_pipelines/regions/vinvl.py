@@ -1,7 +1,7 @@
-"""Rows of VinVL's and Oscar's feature files: a key with base64 features, or a key with JSON that has them.
+"""Rows of the feature files of VinVL and Oscar: a key with base64 features, or a key with JSON that has the features.
 
-The last six numbers of a feature say where its region is, as fractions of the image: left, top, right, bottom, width,
-height. The others are the detector's feature.
+The last six numbers of a feature are the position of its region in fractions of the image: left, top, right, bottom,
+width, height. The other numbers are the feature of the detector.
 """
 
 import json
@@ -19,10 +19,10 @@ _TOLERANCE = 1e-2
 
 
 def parse(cells: Sequence[bytes]) -> Row:
-    """A row of two or three cells.
+    """Parse a row of two or three cells.
 
     Raises:
-      BadRowError: the cells are of another form, or features do not end in the region's position.
+      BadRowError: the cells have another format, or the features do not end with the position of the region.
     """
     if len(cells) == len(JSON_COLUMNS):
         cells = _from_json(cells)

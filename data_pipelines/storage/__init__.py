@@ -1,1 +1,1 @@
-"""Prepared records on disk, written whole and read by index."""
+"""Prepared records on disk: atomic writing and random access by index."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, in a file system or in a bucket."""
+"""Atomic files in a file system or in a bucket: a file is either complete or does not exist."""
 
 import contextlib
 import hashlib
@@ -14,8 +14,11 @@ from etils import epath
 
 @contextlib.contextmanager
 def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
-    """A file to write piece by piece: a temporary one in the same folder, renamed to `path` if the block ends well and
-    removed if it does not. In a bucket an object appears whole: it is sent when the block has ended well."""
+    """Open a temporary file for writing, and make it `path` at the end of the block.
+
+    In a file system, the temporary file is in the same folder. It is renamed to `path` if the block succeeds, and
+    removed if the block fails. In a bucket, the object is uploaded after the block has succeeded.
+    """
     path = epath.Path(path)
     if not is_local(path):
         with tempfile.TemporaryFile() as file:
@@ -39,23 +42,26 @@ def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Whether a path lies in a file system, not in a bucket (gs://, s3://)."""
+    """Whether a path is in a file system, not in a bucket (gs://, s3://)."""
     return "://" not in str(path)
 
 
 def write_atomically(path: epath.PathLike, content: bytes | str) -> None:
-    """Write a whole file or none. Text is written as UTF-8."""
+    """Write a file atomically; text is written as UTF-8."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def local_copy(path: epath.PathLike) -> str:
-    """A file's path for programs that read from file systems only: of one in a bucket, that of a copy, made once."""
+    """The path of a file in a file system; a file in a bucket is copied to the cache once, and the copy's path is used.
+
+    This is for libraries that cannot read from buckets.
+    """
     if is_local(path):
         return str(path)
     source = epath.Path(path)
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "pixelbert_jax" / "copies"
-    # The length tells a file from one that has taken its place.
+    # The length detects a file that was replaced.
     name = hashlib.blake2b(f"{source} {source.stat().length}".encode(), digest_size=16).hexdigest()
     copy = cache / f"{name}-{source.name}"
     if not copy.exists():
@@ -66,6 +72,6 @@ def local_copy(path: epath.PathLike) -> str:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` that were killed have left; for those who know that nobody else is writing it."""
+    """Remove temporary files of `path` from killed writers; call this only if no other process writes `path`."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)

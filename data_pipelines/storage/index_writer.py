@@ -1,7 +1,7 @@
-"""Write the index of a prepared folder: the last thing that `prepare` does.
+"""Write the index of a prepared folder: the last step of `prepare`.
 
-Every record is read back once, so an index also says that the files on disk are whole. On the way the texts are copied
-to files of their own, for those who need no image.
+Every record is read back once, so an index also proves that the files on disk are complete. The texts are copied to
+separate files, for programs that need no images.
 """
 
 import collections
@@ -25,8 +25,8 @@ from data_pipelines.storage.records import INDEX_FILE, INDEX_FORMAT, Record, ind
 from data_pipelines.storage.regions import RegionStatistics
 
 Shards = Sequence[tuple[str, int]]  # file name and number of records
-_CHUNK_BYTES = 8 << 20  # about as much is read at a time
-_COMPRESSION = 6  # 9, Python's default, takes twice as long and saves little
+_CHUNK_BYTES = 8 << 20  # approximate number of bytes per read
+_COMPRESSION = 6  # Python's default of 9 takes twice the time and saves little
 
 
 def write_index(
@@ -35,17 +35,16 @@ def write_index(
     about: Mapping[str, Any],
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Read all records in `folder` and write `texts-<split>.jsonl.gz`, `index-<split>.npz` and, last of all,
-    `index.json`.
+    """Read all records in `folder` and write `texts-<split>.jsonl.gz`, `index-<split>.npz` and finally `index.json`.
 
     Args:
-      folder: of a data set that TFDS has finished; nobody else may be writing its index.
-      shards: split -> its files in order, with the number of records of each.
-      about: goes into the JSON as it is (name, version, options, what was skipped).
+      folder: folder of a data set that TFDS has finished; no other process may write its index.
+      shards: split -> its files in order, with the number of records of each file.
+      about: fields that are stored in the JSON unchanged (name, version, options, skipped images and texts).
       progress: called after each record.
 
     Raises:
-      DataError: a file is missing, damaged, or holds another number of records; or the disk takes no more.
+      DataError: a file is missing or damaged, has a different number of records, or cannot be written.
     """
     folder = Path(folder)
     splits = {}
@@ -66,7 +65,7 @@ def write_index(
 
 @contextlib.contextmanager
 def _texts_writer(path: Path) -> Iterator[Callable[[Record], None]]:
-    """What adds the texts of a record to a file that is whole or not there; the same records give the same bytes."""
+    """A function that adds the texts of a record to an atomic file; the same records give the same bytes."""
     remove_leftovers(path)
     with (
         open_atomically(path) as file,
@@ -83,8 +82,8 @@ def _texts_writer(path: Path) -> Iterator[Callable[[Record], None]]:
 def _index_split(
     folder: Path, files: Shards, write_texts: Callable[[Record], None], progress: Callable[[], None]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays of the index, and the split's entry in the JSON; `write_texts` gets every record."""
-    sizes, second_sizes = array("i"), array("i")  # 12 bytes a record; a list of tuples takes ten times that
+    """Arrays of the index, and the entry of the split in the JSON; `write_texts` is called with every record."""
+    sizes, second_sizes = array("i"), array("i")  # 12 bytes per record; a list of tuples takes ten times as much
     regions = RegionStatistics()
     words: collections.Counter[int] = collections.Counter()
     digest = hashlib.blake2b(digest_size=16)
@@ -123,7 +122,7 @@ def _index_split(
 
 
 def _fields(record: Record) -> list[Any]:
-    """What the fingerprint is made of; fields that a record does not use add nothing."""
+    """The content of a record for the fingerprint, without unused fields."""
     fields: list[Any] = [record.image_id, record.height, record.width, record.texts, _hash(record.image)]
     if record.labels:
         fields.append({"labels": record.labels})
@@ -142,6 +141,7 @@ def _hash(image: bytes) -> str:
 
 
 def _read_all(path: Path, length: int) -> Iterator[Record]:
+    """All records of a file; raises DataError if it is damaged or does not have `length` records."""
     remedy = f"remove {path.parent} and prepare the data set again."
     try:
         reader = ArrayRecordReader(str(path))
@@ -157,17 +157,17 @@ def _read_all(path: Path, length: int) -> Iterator[Record]:
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path} is damaged ({error}); {remedy}") from error
     finally:
-        with contextlib.suppress(RuntimeError):  # closing a damaged file raises once more
+        with contextlib.suppress(RuntimeError):  # closing a damaged file raises the error again
             reader.close()
 
 
 def _word_statistics(words: Mapping[int, int]) -> dict[str, float]:
-    """Mean, 95th percentile and maximum of the number of words a text; `words` is a histogram."""
-    total, seen, percentile = sum(words.values()), 0, 0
+    """Mean, 95th percentile and maximum of the number of words per text; `words` is a histogram."""
+    total, cumulative, percentile = sum(words.values()), 0, 0
     for length in sorted(words):
         percentile = length
-        seen += words[length]
-        if seen >= 0.95 * total:
+        cumulative += words[length]
+        if cumulative >= 0.95 * total:
             break
     mean = sum(length * count for length, count in words.items()) / max(total, 1)
     return {"mean": mean, "p95": percentile, "max": max(words, default=0)}

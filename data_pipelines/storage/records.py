@@ -1,8 +1,8 @@
-"""Prepared data sets: random access to records, and what is known about all of them at once.
+"""Prepared data sets: random access to records, and an index with the properties of all records.
 
-A prepared split is a few ArrayRecord files, one record an image (or a pair of images), each a tf.train.Example with the
-fields of `Record`, those that are not used left out; beside them lies an index that `prepare` writes last
-(`data_pipelines.storage.index_writer`). A folder without an index is unfinished.
+A prepared split consists of a few ArrayRecord files with one record per image (or per pair of images). A record is a
+tf.train.Example with the fields of `Record`, without the unused ones. Finally, `prepare` writes an index to the same
+folder (`data_pipelines.storage.index_writer`). A folder without an index is unfinished.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.errors import BadRecordError, DataError, shown
+from data_pipelines.errors import BadRecordError, DataError, short_repr
 from data_pipelines.images.orientation import AS_STORED
 from data_pipelines.storage.atomic_files import local_copy
 from data_pipelines.storage.regions import Regions, from_feature
@@ -29,20 +29,20 @@ from data_pipelines.storage.regions import Regions, from_feature
 INDEX_FORMAT = 2
 INDEX_FILE = "index.json"
 _QUOTES = "'\""
-_MAX_LINE_BYTES = 64 << 20  # of the texts of one record
-_ENTRY_BYTES, _HEADERS_BYTES = 64, 1 << 16  # of a record in all arrays of an index, and of their headers, at most
+_MAX_LINE_BYTES = 64 << 20  # maximum size of the texts of one record
+_ENTRY_BYTES, _HEADERS_BYTES = 64, 1 << 16  # maximum size per record in all arrays of an index, and of their headers
 _SAME_SPLIT = {"val": "validation", "validation": "val"}
 _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError, MemoryError)
 _ARRAYS = ("heights", "widths", "num_texts")
 _PAIR_ARRAYS = ("second_heights", "second_widths")
-_REGION_NUMBERS = ("region_size", "global_size", "region_classes")  # left out of a split's entry where all are 0
+_REGION_NUMBERS = ("region_size", "global_size", "region_classes")  # not in a split's entry if all are 0
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordImage:
-    """An image: encoded bytes as the publisher made them, and its size in pixels before any resize.
+    """An image: the publisher's encoded bytes, and the size in pixels before resizing.
 
-    `orientation` is how to turn it, as in `data_pipelines.images.orientation`; the size is that after turning.
+    `orientation` is an orientation tag, as in `data_pipelines.images.orientation`. The size is the size after turning.
     """
 
     image: bytes
@@ -56,15 +56,14 @@ class Record:
     """One image, or one pair of images, with all of its texts.
 
     Attributes:
-      image: encoded bytes (JPEG, PNG, WebP, BMP or GIF), as the publisher made them.
-      height, width: in pixels, before any resize, after turning.
-      image_id: `coco/139` say: COCO photographs in any data
-        set have ids like that, the others `<data set>/<id>`.
-      texts: at least one, whitespace collapsed, in the publisher's order.
+      image: the publisher's encoded bytes (JPEG, PNG, WebP, BMP or GIF).
+      height, width: size in pixels after turning and before resizing.
+      image_id: global id: `coco/<id>` for COCO photographs in any data set, `<data set>/<id>` for other images.
+      texts: at least one text, in the publisher's order, with whitespace collapsed.
       labels: a JSON object for each text, such as the answers of a question; empty in data sets without labels.
-      second: the right-hand image of a pair; None in data sets of single images.
-      regions: what a detector found in the image; None in data sets that were prepared without --regions.
-      orientation: how to turn the image, as in `Image`; in published sets as stored, whatever its tag says.
+      second: the right image of a pair; None in data sets of single images.
+      regions: regions of an object detector; None in data sets that were prepared without --regions.
+      orientation: orientation tag, as in `RecordImage`; published data sets ignore the tag of the file.
     """
 
     image: bytes
@@ -80,7 +79,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecordTexts:
-    """What a Record says in words, its fields as there; `parsed` are the objects that the labels state."""
+    """The texts of a Record, with the same fields; `parsed` has the JSON objects of the labels."""
 
     image_id: str
     texts: tuple[str, ...]
@@ -90,16 +89,16 @@ class RecordTexts:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What is known of every record of a split without reading it; arrays are in record order.
+    """Properties of all records of a split, available without reading them; arrays are in the order of the records.
 
     Attributes:
-      heights, widths: int32, pixels.
-      num_texts: int32, at least 1.
-      fingerprint: hex digest of every record's fields; equal data sets have equal fingerprints.
-      second_heights, second_widths: int32, pixels of the second images; None in data sets of single images.
-      region_size: length F of the feature of a region; 0 in data sets without regions.
-      global_size: length G of the feature of a whole image; 0 where there is none.
-      region_classes: greatest class of a region + 1; 0 where no class is known.
+      heights, widths: int32, sizes in pixels.
+      num_texts: int32, number of texts, at least 1.
+      fingerprint: hex digest of the fields of all records; equal data sets have equal fingerprints.
+      second_heights, second_widths: int32, sizes of the second images in pixels; None in data sets of single images.
+      region_size: F, the length of the feature of a region; 0 in data sets without regions.
+      global_size: G, the length of the feature of a whole image; 0 if there is none.
+      region_classes: greatest region class + 1; 0 if no class is known.
     """
 
     heights: np.ndarray
@@ -119,15 +118,15 @@ class Index:
 class Records:
     """Random access to the records of one split.
 
-    Cheap to pickle: each process opens the files when it first reads. Safe to read from threads.
+    Pickling is cheap: each process opens the files at its first read. Reading is thread-safe.
     """
 
     def __init__(self, shards: tuple[tuple[str, int], ...], index: Index, texts: str) -> None:
-        """Take what is known of a split.
+        """Create the access to a split; no file is opened yet.
 
         Args:
           shards: path and number of records of each file.
-          index: of all records.
+          index: index of all records.
           texts: path of the file with the texts of all records.
         """
         self.index = index
@@ -154,7 +153,7 @@ class Records:
         return f"Records({len(self)} images in {folder}, fingerprint {self.index.fingerprint[:8]})"
 
     def __getitem__(self, i: int) -> Record:
-        """Record number `i`, from 0; raises IndexError outside, BadRecordError if it is damaged."""
+        """Record `i`, counted from 0; raises IndexError if it does not exist, BadRecordError if it is damaged."""
         i = i.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
@@ -166,10 +165,10 @@ class Records:
             ) from error
 
     def texts(self) -> Iterator[RecordTexts]:
-        """Texts and labels of all records in their order, from a file of their own: no image is read.
+        """Texts and labels of all records in order, from a separate file: no image is read.
 
         Raises:
-          DataError: that file is missing, damaged, or does not fit the index; told no later than after its last line.
+          DataError: this file is missing, damaged, or does not match the index; raised after its last line at latest.
         """
         path, found = epath.Path(self._texts), 0
         try:
@@ -189,13 +188,13 @@ class Records:
     def _files(self) -> ArrayRecordDataSource:
         with self._lock:
             if self._source is None:
-                # The numbers of records are given, so that no file is opened before it is needed.
+                # The numbers of records are passed, so that no file is opened before it is needed.
                 self._source = ArrayRecordDataSource([f"{local_copy(path)}[0:{n}]" for path, n in self._shards])
             return self._source
 
 
 def parse(serialized: bytes) -> Record:
-    """A Record from a serialized tf.train.Example; ValueError if it is none."""
+    """Parse a serialized tf.train.Example into a Record; raises ValueError if it is not one."""
     try:
         feature = tf_example_pb2.Example.FromString(serialized).features.feature
         texts, labels = (
@@ -220,14 +219,14 @@ def parse(serialized: bytes) -> Record:
 
 
 def parse_label(label: str) -> dict[str, Any]:
-    """The object that a label states; ValueError if it is no JSON object."""
+    """Parse the JSON object of a label; raises ValueError if it is not a JSON object."""
     try:
-        stated = json.loads(label)
+        fields = json.loads(label)
     except RecursionError as error:
         raise ValueError("a label that is nested too deeply") from error
-    if not isinstance(stated, dict):
+    if not isinstance(fields, dict):
         raise ValueError("a label that is no JSON object")
-    return stated
+    return fields
 
 
 def _image(feature: Mapping[str, Any], prefix: str) -> RecordImage:
@@ -241,7 +240,7 @@ def _image(feature: Mapping[str, Any], prefix: str) -> RecordImage:
 
 
 def find_folder(data_dir: str | Path, name: str) -> epath.Path | None:
-    """Folder of the newest version of a data set, `data_dir/name/1.2.3`; None if there is none."""
+    """Folder of the newest version of a data set, such as `data_dir/name/1.2.3`; None if there is none."""
     versions = [
         (tuple(map(int, folder.name.split("."))), folder)
         for folder in (epath.Path(data_dir).expanduser() / name).glob("*")
@@ -251,10 +250,10 @@ def find_folder(data_dir: str | Path, name: str) -> epath.Path | None:
 
 
 def read_summary(folder: str | Path) -> dict[str, Any] | None:
-    """The JSON part of the index of a prepared folder; None if the folder is unfinished.
+    """Read the JSON part of the index of a prepared folder; None if the folder is unfinished.
 
     Raises:
-      DataError: damaged, or written by another release.
+      DataError: the file is damaged, or has the format of another release.
     """
     path = epath.Path(folder) / INDEX_FILE
     if not path.exists():
@@ -265,14 +264,14 @@ def read_summary(folder: str | Path) -> dict[str, Any] | None:
             return summary
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise _corrupt(path, "is damaged") from error
-    what = f"has format {shown(summary['format']).strip(_QUOTES)}, not {INDEX_FORMAT}"
+    what = f"has format {short_repr(summary['format']).strip(_QUOTES)}, not {INDEX_FORMAT}"
     if has_old_index(folder):
         raise DataError(f"{path} {what}; run `prepare` again, which writes the index anew and keeps the records.")
     raise _corrupt(path, what)
 
 
 def has_old_index(folder: str | Path) -> bool:
-    """Whether an earlier release wrote the index of a prepared folder, whose records serve as they are."""
+    """Whether the index of a prepared folder has an older format; the records are usable in any case."""
     try:
         written = json.loads((epath.Path(folder) / INDEX_FILE).read_text())["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -281,7 +280,7 @@ def has_old_index(folder: str | Path) -> bool:
 
 
 def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> Index:
-    """Index of a split; `summary` is from `read_summary`. Raises DataError if it is damaged."""
+    """Read the index of a split; `summary` is the result of `read_summary`. Raises DataError if it is damaged."""
     path = epath.Path(folder) / index_file(split)
     entry = summary["splits"][split]
     try:
@@ -316,7 +315,7 @@ def index_file(split: str) -> str:
 
 
 def texts_file(split: str) -> str:
-    """Name of the file with the texts and labels of a split, one line of JSON a record."""
+    """Name of the file with the texts and labels of a split, one line of JSON per record."""
     return f"texts-{split}.jsonl.gz"
 
 
@@ -324,12 +323,12 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     """Open one split of a prepared data set.
 
     Args:
-      data_dir: the folder that was given to `prepare`.
-      name: of the data set, such as "coco_captions".
-      split: such as "train"; "val" and "validation" stand for each other where only one is there.
+      data_dir: folder of the prepared data sets, as for `prepare`.
+      name: name of the data set, such as "coco_captions".
+      split: name of the split, such as "train"; "val" and "validation" are synonyms if only one of them exists.
 
     Raises:
-      DataError: not prepared, unfinished, no such split, or a damaged index.
+      DataError: the data set is not prepared or unfinished, the split does not exist, or the index is damaged.
     """
     command = f"python -m data_pipelines.prepare {name} --data_dir={data_dir}"
     folder = find_folder(data_dir, name)
@@ -338,7 +337,7 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     summary = read_summary(folder)
     if summary is None:
         raise DataError(f"The data set in {folder} is unfinished: run `{command}` again.")
-    # People call the evaluation split by either name.
+    # Both names are common for the validation split.
     twin = _SAME_SPLIT.get(split)
     if split not in summary["splits"] and twin in summary["splits"]:
         split = twin

@@ -1,4 +1,4 @@
-"""Regions of an image: what an object detector found in it, as records keep it."""
+"""Regions of an image from an object detector, in the form in which records store them."""
 
 import dataclasses
 import hashlib
@@ -10,16 +10,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Regions:
-    """The boxes that a detector found in one image, the highest-scoring first; at least one.
+    """The regions of a detector for one image, the highest-scoring first; at least one.
 
-    Two are equal if all of their arrays are. Arrays of another type or shape are refused with a ValueError.
+    Two objects are equal if all of their arrays are equal. An array with another type or shape raises ValueError.
 
     Attributes:
-      features: float16 NxF, the detector's description of each box.
+      features: float16 NxF, the detector's feature of each box.
       boxes: float32 Nx4, x0, y0, x1, y1 as fractions of the image, 0 to 1, from its top left corner.
-      classes: int32 N, the detector's class of each box from 0, or -1 where the source does not tell it.
-      scores: float32 N, its confidence, falling.
-      global_feature: float16 G, of the whole image; G = 0 where the source has none.
+      classes: int32 N, the detector's class of each box from 0, or -1 if the source has no classes.
+      scores: float32 N, the detector's confidence, descending.
+      global_feature: float16 G, feature of the whole image; G = 0 if the source has none.
     """
 
     features: np.ndarray
@@ -56,7 +56,7 @@ class Regions:
     __hash__ = None
 
     def best(self, number: int) -> "Regions":
-        """The first `number` regions, or all where there are fewer."""
+        """The first `number` regions, or all regions if there are fewer."""
         return Regions(
             self.features[:number],
             self.boxes[:number],
@@ -66,7 +66,7 @@ class Regions:
         )
 
     def digest(self) -> str:
-        """Hex digest of all arrays with their shapes; the same on any machine."""
+        """Hex digest of all arrays with their shapes; the same on all machines."""
         digest = hashlib.blake2b(digest_size=16)
         for array in vars(self).values():
             digest.update(repr(array.shape).encode())
@@ -75,7 +75,7 @@ class Regions:
 
 
 class RegionStatistics:
-    """What the index says about the regions of a split; `add` those of each record."""
+    """Statistics of the regions of a split for the index; call `add` for each record."""
 
     def __init__(self) -> None:
         self._sizes: set[tuple[int, int]] = set()  # of features and of global features
@@ -83,13 +83,13 @@ class RegionStatistics:
         self._greatest_class = -1
 
     def add(self, regions: Regions) -> None:
-        """Take the regions of one record into account."""
+        """Add the regions of one record."""
         self._sizes.add((regions.features.shape[1], len(regions.global_feature)))
         self._numbers.append(len(regions))
         self._greatest_class = max(self._greatest_class, int(regions.classes.max()))
 
     def problem(self, num_records: int) -> str:
-        """What is wrong with them among so many records; empty if nothing is."""
+        """Describe a problem of the regions in a split of `num_records` records; empty if there is none."""
         if self._numbers and len(self._numbers) != num_records:
             return f"regions of {len(self._numbers)} among {num_records} records of a split"
         if len(self._sizes) > 1:
@@ -97,7 +97,7 @@ class RegionStatistics:
         return ""
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of a split's entry in the index; none where there are no regions."""
+        """Fields of a split's entry in the index; empty if there are no regions."""
         if not self._numbers:
             return {}
         ((region_size, global_size),) = self._sizes
@@ -114,7 +114,7 @@ class RegionStatistics:
 
 
 def to_fields(regions: Regions) -> dict[str, Any]:
-    """The fields of a tf.train.Example: features as raw bytes of little-endian float16, the others as numbers."""
+    """Fields of a tf.train.Example: features as raw bytes of little-endian float16, the other arrays as numbers."""
     return {
         "region_features": _to_bytes(regions.features),
         "region_boxes": regions.boxes,
@@ -125,10 +125,10 @@ def to_fields(regions: Regions) -> dict[str, Any]:
 
 
 def from_feature(feature: Mapping[str, Any]) -> Regions | None:
-    """Regions from the fields of a parsed tf.train.Example; None where it has none.
+    """Regions from the fields of a parsed tf.train.Example; None if it has no regions.
 
     Raises:
-      ValueError: the fields do not fit each other.
+      ValueError: the shapes of the fields do not match.
     """
     if "region_features" not in feature:
         return None

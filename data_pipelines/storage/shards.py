@@ -1,7 +1,7 @@
-"""Write one split as ArrayRecord files, one after the other, in the order of the examples.
+"""Write one split as ArrayRecord files, in the order of the examples.
 
-TFDS's own writer sorts every split by key: it holds a gibibyte in memory, and above that needs
-TensorFlow for its temporary files. Ours streams, keeps the order, and needs neither.
+The writer of TFDS sorts every split by key. It holds up to a gibibyte in memory, and for more it needs TensorFlow for
+its temporary files. This writer streams the examples and keeps their order; it needs neither memory nor TensorFlow.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from data_pipelines.errors import DataError
 
 MAX_SHARD_BYTES = 512 << 20
-# Photographs do not compress; uncompressed files are written five times as fast.
+# Encoded photographs cannot be compressed further; uncompressed files are written five times as fast.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_CHUNK_BYTES = 8 << 20  # about as much is read at a time
+_CHUNK_BYTES = 8 << 20  # approximate number of bytes per read
 
 
 class SizeRule:
-    """Where a file of records ends if their number is not given: once it holds so many bytes."""
+    """Decides where a file of records ends if the number of files is not given: after `max_shard_bytes` bytes."""
 
     def __init__(self, max_shard_bytes: int) -> None:
         self._max_shard_bytes = max_shard_bytes
-        self._bytes: int | None = None  # in the file so far
+        self._bytes: int | None = None  # size of the current file so far
 
     def begins(self, size: int) -> bool:
         """Whether the next record, of `size` bytes, is the first of a file."""
@@ -36,24 +36,24 @@ class SizeRule:
 
 
 def cut_evenly(num_records: int, num_shards: int) -> list[int]:
-    """Lengths of files that hold so many records; of fewer records than files each is a file."""
+    """Number of records of each file; if there are fewer records than files, each record is a file."""
     num_shards = min(num_shards, num_records)
     ends = [num_records * shard // num_shards for shard in range(num_shards + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
 class Serializer:
-    """Examples as bytes that TFDS reads; may be pickled."""
+    """Serializes examples to bytes that TFDS can read; picklable."""
 
     def __init__(self, features: tfds.features.FeaturesDict) -> None:
-        """Args: features: of the data set."""
+        """Args: features: features of the data set."""
         self._features = features
         self._serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
 
     def __call__(self, example: Mapping[str, Any]) -> bytes:
-        """A serialized tf.train.Example of the fields that `features` describes; equal ones give equal bytes."""
+        """Serialize an example as a tf.train.Example; equal examples give equal bytes."""
         encoded = self._serializer.get_tf_example(self._features.encode_example(example))
-        return encoded.SerializeToString(deterministic=True)  # else each process has an order of its own
+        return encoded.SerializeToString(deterministic=True)  # otherwise the order of the fields depends on the process
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Serializer, (self._features,)
@@ -67,19 +67,20 @@ def write_split(
     *,
     num_shards: int | None = None,
 ) -> tfds.core.SplitInfo:
-    """Write all examples of a split and say what was written.
+    """Write all examples of a split and describe the files.
 
     Args:
-      examples: as `features` encodes them.
-      features: of the data set.
-      template: names the files of this split.
-      max_shard_bytes: a file is closed once it holds that much.
-      num_shards: number of files, of equal numbers of records to within one, as `cut_evenly` says; the records are then
-        copied once, with `max_shard_bytes` of scratch space beside them. None: as many as `max_shard_bytes` makes.
+      examples: examples in the form that `features` encodes.
+      features: features of the data set.
+      template: defines the names of the files.
+      max_shard_bytes: a file is closed when it has this size.
+      num_shards: number of files; their numbers of records differ by at most one, as in `cut_evenly`. The records are
+        then copied once, which needs `max_shard_bytes` of extra disk space. None: the number follows from
+        `max_shard_bytes`.
 
     Raises:
-      DataError: the disk does not take it.
-      ValueError: nothing to write.
+      DataError: a file cannot be written.
+      ValueError: there are no examples.
     """
     serialize = Serializer(features)
     folder = Path(template.data_dir)
@@ -106,14 +107,14 @@ def write_split(
     parts = [_part(folder, template.split, i) for i in range(len(lengths))]
     if num_shards is not None and (wanted := cut_evenly(sum(lengths), num_shards)) != lengths:
         parts, lengths = _cut_anew(parts, lengths, wanted, folder, template.split), wanted
-    # The names say how many files there are, which is known only now.
+    # The names contain the number of files, which is known only now.
     for i, part in enumerate(parts):
         part.rename(template.sharded_filepath(shard_index=i, num_shards=len(parts)))
     return split_info(template, lengths, num_bytes)
 
 
 def write_shard(path: Path, serialized: Iterable[bytes], folder: Path) -> None:
-    """Write one file of records, with errors that name `folder`; DataError if the disk does not take it."""
+    """Write one file of records; raises DataError, which names `folder`, if it cannot be written."""
     writer = _open(path, folder)
     try:
         for record in serialized:
@@ -123,7 +124,7 @@ def write_shard(path: Path, serialized: Iterable[bytes], folder: Path) -> None:
 
 
 def split_info(template: tfds.core.ShardedFileTemplate, lengths: Sequence[int], num_bytes: int) -> tfds.core.SplitInfo:
-    """What TFDS keeps about a split that was written."""
+    """Description of a written split for TFDS."""
     return tfds.core.SplitInfo(
         name=template.split,
         shard_lengths=list(lengths),
@@ -135,16 +136,20 @@ def split_info(template: tfds.core.ShardedFileTemplate, lengths: Sequence[int], 
 def _cut_anew(
     parts: Sequence[Path], lengths: Sequence[int], wanted: Sequence[int], folder: Path, split: str
 ) -> list[Path]:
-    """Copy the records of some files into files of the lengths wanted; each file read is removed after its last."""
+    """Copy the records of some files to files of the wanted lengths; each source file is removed after its last record.
+
+    Returns the paths of the new files.
+    """
     records = _read_and_remove(parts, lengths)
     cut = [folder / f"{split}-{i:05d}.cut.part" for i in range(len(wanted))]
     for path, length in zip(cut, wanted, strict=True):
         write_shard(path, (next(records) for _ in range(length)), folder)
-    next(records, None)  # so that the last file is removed too
+    next(records, None)  # removes the last source file
     return cut
 
 
 def _read_and_remove(parts: Sequence[Path], lengths: Sequence[int]) -> Iterator[bytes]:
+    """All records of some files; each file is removed after its last record."""
     for path, length in zip(parts, lengths, strict=True):
         chunk = max(1, length * _CHUNK_BYTES // max(path.stat().st_size, 1))
         with contextlib.closing(ArrayRecordReader(str(path))) as reader:
@@ -162,7 +167,7 @@ def _open(path: Path, folder: Path) -> ArrayRecordWriter:
 
 
 def _attempt(folder: Path, write: Any, *args: Any) -> Any:
-    """Call a function of the ArrayRecord writer; its errors are of the disk."""
+    """Call a function of the ArrayRecord writer; its errors are disk errors and become DataError."""
     try:
         return write(*args)
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Answers of people to questions: the official normalisation, and the list of answers that a model chooses from."""
+"""Answers to questions: the official normalisation, and the answer vocabulary that a model chooses from."""
 
 import collections
 import dataclasses
@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.errors import DataError, shown
+from data_pipelines.errors import DataError, short_repr
 
 ANNOTATORS = 10  # of each question of VQA
 
-# As in `processPunctuation`: neither the apostrophe nor the colon, so that don't and 10:30 stay whole.
+# As in `processPunctuation`: without the apostrophe and the colon, so that don't and 10:30 are kept.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-# The script hands re.UNICODE, whose value is 32, to the parameter `count`.
-_MOST_FULL_STOPS = 32
+# The official script passes re.UNICODE, whose value is 32, as the parameter `count`.
+_MAX_FULL_STOPS = 32
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = {
     word: str(number)
@@ -37,29 +37,32 @@ _CONTRACTED = """
     what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-# Each is found where one of its apostrophes is missing. The script's table has somebody'd the wrong way round, and its
-# keys I'm, I've and I'd've are never found because words are lower case by then.
+# Keys are the contractions with one apostrophe missing. The table of the official script has somebody'd the wrong way
+# round. Its keys I'm, I've and I'd've never match, because the words are already lower case.
 _CONTRACTIONS = {
-    word[:place] + word[place + 1 :]: word
+    word[:i] + word[i + 1 :]: word
     for word in _CONTRACTED.split()
-    for place, letter in enumerate(word)
-    if letter == "'"
+    for i, character in enumerate(word)
+    if character == "'"
 } | {"somebody'd": "somebodyd"}
 
 
 def clean_answer(text: str) -> str:
-    """Line breaks and tabs as spaces, none at the ends: all that the official script does to every answer."""
+    """Replace line breaks and tabs by spaces and strip the ends, as the official script does with every answer."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def normalize_answer(text: str) -> str:
-    """An answer as the official VQA evaluation compares it.
+    """The form in which the official VQA evaluation compares an answer.
 
-    The rules of `processPunctuation` and `processDigitArticle` in vqaEval.py, with what is odd about them: a sign is
-    taken away where the answer has it next to a space or has a comma between digits anywhere, and is a space otherwise;
-    a full stop goes unless a digit follows, 32 of them at most. Then lower case, number words up to ten (and none) as
-    digits, no articles, and the missing apostrophe of contractions.
+    These are the rules of `processPunctuation` and `processDigitArticle` in vqaEval.py, including their oddities:
+
+    - A punctuation sign is removed if the answer has it next to a space, or has a comma between digits anywhere.
+      Otherwise the sign becomes a space.
+    - At most 32 full stops are removed; one before a digit stays.
+    - The text becomes lower case, number words up to ten (and "none") become digits, and articles are removed.
+    - Contractions get their missing apostrophe.
     """
     text = clean_answer(text)
     has_comma_in_number = _NUMBER_WITH_COMMA.search(text) is not None
@@ -67,17 +70,17 @@ def normalize_answer(text: str) -> str:
     for sign in _PUNCTUATION:
         beside_space = f"{sign} " in text or f" {sign}" in text
         spaced = spaced.replace(sign, "" if beside_space or has_comma_in_number else " ")
-    spaced = _FULL_STOP.sub("", spaced, count=_MOST_FULL_STOPS)
+    spaced = _FULL_STOP.sub("", spaced, count=_MAX_FULL_STOPS)
     words = (_NUMBERS.get(word, word) for word in spaced.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerVocabulary:
-    """The answers that a model chooses from; an answer's index is its place.
+    """The answers that a model chooses from; the position of an answer is its class index.
 
     Raises:
-      DataError: one stands twice.
+      DataError: an answer occurs twice.
     """
 
     answers: tuple[str, ...]
@@ -85,7 +88,7 @@ class AnswerVocabulary:
     def __post_init__(self) -> None:
         if len(self._indices) != len(self.answers):
             twice = next(a for i, a in enumerate(self.answers) if self._indices[a] != i)
-            raise DataError(f"The answer {shown(twice)} stands twice in the list of answers; remove one of them.")
+            raise DataError(f"The answer {short_repr(twice)} stands twice in the list of answers; remove one of them.")
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -95,26 +98,28 @@ class AnswerVocabulary:
         return {answer: i for i, answer in enumerate(self.answers)}
 
     def index(self, answer: str) -> int | None:
-        """Index of an answer as it stands, or else of its normal form; None if neither is in the list."""
+        """Index of an answer, or of its normal form if the answer itself is unknown; None if both are unknown."""
         index = self._indices.get(answer)
         return self._indices.get(normalize_answer(answer)) if index is None else index
 
     def soft_targets(
         self, answers: Sequence[str], size: int | None = None, *, votes: bool | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What a question's answers ask of a model; answers that are not in the list are left out.
+        """Training targets of one question: known answers with their scores; unknown answers are skipped.
 
         Args:
-          answers: of one question: of its ten annotators, or the one answer or the several that are right.
-          size: S, slots to fill up with zeros; as many as there are known answers if None.
-          votes: score an answer by the annotators that gave it, 1: 0.3, 2: 0.6, 3: 0.9, 4 or more: 1, which is its
-            official accuracy among ten. False: each answer is right. None: they are votes if there are ten at least.
+          answers: answers of one question: those of its ten annotators, or the one or more right answers.
+          size: S, the number of slots, filled up with zeros; None: the number of known answers.
+          votes: True: the score of an answer follows from the number of annotators that gave it: 1: 0.3, 2: 0.6,
+            3: 0.9, 4 or more: 1. This is the official accuracy with ten annotators. False: each answer is right.
+            None: the answers are votes if there are at least ten.
 
         Returns:
-          index_S, int32, and score_S, float32, in the order in which the answers come.
+          index_S: int32, class indices in the order of the answers.
+          score_S: float32, their scores.
 
         Raises:
-          DataError: more than `size` different answers are known.
+          DataError: there are more than `size` different known answers.
         """
         found = (self.index(answer) for answer in answers)
         counts = collections.Counter(index for index in found if index is not None)
@@ -133,19 +138,19 @@ class AnswerVocabulary:
 def build_vocabulary(
     answer_lists: Iterable[Sequence[str]], minimum: int = 9, *, normalize: bool = True
 ) -> AnswerVocabulary:
-    """The answers that are the most common one of at least `minimum` questions, the most frequent first.
+    """Collect the answers that are the most common answer of at least `minimum` questions.
 
     Args:
-      answer_lists: the answers of each question; a question without any is passed over. Of equally common answers of
-        a question the one that comes first counts. For sets of right answers, give each of them as a list of its own.
-      minimum: 9 gives the usual list for VQA 2.0.
-      normalize: count normal forms; False for answers that are names as they stand, such as garbage_bin.
+      answer_lists: the answers of each question; a question without answers is skipped. If several answers of a
+        question are equally common, the first one counts. For sets of right answers, pass each answer as its own list.
+      minimum: minimum number of questions; 9 gives the usual list for VQA 2.0.
+      normalize: count normal forms; False for answers that are fixed names, such as garbage_bin.
 
     Returns:
-      answers by descending count, then by alphabet.
+      The answers by descending count, then in alphabetical order.
 
     Raises:
-      DataError: no answer is that frequent.
+      DataError: no answer is frequent enough.
     """
     form = normalize_answer if normalize else clean_answer
     counts: collections.Counter[str] = collections.Counter()
@@ -161,13 +166,13 @@ def build_vocabulary(
 
 
 def read_vocabulary_list(path: Path | str) -> AnswerVocabulary:
-    """A list of answers from a file, in one of the forms in which such lists are published.
+    """Read a list of answers from a file in one of the published formats.
 
-    A JSON list; a JSON object of answers and their indices (`trainval_ans2label.json`); a JSON object with that as
-    `ans2label` and the list as `label2ans`, or one of them; or text with one answer a line.
+    The formats are: a JSON list; a JSON object that maps answers to indices (`trainval_ans2label.json`); a JSON object
+    with such a map as `ans2label`, a list as `label2ans`, or both; or text with one answer per line.
 
     Raises:
-      DataError: the file cannot be read, is none of these, or contradicts itself.
+      DataError: the file cannot be read, has another format, or contradicts itself.
     """
     path = Path(path)
     try:
@@ -193,10 +198,11 @@ def read_vocabulary_list(path: Path | str) -> AnswerVocabulary:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its pairs; raises ValueError if a key occurs twice."""
     content = dict(pairs)
     if len(content) != len(pairs):
         twice = next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"The answer {shown(twice)} stands twice; remove one of them.")
+        raise ValueError(f"The answer {short_repr(twice)} stands twice; remove one of them.")
     return content
 
 
@@ -205,12 +211,12 @@ def _from_json(content: object) -> tuple[str, ...]:
         return _strings(content)
     if not isinstance(content, dict):
         raise ValueError("The JSON is neither a list nor an object.")
-    # An answer may be called label2ans, but then its index is a number.
-    of_label, of_answer = content.get("label2ans"), content.get("ans2label")
-    if not isinstance(of_label, list) and not isinstance(of_answer, dict):
+    # An answer may itself be the text "label2ans", but then its value is a number.
+    by_label, by_answer = content.get("label2ans"), content.get("ans2label")
+    if not isinstance(by_label, list) and not isinstance(by_answer, dict):
         return _ordered(content)
-    forms = [_strings(of_label)] if isinstance(of_label, list) else []
-    forms += [_ordered(of_answer)] if isinstance(of_answer, dict) else []
+    forms = [_strings(by_label)] if isinstance(by_label, list) else []
+    forms += [_ordered(by_answer)] if isinstance(by_answer, dict) else []
     if forms[0] != forms[-1]:
         raise ValueError("label2ans and ans2label differ; keep the one that the model was trained with.")
     return forms[0]
@@ -225,7 +231,7 @@ def _ordered(indices: dict[str, Any]) -> tuple[str, ...]:
 def _strings(answers: list[Any]) -> tuple[str, ...]:
     wrong = next((answer for answer in answers if not isinstance(answer, str)), None)
     if wrong is not None or None in answers:
-        raise ValueError(f"The entry {shown(wrong)} is not a text.")
+        raise ValueError(f"The entry {short_repr(wrong)} is not a text.")
     return tuple(answers)
 
 

@@ -1,4 +1,4 @@
-"""Words: vocabularies, WordPiece, and masking for masked language modelling."""
+"""Vocabularies, WordPiece tokenization, and token masking for masked language modelling."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -13,17 +13,17 @@ from data_pipelines.hub import snapshot
 from data_pipelines.text.tokenizer_files import FILES, check_case, split_vocabulary
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_KNOWN_WORDS, _KNOWN_LENGTH = 1 << 16, 32  # words whose pieces are remembered, and characters of each, at most
+_CACHED_WORDS, _CACHED_LENGTH = 1 << 16, 32  # maximum number of words in the cache, and of characters per word
 
 
 class Tokenizer:
-    """BERT's WordPiece over a vocabulary; light to pickle, so that workers can have their own."""
+    """BERT's WordPiece tokenizer over a vocabulary; cheap to pickle, so each worker can have its own."""
 
     def __init__(self, vocabulary: tuple[str, ...], lowercase: bool = True) -> None:
-        """Take the tokens, in the order of their ids; blank ones keep their id and are no word's.
+        """Create a tokenizer from the tokens in the order of their ids; empty tokens keep their id, but match no word.
 
         Raises:
-          DataError: a special token is missing, or a token stands twice.
+          DataError: a special token is missing, or a token occurs twice.
         """
         missing = [token for token in SPECIAL if token not in set(vocabulary)]
         if missing:
@@ -53,12 +53,12 @@ class Tokenizer:
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:
-        """Word piece to id."""
+        """The id of each token."""
         return {token: i for i, token in enumerate(self.vocabulary)}
 
     @functools.cached_property
     def ordinary_ids(self) -> np.ndarray:
-        """Ids of the tokens that are words or parts of words, in order."""
+        """Ids of the tokens that are words or parts of words, ascending."""
         return np.array(
             [i for i, token in enumerate(self.vocabulary) if token and not (token[0] == "[" and token[-1] == "]")],
             np.int32,
@@ -71,34 +71,34 @@ class Tokenizer:
 
     @functools.cached_property
     def continues_word(self) -> np.ndarray:
-        """True for ids of pieces that continue a word (##)."""
+        """Boolean array over ids: True for tokens that continue a word (##)."""
         return np.array([token.startswith("##") for token in self.vocabulary])
 
     @functools.cached_property
-    def may_be_hidden(self) -> np.ndarray:
-        """True for all ids but those of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+    def maskable(self) -> np.ndarray:
+        """Boolean array over ids: True for all tokens except [PAD], [UNK], [CLS], [SEP] and [MASK]."""
         return ~np.isin(np.arange(len(self.vocabulary)), self.special_ids)
 
     @functools.cached_property
-    def _known(self) -> Callable[[str], tuple[int, ...]]:
-        """`_split`, which remembers."""
-        return functools.lru_cache(_KNOWN_WORDS)(self._split)
+    def _cached_split(self) -> Callable[[str], tuple[int, ...]]:
+        """`_split` with a cache."""
+        return functools.lru_cache(_CACHED_WORDS)(self._split)
 
     def _split(self, word: str) -> tuple[int, ...]:
         return tuple(self._backend.encode(word, add_special_tokens=False).ids)
 
     def pieces(self, text: str) -> list[int]:
-        """Ids of the tokens of a text, without [CLS] and [SEP]."""
-        # BERT's rules never look past a space, and texts repeat their words.
+        """Token ids of a text, without [CLS] and [SEP]."""
+        # BERT's rules treat each word separately, and words occur many times.
         words = text.split(" ")
-        return [i for word in words for i in (self._known if len(word) <= _KNOWN_LENGTH else self._split)(word)]
+        return [i for word in words for i in (self._cached_split if len(word) <= _CACHED_LENGTH else self._split)(word)]
 
     def encode(self, text: str, max_length: int) -> np.ndarray:
-        """[CLS] tokens [SEP], int32, cut to `max_length`, not padded."""
+        """Ids of [CLS], the tokens and [SEP]: int32, truncated to `max_length`, not padded."""
         return np.array([self.cls, *self.pieces(text)[: max_length - 2], self.sep], np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words of ids, pieces joined; [PAD], [CLS] and [SEP] left out."""
+        """The text of token ids, with the tokens of a word joined and without [PAD], [CLS] and [SEP]."""
         words: list[str] = []
         for i in ids:
             token = self.vocabulary[int(i)]
@@ -112,18 +112,18 @@ class Tokenizer:
 
 
 def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]:
-    """Word pieces from a vocab.txt, a folder that has one or a tokenizer.json, or a Hugging Face name.
+    """Read the tokens of a vocab.txt, of a folder with a vocab.txt or a tokenizer.json, or of a Hugging Face name.
 
     Args:
-      name: of the file, folder or repository.
-      lowercase: as in `data.lowercase`; what lies beside the vocabulary must not say otherwise. None: not looked at.
+      name: name of the file, folder or repository.
+      lowercase: as `data.lowercase`; the tokenizer files beside the vocabulary must agree. None: no check.
 
     Raises:
-      DataError: nothing readable is there, or it is of another case.
+      DataError: no readable vocabulary exists, or its tokenizer files disagree with `lowercase`.
     """
     path = Path(name).expanduser()
     if not path.exists():
-        path = _fetched(name)
+        path = _download(name)
     folder = path if path.is_dir() else path.parent
     if lowercase is not None:
         check_case(folder, lowercase)
@@ -136,11 +136,11 @@ def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one token a line.") from None
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one token per line.") from None
 
 
-def _fetched(name: str) -> Path:
-    """The folder of a Hugging Face repository's tokenizer."""
+def _download(name: str) -> Path:
+    """Download the tokenizer of a Hugging Face repository and return its folder."""
     if name.endswith(".txt") or Path(name).is_absolute():
         raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
     try:
@@ -153,7 +153,7 @@ def _fetched(name: str) -> Path:
 
 
 def _read_tokenizer(folder: Path) -> tuple[str, ...]:
-    """Word pieces of a folder's tokenizer.json."""
+    """Tokens of the tokenizer.json in a folder."""
     if not (folder / "tokenizer.json").exists():
         raise DataError(
             f"{folder}: a folder without vocab.txt or tokenizer.json; give data.vocabulary a folder that has one."
@@ -161,7 +161,7 @@ def _read_tokenizer(folder: Path) -> tuple[str, ...]:
     from transformers import AutoTokenizer
 
     try:
-        # Code that lies beside the tokenizer is never run, nor is anybody asked about it.
+        # Code beside the tokenizer is never run, and the user gets no prompt about it.
         ids = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).get_vocab()
     except Exception as error:  # several libraries, and tokenizers raises Exception itself
         raise DataError(
@@ -181,26 +181,26 @@ def _reason(error: Exception) -> str:
 
 
 def train_vocabulary(texts: Iterable[str], size: int, lowercase: bool = True) -> tuple[str, ...]:
-    """A WordPiece vocabulary of at most `size` pieces from texts: special tokens first, the rest sorted.
+    """Train a WordPiece vocabulary of at most `size` tokens from texts: special tokens first, the others sorted.
 
-    Pieces that no word of the texts needs are left out, but for single characters: which of them training makes on its
-    way depends on chance. Where `size` is large enough for all words the result depends on the texts alone.
+    Tokens that no word of the texts uses are removed, except single characters, because the set of unused tokens that
+    training creates is random. If `size` is large enough for all words, the result depends only on the texts.
     """
     tokenizer = BertWordPieceTokenizer(lowercase=lowercase)
-    normalizer = BertNormalizer(lowercase=lowercase)  # the tokenizer's own is locked while it trains
+    normalizer = BertNormalizer(lowercase=lowercase)  # the tokenizer locks its own normalizer during training
     words: set[str] = set()
 
-    def seen() -> Iterator[str]:
+    def recorded_texts() -> Iterator[str]:
         for text in texts:
             words.update(normalizer.normalize_str(text).split())
             yield text
 
     tokenizer.train_from_iterator(
-        seen(), vocab_size=size, min_frequency=1, special_tokens=list(SPECIAL), show_progress=False
+        recorded_texts(), vocab_size=size, min_frequency=1, special_tokens=list(SPECIAL), show_progress=False
     )
     needed = {token for word in words for token in tokenizer.encode(word, add_special_tokens=False).tokens}
-    letters = {token for token in tokenizer.get_vocab() if len(token.removeprefix("##")) == 1}
-    return (*SPECIAL, *sorted((needed | letters) - set(SPECIAL)))
+    characters = {token for token in tokenizer.get_vocab() if len(token.removeprefix("##")) == 1}
+    return (*SPECIAL, *sorted((needed | characters) - set(SPECIAL)))
 
 
 def mask_tokens(
@@ -212,47 +212,51 @@ def mask_tokens(
     slots: int,
     whole_words: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hide words of an encoded text as BERT does: of the chosen ones 80% [MASK], 10% another word, 10% unchanged.
+    """Mask tokens of an encoded text as BERT does: of the chosen tokens, 80% become [MASK], 10% a random token.
+
+    The remaining 10% of the chosen tokens stay unchanged.
 
     Args:
-      ids_T: [CLS] tokens [SEP].
-      tokenizer: names the special tokens, which are never chosen.
-      rng: the only source of chance.
-      rate: share of the tokens to choose, in the mean exactly; at least one is chosen if there is one.
-      slots: M, places at most.
-      whole_words: choose words with all of their pieces.
+      ids_T: ids of [CLS], the tokens and [SEP].
+      tokenizer: defines the special tokens, which are never chosen.
+      rng: the only source of randomness.
+      rate: expected share of chosen tokens; at least one token is chosen if the text has a token.
+      slots: M, the maximum number of chosen tokens.
+      whole_words: choose whole words with all of their tokens.
 
     Returns:
-      masked_T: the text with words hidden; position and target, int32 arrays of the chosen places, ascending.
+      masked_T: the text after masking.
+      position: int32 array of the chosen positions, ascending.
+      target: int32 array of the original ids at these positions.
     """
-    # Lists and single draws: NumPy draws the same for arrays, but an array as short as a text costs it twice the time.
-    candidates = tokenizer.may_be_hidden[ids_T].nonzero()[0].tolist()
+    # Lists and single draws: NumPy draws the same numbers for arrays, but takes twice the time for such short arrays.
+    candidates = tokenizer.maskable[ids_T].nonzero()[0].tolist()
     masked_T = ids_T.copy()
     if not candidates:
         return masked_T, np.zeros(0, np.int32), np.zeros(0, np.int32)
     count = min(slots, max(1, int(rate * len(candidates) + rng.random())))
     if whole_words:
         words: list[list[int]] = []
-        for place, continues in zip(candidates, tokenizer.continues_word[ids_T[candidates]].tolist(), strict=True):
+        for index, continues in zip(candidates, tokenizer.continues_word[ids_T[candidates]].tolist(), strict=True):
             if continues and words:
-                words[-1].append(place)
+                words[-1].append(index)
             else:
-                words.append([place])
+                words.append([index])
         rng.shuffle(words)
         chosen: list[int] = []
-        for pieces in words:
-            if not chosen or len(chosen) + len(pieces) <= count:
-                chosen += pieces
+        for word in words:
+            if not chosen or len(chosen) + len(word) <= count:
+                chosen += word
         chosen = sorted(chosen[:slots])
     else:
         rng.shuffle(candidates)
         chosen = sorted(candidates[:count])
     actions = [rng.random() for _ in chosen]
-    for place, action in zip(chosen, actions, strict=True):
-        other = rng.integers(len(tokenizer.ordinary_ids))  # drawn for each place, so that chances stay in step
+    for index, action in zip(chosen, actions, strict=True):
+        other = rng.integers(len(tokenizer.ordinary_ids))  # drawn for each position, so the number of draws is fixed
         if action < 0.8:
-            masked_T[place] = tokenizer.mask
+            masked_T[index] = tokenizer.mask
         elif action < 0.9:
-            masked_T[place] = tokenizer.ordinary_ids[other]
+            masked_T[index] = tokenizer.ordinary_ids[other]
     position = np.array(chosen, np.int32)
     return masked_T, position, ids_T[position]

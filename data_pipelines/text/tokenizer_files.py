@@ -1,4 +1,4 @@
-"""What lies beside a vocabulary: its lines, and what a tokenizer's files say of upper case and accents."""
+"""Files of a tokenizer: the lines of vocab.txt, and the settings for upper case and accents."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,11 @@ from typing import Any
 from data_pipelines.errors import DataError
 
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_SAYS_CASE = ("tokenizer_config.json", "tokenizer.json")  # the first counts over the second, as in transformers
+_CASE_FILES = ("tokenizer_config.json", "tokenizer.json")  # the first has priority, as in transformers
 
 
 def split_vocabulary(text: str) -> tuple[str, ...]:
-    r"""Word pieces of a vocab.txt: a line ends in \n, or in \r\n where all do; line i is id i, blank or not."""
+    r"""Tokens of a vocab.txt. Lines end in \n, or all of them in \r\n. Line i is the token with id i, even if empty."""
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -22,25 +22,25 @@ def split_vocabulary(text: str) -> tuple[str, ...]:
 
 
 def check_case(folder: Path, lowercase: bool) -> None:
-    """Refuse a tokenizer that treats upper case or accents otherwise than `data.lowercase` would.
+    """Check that the tokenizer files in a folder treat upper case and accents as `data.lowercase` does.
 
-    A folder whose files say nothing of them passes.
+    A folder whose files have no such setting passes.
 
     Raises:
-      DataError: they differ, or a file is damaged.
+      DataError: the settings differ, or a file is damaged.
     """
-    said: dict[str, tuple[bool, Path]] = {}
-    for file in (folder / name for name in _SAYS_CASE):
+    settings: dict[str, tuple[bool, Path]] = {}
+    for file in (folder / name for name in _CASE_FILES):
         if file.is_file():
-            for field, value in _said(file).items():
-                said.setdefault(field, (value, file))
-    theirs, file = said.get("do_lower_case", (lowercase, folder))
-    if theirs != lowercase:
+            for field, value in _case_settings(file).items():
+                settings.setdefault(field, (value, file))
+    do_lower_case, file = settings.get("do_lower_case", (lowercase, folder))
+    if do_lower_case != lowercase:
         raise DataError(
-            f"{file}: do_lower_case is {json.dumps(theirs)}, but data.lowercase={lowercase} would read its words in "
-            f"another case; set data.lowercase={theirs}, or take another vocabulary."
+            f"{file}: do_lower_case is {json.dumps(do_lower_case)}, but data.lowercase={lowercase} would read its "
+            f"words in another case; set data.lowercase={do_lower_case}, or take another vocabulary."
         )
-    strips, file = said.get("strip_accents", (lowercase, folder))
+    strips, file = settings.get("strip_accents", (lowercase, folder))
     if strips != lowercase:
         raise DataError(
             f"{file}: strip_accents is {json.dumps(strips)}, but accents are stripped here where data.lowercase is "
@@ -49,12 +49,12 @@ def check_case(folder: Path, lowercase: bool) -> None:
 
 
 def cased_pieces(vocabulary: Sequence[str]) -> int:
-    """How many tokens have upper-case letters, which no text has once it is lower-cased; [NAMES] do not count."""
+    """Number of tokens with upper-case letters, which never match lower-cased text; tokens like [CLS] do not count."""
     return sum(piece != piece.lower() for piece in vocabulary if not (piece[:1] == "[" and piece[-1:] == "]"))
 
 
-def _said(file: Path) -> dict[str, bool]:
-    """The fields `do_lower_case` and `strip_accents`, as far as the file has them."""
+def _case_settings(file: Path) -> dict[str, bool]:
+    """The fields `do_lower_case` and `strip_accents` of a file, without those that it does not have."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -63,15 +63,15 @@ def _said(file: Path) -> dict[str, bool]:
         raise DataError(f"{file}: not JSON; download it again.") from None
     if not isinstance(content, dict):
         raise DataError(f"{file}: not a JSON object; download it again.")
-    fields = content if file.name == "tokenizer_config.json" else _of_normalizer(content)
+    fields = content if file.name == "tokenizer_config.json" else _normalizer_settings(content)
     found = {name: fields[name] for name in ("do_lower_case", "strip_accents") if fields.get(name) is not None}
     if odd := [name for name, value in found.items() if not isinstance(value, bool)]:
         raise DataError(f"{file}: {odd[0]} is neither true nor false; download it again.")
     return found
 
 
-def _of_normalizer(content: dict[str, Any]) -> dict[str, Any]:
-    """The same fields from a tokenizer.json, whose normalizer may be a sequence."""
+def _normalizer_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """The same fields from the content of a tokenizer.json; its normalizer may be a sequence of normalizers."""
     if "normalizer" not in content:
         return {}
     parts = list(_parts(content["normalizer"]))
@@ -83,6 +83,7 @@ def _of_normalizer(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(normalizer: Any) -> Iterator[dict[str, Any]]:
+    """A normalizer and all normalizers in it, depth first."""
     if isinstance(normalizer, dict):
         yield normalizer
         inner = normalizer.get("normalizers")

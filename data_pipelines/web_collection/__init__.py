@@ -1,5 +1,5 @@
-"""From images and texts that a crawler found to a set worth training on: ImageBERT's LAIT pipeline, on Apache Beam.
+"""Turn crawled images and texts into a data set for training: ImageBERT's LAIT pipeline, on Apache Beam.
 
-The stages are plain functions in files of their own (`texts`, `languages`, `merging`, `repeats`, `choice`,
-`near_duplicates`); `pipeline` alone knows Beam.
+The stages are plain functions in separate files (`texts`, `languages`, `merging`, `repeats`, `choice`,
+`near_duplicates`). Only `pipeline` imports Beam.
 """

@@ -1,15 +1,15 @@
-"""The funnel as an image."""
+"""Draw the funnel as a bar chart."""
 
 import io
 from collections.abc import Sequence
 
 from data_pipelines.web_collection.funnel import Row
 
-_LEFT, _GONE = "#2f6f9f", "#e2a76f"
+_LEFT, _DROPPED = "#2f6f9f", "#e2a76f"
 
 
 def draw(rows: Sequence[Row], title: str) -> bytes:
-    """PNG: what each stage let through and what it dropped, images on the left, texts on the right."""
+    """A PNG with the kept and dropped items of each stage: images on the left, texts on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,14 +23,14 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
         (sides[1], "texts", [(row.texts_left, row.dropped_texts) for row in rows]),
     ):
         found = getattr(rows[0], unit)
-        left, gone = zip((found, 0), *counts, strict=True)
-        places = range(len(names))
-        axes.barh(places, left, color=_LEFT, label="left")
-        axes.barh(places, gone, left=left, color=_GONE, label="dropped here")
-        for place, (kept, dropped) in enumerate(zip(left, gone, strict=True)):
-            mean_metrics = f" {kept:,}" + (f"  (-{dropped:,})" if dropped else "")
-            axes.text(kept + dropped, place, mean_metrics, va="center", fontsize=8)
-        axes.set(title=unit, xlim=(0, max(found, 1) * 1.28), yticks=list(places), yticklabels=names)
+        left, dropped = zip((found, 0), *counts, strict=True)
+        positions = range(len(names))
+        axes.barh(positions, left, color=_LEFT, label="left")
+        axes.barh(positions, dropped, left=left, color=_DROPPED, label="dropped here")
+        for position, (num_left, num_dropped) in enumerate(zip(left, dropped, strict=True)):
+            label = f" {num_left:,}" + (f"  (-{num_dropped:,})" if num_dropped else "")
+            axes.text(num_left + num_dropped, position, label, va="center", fontsize=8)
+        axes.set(title=unit, xlim=(0, max(found, 1) * 1.28), yticks=list(positions), yticklabels=names)
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)

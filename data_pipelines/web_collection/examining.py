@@ -1,4 +1,4 @@
-"""The first look at an image as a page shows it: size, language, texts, and last, since it costs most, decoding."""
+"""Examine an image from a page: size, language, texts, and finally decoding, which is the most expensive check."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -7,25 +7,25 @@ from data_pipelines.images import resize
 from data_pipelines.images.files import BadImageError, read_header, verify
 from data_pipelines.web_collection import languages
 from data_pipelines.web_collection.funnel import FOUND, Drop
-from data_pipelines.web_collection.near_duplicates import fingerprint
+from data_pipelines.web_collection.near_duplicates import perceptual_hash
 from data_pipelines.web_collection.samples import Found, WebImage
 from data_pipelines.web_collection.settings import Settings
 from data_pipelines.web_collection.texts import judge
 
 
 def examine(found: Found, read: Callable[[], bytes], settings: Settings) -> Iterator[WebImage | Drop]:
-    """The image with the texts that no heuristic drops, and what is dropped.
+    """The image with the texts that no heuristic drops, and the drops.
 
     Args:
-      found: what the page says.
-      read: gives the encoded bytes; may raise BadImageError.
+      found: the image and its texts from the page.
+      read: returns the encoded bytes; may raise BadImageError.
       settings: the thresholds.
     """
-    place, number = str(found.place), len(found.texts)
+    location, number = str(found.location), len(found.texts)
     yield Drop(FOUND, images=1, texts=number)
 
     def drop(stage: str, reason: str = "", detail: str = "", texts: int = number) -> Drop:
-        return Drop(stage, place, "", reason, images=1, texts=texts, detail=detail)
+        return Drop(stage, location, "", reason, images=1, texts=texts, detail=detail)
 
     try:
         encoded = read()
@@ -44,7 +44,7 @@ def examine(found: Found, read: Callable[[], bytes], settings: Settings) -> Iter
     for raw in found.texts:
         text, stage, reason = judge(raw, settings)
         if stage:
-            yield Drop(stage, place, text, reason, texts=1)
+            yield Drop(stage, location, text, reason, texts=1)
         else:
             texts.append(text)
     if not texts:
@@ -52,13 +52,13 @@ def examine(found: Found, read: Callable[[], bytes], settings: Settings) -> Iter
         return
     try:
         verify(encoded)
-        image_hash = fingerprint(resize.decode(encoded))
+        image_hash = perceptual_hash(resize.decode(encoded))
     except (BadImageError, resize.DataError) as error:
         yield drop("whole file", getattr(error, "reason", "not decodable by OpenCV"), texts=len(texts))
         return
     yield WebImage(
         hashlib.sha256(encoded).hexdigest(),
-        found.place,
+        found.location,
         header.format,
         header.height,
         header.width,

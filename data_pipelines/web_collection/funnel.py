@@ -1,14 +1,14 @@
-"""How many images and texts each stage let through, with examples of what it dropped."""
+"""The funnel: the number of images and texts that each stage keeps and drops, with examples of the dropped ones."""
 
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-EXAMPLES = 5  # of each stage
-_MAX_CHARACTERS = 200  # of an example
+EXAMPLES = 5  # per stage
+_MAX_CHARACTERS = 200  # per part of an example
 
-# Stage -> what it drops, in the order in which they are passed.
+# Stage -> description of the dropped items, in the order of the stages.
 STAGES = {
     "image file": "images whose header cannot be read or promises too much",
     "size": "images with a side that is too small",
@@ -31,25 +31,25 @@ STAGES = {
     "score": "images whose best text does not fit",
     "near duplicate": "images that look like a better one",
 }
-FOUND = "found"  # not a stage: counts what comes in
-KEPT = "kept"  # not a stage: counts what goes out
+FOUND = "found"  # not a stage: counts the input
+KEPT = "kept"  # not a stage: counts the output
 
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
-    """What one stage drops at once, or what comes in or out.
+    """One drop of a stage, or one item of the input or output.
 
     Attributes:
       stage: a key of STAGES, or FOUND or KEPT.
-      place: of the image, for people.
-      text: that is dropped, or "".
-      reason: short, the same for drops of one kind; "": the stage has only one.
-      images, texts: how many of each are gone.
-      detail: what else explains this one.
+      location: location of the image, for users.
+      text: the dropped text, or "".
+      reason: short reason, the same for all drops of one kind; "": the stage has only one reason.
+      images, texts: number of dropped images and texts.
+      detail: further explanation of this drop.
     """
 
     stage: str
-    place: str = ""
+    location: str = ""
     text: str = ""
     reason: str = ""
     images: int = 0
@@ -57,18 +57,18 @@ class Drop:
     detail: str = ""
 
     def example(self) -> tuple[str, str, str, str]:
-        """Place, text, reason and detail, none of them long."""
-        return tuple(part[:_MAX_CHARACTERS] for part in (self.place, self.text, self.reason, self.detail))
+        """Location, text, reason and detail, each cut to a maximum length."""
+        return tuple(part[:_MAX_CHARACTERS] for part in (self.location, self.text, self.reason, self.detail))
 
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """All drops of one stage added up; adding is associative and does not depend on the order.
+    """The sum of all drops of one stage; addition is associative and independent of the order.
 
     Attributes:
-      images, texts: that are gone.
-      reasons: drops by reason.
-      examples: the least `EXAMPLES` in alphabetical order, each of another reason first.
+      images, texts: number of dropped images and texts.
+      reasons: reason -> number of drops.
+      examples: reason -> the first `EXAMPLES` examples in alphabetical order.
     """
 
     images: int = 0
@@ -78,13 +78,13 @@ class Tally:
 
     @classmethod
     def of(cls, drop: Drop) -> "Tally":
-        """Of one drop."""
+        """The tally of one drop."""
         examples = {drop.reason: (drop.example(),)} if drop.stage in STAGES else {}
         return cls(drop.images, drop.texts, {drop.reason: 1} if drop.reason else {}, examples)
 
     @classmethod
     def total(cls, tallies: Iterable["Tally"]) -> "Tally":
-        """The sum."""
+        """The sum of tallies."""
         images = texts = 0
         reasons: collections.Counter[str] = collections.Counter()
         examples: dict[str, set[tuple[str, str, str, str]]] = collections.defaultdict(set)
@@ -97,7 +97,7 @@ class Tally:
         return cls(images, texts, dict(reasons), least)
 
     def chosen_examples(self) -> list[tuple[str, str, str, str]]:
-        """At most `EXAMPLES`: the first of each reason, the second of each, and so on, the commonest reason first."""
+        """At most `EXAMPLES` examples: the first of each reason, then the second ones, the commonest reason first."""
         ordered = sorted(self.examples, key=lambda reason: (-self.reasons.get(reason, 0), reason))
         return [
             self.examples[reason][turn]
@@ -109,7 +109,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One stage: how many images and texts came in, and how many of them it dropped."""
+    """One stage: the number of images and texts in its input, and the number that it dropped."""
 
     stage: str
     images: int
@@ -128,7 +128,7 @@ class Row:
 
 
 def funnel(tallies: Mapping[str, Tally]) -> list[Row]:
-    """All stages in order; raises ValueError if what is left over is not what was counted at the end."""
+    """All stages in order; raises ValueError if the remaining items do not match the counted output."""
     nothing = Tally()
     found, kept = tallies.get(FOUND, nothing), tallies.get(KEPT, nothing)
     rows, images, texts = [], found.images, found.texts
@@ -144,7 +144,7 @@ def funnel(tallies: Mapping[str, Tally]) -> list[Row]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """A line a stage: what came in, what it dropped, what is left, and the share that is left."""
+    """One line per stage: the input, the dropped items, the remaining items, and their share."""
     heads = [f"{unit:>11}{'dropped':>10}{'left':>11}{'share':>8}" for unit in ("images", "texts")]
     lines = [f"{'stage':<15}{heads[0]}  {heads[1]}"]
     for row in rows:

@@ -1,4 +1,4 @@
-"""The language of a page, as the page says it."""
+"""The language of a page, as the page declares it."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ UNKNOWN = frozenset({"", "und", "unknown", "unk", "zxx", "mul", "none", "null"})
 
 
 def primary_tag(language: object) -> str:
-    """`en` of "en", "EN", "en-GB", "en_US.UTF-8"; "" if the page does not say, or says that it does not know."""
+    """The primary tag: `en` for "en", "EN", "en-GB", "en_US.UTF-8"; "" if the language is missing or unknown."""
     if not isinstance(language, str):
         return ""
     tag = language.strip().replace("_", "-").partition("-")[0].partition(".")[0].lower()
@@ -14,16 +14,16 @@ def primary_tag(language: object) -> str:
 
 
 def refuse_language(language: object, wanted: Collection[str], unknown: str) -> str | None:
-    """Why a page is dropped, None if it is kept.
+    """The reason why a page is dropped; None if it is kept.
 
     Args:
-      language: as the page says it.
-      wanted: primary tags; empty: all pages are kept.
-      unknown: "keep" or "drop", for a page that does not say its language.
+      language: language that the page declares.
+      wanted: primary tags of the languages to keep; empty: all pages are kept.
+      unknown: "keep" or "drop", for pages without a language.
     """
     if not wanted:
         return None
     tag = primary_tag(language)
     if not tag:
-        return None if unknown == "keep" else "language not said"
+        return None if unknown == "keep" else "language not given"
     return None if tag in wanted else tag

@@ -1,4 +1,4 @@
-"""One image from all places where the same file was found."""
+"""Merge all occurrences of the same image file."""
 
 import dataclasses
 import re
@@ -12,29 +12,29 @@ _RUN = re.compile(r"\w+")
 
 
 def text_key(text: str) -> str:
-    """What texts that say the same have in common: case, punctuation and width of the letters do not count."""
+    """A key that is the same for equivalent texts: case, punctuation and width of the characters are ignored."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(_RUN.findall(folded)) or folded
 
 
 def merge(images: Iterable[WebImage], max_texts: int) -> Iterator[WebImage | Drop]:
-    """The image that was found first, with the texts of all in the order of their places, and what is dropped.
+    """The first occurrence of an image with the texts of all occurrences, in the order of locations, and the drops.
 
     Args:
-      images: of one file's content; at least one.
-      max_texts: that are kept.
+      images: at least one image; all have the same bytes.
+      max_texts: maximum number of texts to keep.
     """
-    first, *others = sorted(images, key=lambda image: image.place)
+    first, *others = sorted(images, key=lambda image: image.location)
     kept: dict[str, str] = {}
     for image in (first, *others):
         if image is not first:
-            yield Drop("same file", f"{image.place}", images=1, detail=f"as {first.place}")
+            yield Drop("same file", f"{image.location}", images=1, detail=f"as {first.location}")
         for text in image.texts:
             key = text_key(text)
             if key in kept:
-                yield Drop("same text", f"{image.place}", text, texts=1, detail=f"as {kept[key][:200]!r}")
+                yield Drop("same text", f"{image.location}", text, texts=1, detail=f"as {kept[key][:200]!r}")
             elif len(kept) == max_texts:
-                yield Drop("many texts", f"{image.place}", text, f"over {max_texts} texts", texts=1)
+                yield Drop("many texts", f"{image.location}", text, f"over {max_texts} texts", texts=1)
             else:
                 kept[key] = text
     yield dataclasses.replace(first, texts=tuple(kept.values()))

@@ -1,4 +1,4 @@
-"""What a crawler writes beside an image: the names of the fields, in .json files and in Parquet columns alike."""
+"""The fields that a crawler stores with an image; .json files and Parquet files use the same names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ _MAX_ADDRESS = 2048
 
 
 def texts_of(fields: Mapping[str, Any]) -> Sequence[object]:
-    """All texts, field by field; a field holds one text or a list of them."""
+    """All texts, field by field; a field has one text or a list of texts."""
     texts: list[object] = []
     for name in TEXTS:
         value = fields.get(name)
@@ -19,11 +19,11 @@ def texts_of(fields: Mapping[str, Any]) -> Sequence[object]:
 
 
 def language_of(fields: Mapping[str, Any]) -> object:
-    """The page's language, None if no field says it."""
+    """The language of the page; None if no field has it."""
     return next((fields[name] for name in LANGUAGES if fields.get(name)), None)
 
 
 def page_of(fields: Mapping[str, Any]) -> str:
-    """The page's address, "" if no field says it."""
+    """The address of the page; "" if no field has it."""
     value = next((fields[name] for name in PAGES if isinstance(fields.get(name), str)), "")
     return value.encode("utf-8", "ignore").decode()[:_MAX_ADDRESS]

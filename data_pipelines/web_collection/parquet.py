@@ -1,4 +1,4 @@
-"""Parquet files: one row an image, given by its bytes or by the path of a file."""
+"""Parquet files: one row per image, with its bytes or with the path of a file."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 from data_pipelines.datasets.formats.json_lines import relative_path
 from data_pipelines.errors import DataError, in_short
 from data_pipelines.web_collection.page_fields import LANGUAGES, PAGES, TEXTS, language_of, page_of, texts_of
-from data_pipelines.web_collection.samples import Found, Place
+from data_pipelines.web_collection.samples import Found, Location
 
-_IMAGES = ("image", "jpg", "jpeg", "png", "webp")  # the others as img2dataset calls them
+_IMAGES = ("image", "jpg", "jpeg", "png", "webp")  # except for the first, the names of img2dataset
 _PATH = "image_path"
-_NOWHERE = "."  # an image file that is never there
+_MISSING = "."  # a path that is never an image file
 
 
 def is_parquet(file: str) -> bool:
-    """By its name."""
+    """Whether the file name is that of a Parquet file."""
     return file.lower().endswith(".parquet")
 
 
@@ -23,7 +23,7 @@ def row_groups(path: Path) -> list[int]:
     """Number of rows of each row group.
 
     Raises:
-      DataError: no Parquet file, or without a column of images or of texts; pyarrow is not there.
+      DataError: the file is not a Parquet file, or has no column of images or of texts, or pyarrow is not installed.
     """
     file = _open(path)
     _column_of_images(path, file)
@@ -37,12 +37,12 @@ def row_groups(path: Path) -> list[int]:
 
 
 def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Found]:
-    """All images of a row group, in its order; their bytes stay where they are.
+    """All images of a row group in order, without their bytes.
 
     Args:
-      path: of the file.
-      file: the same, relative to the source folder.
-      row_group: its number.
+      path: path of the file.
+      file: path of the file relative to the source folder.
+      row_group: number of the row group.
       first: number of its first row in the file.
 
     Raises:
@@ -54,11 +54,13 @@ def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Fou
     rows = _read(path, table, row_group, [_PATH, *names] if by_path else names)
     for i, fields in enumerate(rows):
         image = _relative(fields.get(_PATH)) if by_path else ""
-        yield Found(Place(file, first + i, row_group, i, image), texts_of(fields), language_of(fields), page_of(fields))
+        yield Found(
+            Location(file, first + i, row_group, i, image), texts_of(fields), language_of(fields), page_of(fields)
+        )
 
 
 def read_images(path: Path, row_group: int) -> Sequence[bytes | None]:
-    """Encoded images of a row group; raises DataError if the file is damaged."""
+    """Read the encoded images of a row group; raises DataError if the file is damaged."""
     file = _open(path)
     column = _column_of_images(path, file)
     images = (row[column] for row in _read(path, file, row_group, [column]))
@@ -78,7 +80,7 @@ def _open(path: Path) -> Any:
 
 
 def _column_of_images(path: Path, file: Any) -> str:
-    """The first of `image`, `jpg`, ... that has bytes, or a structure with bytes; else `image_path`."""
+    """The first of `image`, `jpg`, ... that has bytes, or a structure with bytes; otherwise `image_path`."""
     import pyarrow.types as types
 
     schema = file.schema_arrow
@@ -108,18 +110,18 @@ def _read(path: Path, file: Any, row_group: int, columns: Sequence[str]) -> list
 
 
 def _damage(pyarrow: Any) -> tuple[type[Exception], ...]:
-    """What pyarrow lets out on damaged files."""
+    """Exceptions of pyarrow for damaged files."""
     return pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError
 
 
 def _relative(image: object) -> str:
-    """The path if it stays below the image folder, otherwise one that is not there."""
+    """The path if it stays in the image folder; otherwise a path that does not exist."""
     try:
         return relative_path(image, "")
     except DataError:
-        return _NOWHERE
+        return _MISSING
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    reason = in_short("".join(filter(str.isprintable, str(error).partition("\n")[0])))  # it may quote a damaged byte
+    reason = in_short("".join(filter(str.isprintable, str(error).partition("\n")[0])))  # it may quote damaged bytes
     return DataError(f"{path} is not a whole Parquet file ({reason}); download it again or remove it.")

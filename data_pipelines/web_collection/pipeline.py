@@ -1,7 +1,7 @@
 """The stages as an Apache Beam pipeline.
 
-Only descriptions of images travel between the stages: encoded bytes are read again where they are needed, in the order
-in which they lie in their files. What is written depends on the input alone, not on workers, bundles or their order.
+Only descriptions of images pass between the stages. The encoded bytes are read again when they are needed, in the order
+of the files. The output depends only on the input, not on workers, bundles or their order.
 """
 
 import dataclasses
@@ -20,27 +20,27 @@ from data_pipelines.web_collection import choice, merging, repeats
 from data_pipelines.web_collection.examining import examine
 from data_pipelines.web_collection.funnel import KEPT, Drop, Tally
 from data_pipelines.web_collection.image_reader import ImageReader
-from data_pipelines.web_collection.near_duplicates import Likeness, bands, near_duplicates
+from data_pipelines.web_collection.near_duplicates import ImageHash, bands, near_duplicates
 from data_pipelines.web_collection.samples import WebImage
 from data_pipelines.web_collection.scoring import Scorer
 from data_pipelines.web_collection.settings import Settings
 from data_pipelines.web_collection.shards import shard_name, write_shard
 from data_pipelines.web_collection.sources import Part, read_part
 
-TALLIES_FILE = "tallies.json"  # of a run that is not finished: what the workers counted
-_SCORED_TOGETHER = 256  # images of one file that one worker scores one after the other
+TALLIES_FILE = "tallies.json"  # temporary file with the counts of the workers, in the folder of an unfinished run
+_SCORED_TOGETHER = 256  # consecutive images of a file that one worker scores
 _DROPS, _KEPT = "drops", "kept"
 _TOTAL = ""  # no file has this name
 
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Where the workers read and write; all of them see the same files there.
+    """The folders in which the workers read and write; they are the same for all workers.
 
     Attributes:
-      source: with the tar and Parquet files.
-      images: with the image files that Parquet files name.
-      output: of a run that is not finished.
+      source: folder with the tar and Parquet files.
+      images: folder with the image files that Parquet files name.
+      output: output folder of the unfinished run.
     """
 
     source: Path
@@ -48,12 +48,12 @@ class Folders:
     output: Path
 
     def reader(self) -> ImageReader:
-        """Of the images."""
+        """A reader of the images."""
         return ImageReader(self.source, self.images)
 
 
 def build(pipeline: beam.Pipeline, parts: Sequence[Part], folders: Folders, settings: Settings) -> None:
-    """Add all stages to a pipeline, from the parts of the source to tar files and TALLIES_FILE in `folders.output`."""
+    """Add all stages to a pipeline: from the parts of the source to tar files and TALLIES_FILE in `folders.output`."""
     drops: list[beam.PCollection] = []
 
     def stage(name: str, into: Callable[..., beam.DoFn] | beam.DoFn, images: beam.PCollection) -> beam.PCollection:
@@ -85,7 +85,7 @@ def build(pipeline: beam.Pipeline, parts: Sequence[Part], folders: Folders, sett
         near = images | "Bands" >> beam.FlatMap(_bands, distance=settings.max_distance)
         near = near | "SameBand" >> beam.GroupByKey() | "BandImages" >> beam.Values()
         near = near | "Compare" >> beam.FlatMap(_worse, distance=settings.max_distance)
-        images = (images | "ChosenByContent" >> beam.Map(_by_content), near) | "Superfluous" >> beam.CoGroupByKey()
+        images = (images | "ChosenByContent" >> beam.Map(_by_content), near) | "WithBetter" >> beam.CoGroupByKey()
         images = stage("NearDuplicates", _unless_near_duplicate, images)
 
     drops.append(images | "Kept" >> beam.Map(_kept))
@@ -103,7 +103,7 @@ def build(pipeline: beam.Pipeline, parts: Sequence[Part], folders: Folders, sett
 
 
 def read_tallies(folder: Path) -> Mapping[str, Tally]:
-    """What the workers counted, stage by stage."""
+    """The counts of the workers for each stage."""
     listed = json.loads((folder / TALLIES_FILE).read_text())
     return {
         stage: Tally(
@@ -114,7 +114,7 @@ def read_tallies(folder: Path) -> Mapping[str, Tally]:
 
 
 class _Stage(beam.DoFn):
-    """A plain function from one element to some, of which drops go their own way."""
+    """A plain function from one element to several; drops go to a separate output."""
 
     def __init__(self, function: Callable[[Any], Iterable[Any]]) -> None:
         self._function = function
@@ -124,7 +124,7 @@ class _Stage(beam.DoFn):
 
 
 class _Examine(beam.DoFn):
-    """Reads a part and looks at each of its images."""
+    """Reads a part and examines each of its images."""
 
     def __init__(self, folders: Folders, settings: Settings) -> None:
         self._folders, self._settings = folders, settings
@@ -134,16 +134,16 @@ class _Examine(beam.DoFn):
 
     def process(self, part: Part) -> Iterator[Any]:
         for found in read_part(self._folders.source, part):
-            read = functools.partial(self._reader.read, found.place)
+            read = functools.partial(self._reader.read, found.location)
             yield from _tagged(examine(found, read, self._settings))
-            self._progress.step(found.place)
+            self._progress.step(found.location)
 
     def teardown(self) -> None:
         self._reader.close()
 
 
 class _Score(beam.DoFn):
-    """Scores the texts of images that lie near each other; a process loads the model once."""
+    """Scores the texts of neighbouring images; each process loads the model only once."""
 
     def __init__(self, folders: Folders, settings: Settings) -> None:
         self._folders, self._settings, self._shared = folders, settings, Shared()
@@ -153,17 +153,17 @@ class _Score(beam.DoFn):
         self._scorer = self._shared.acquire(lambda: Scorer(self._settings.model))
 
     def process(self, neighbours: tuple[Any, Iterable[WebImage]]) -> Iterator[Any]:
-        for image in sorted(neighbours[1], key=lambda image: image.place):
-            scores = self._scorer.score(self._reader.read(image.place), image.texts)
+        for image in sorted(neighbours[1], key=lambda image: image.location):
+            scores = self._scorer.score(self._reader.read(image.location), image.texts)
             yield from _tagged(choice.choose(image, scores, self._settings.min_score))
-            self._progress.step(image.place)
+            self._progress.step(image.location)
 
     def teardown(self) -> None:
         self._reader.close()
 
 
 class _Write(beam.DoFn):
-    """Writes one tar file; written twice, it is the same."""
+    """Writes one tar file; a second write gives the same file."""
 
     def __init__(self, folders: Folders, settings: Settings) -> None:
         self._folders, self._settings = folders, settings
@@ -180,14 +180,14 @@ class _Write(beam.DoFn):
         ordered = sorted(images, key=lambda numbered: numbered[0])
         write_shard(folder / name, ordered, self._reader)
         for _, image in ordered:
-            self._progress.step(image.place)
+            self._progress.step(image.location)
 
     def teardown(self) -> None:
         self._reader.close()
 
 
 class _Total(beam.CombineFn):
-    """Adds tallies up."""
+    """Adds tallies."""
 
     def create_accumulator(self) -> Tally:
         return Tally()
@@ -216,11 +216,11 @@ def _by_text(use: repeats.Use) -> tuple[str, repeats.Use]:
 
 
 def _by_neighbours(image: WebImage) -> tuple[tuple[str, int], WebImage]:
-    return (image.place.file, image.place.number // _SCORED_TOGETHER), image
+    return (image.location.file, image.location.number // _SCORED_TOGETHER), image
 
 
 def _by_file(image: WebImage) -> tuple[str, WebImage]:
-    return image.place.file, image
+    return image.location.file, image
 
 
 def _by_stage(drop: Drop) -> tuple[str, Drop]:
@@ -236,32 +236,33 @@ def _with_texts(joined: tuple[str, tuple[Iterable[WebImage], Iterable[repeats.Us
     return repeats.with_texts(image, uses)
 
 
-def _bands(image: WebImage, distance: int) -> Iterator[tuple[str, Likeness]]:
-    image_hash = Likeness(image.sha256, image.fingerprint, image.score or 0.0)
-    for band in bands(image.fingerprint, distance):
+def _bands(image: WebImage, distance: int) -> Iterator[tuple[str, ImageHash]]:
+    image_hash = ImageHash(image.sha256, image.image_hash, image.score or 0.0)
+    for band in bands(image.image_hash, distance):
         yield band, image_hash
 
 
-def _worse(images: Iterable[Likeness], distance: int) -> Iterator[tuple[str, Likeness]]:
+def _worse(images: Iterable[ImageHash], distance: int) -> Iterator[tuple[str, ImageHash]]:
+    """Each image that has a better near-duplicate, with the better one."""
     for image, better in near_duplicates(images, distance):
         yield image.sha256, better
 
 
 def _unless_near_duplicate(
-    joined: tuple[str, tuple[Iterable[WebImage], Iterable[Likeness]]],
+    joined: tuple[str, tuple[Iterable[WebImage], Iterable[ImageHash]]],
 ) -> Iterator[WebImage | Drop]:
     (image,), found = joined[1]
     better = min(found, key=lambda image_hash: image_hash.rank, default=None)
     if better is None:
         yield image
         return
-    bits = (image.fingerprint ^ better.fingerprint).bit_count()
+    bits = (image.image_hash ^ better.value).bit_count()
     detail = f"{bits} bits from {better.sha256}"
-    yield Drop("near duplicate", str(image.place), image.texts[0], images=1, texts=1, detail=detail)
+    yield Drop("near duplicate", str(image.location), image.texts[0], images=1, texts=1, detail=detail)
 
 
 def _firsts(lengths: Iterable[tuple[str, int]]) -> Mapping[str, int]:
-    """Number of the first image of each file in the whole split, and of all images under _TOTAL."""
+    """File -> number of its first image in the whole split; _TOTAL -> number of all images."""
     firsts, total = {}, 0
     for file, length in sorted(lengths):
         firsts[file], total = total, total + length
@@ -271,9 +272,9 @@ def _firsts(lengths: Iterable[tuple[str, int]]) -> Mapping[str, int]:
 def _numbered(
     of_file: tuple[str, Iterable[WebImage]], firsts: Mapping[str, int], size: int
 ) -> Iterator[tuple[int, tuple[int, WebImage]]]:
-    """Shard, and number in the whole split, of the images of a file."""
+    """The shard of each image of a file, with the image and its number in the whole split."""
     file, images = of_file
-    for number, image in enumerate(sorted(images, key=lambda image: image.place), firsts[file]):
+    for number, image in enumerate(sorted(images, key=lambda image: image.location), firsts[file]):
         yield number // size, (number, image)
 
 

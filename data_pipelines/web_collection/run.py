@@ -1,4 +1,4 @@
-"""One run: everything is checked, the pipeline runs, and a whole folder appears, or none."""
+"""One run: check everything, run the pipeline, and create the output folder atomically."""
 
 import json
 import shutil
@@ -24,22 +24,21 @@ def collect(
     runner: str = DIRECT,
     beam_options: Sequence[str] = (),
 ) -> list[Row]:
-    """Collect `source` into the folder `output`: SPLIT/*.tar, funnel.json and funnel.png.
+    """Collect the images of `source` and write SPLIT/*.tar, funnel.json and funnel.png to the folder `output`.
 
     Args:
       source: folder with tar and Parquet files, or one such file.
-      output: must not exist yet; appears when all of it is written.
+      output: folder that must not exist yet; it is created when everything is written.
       settings: the thresholds.
-      image_folder: of the image files that Parquet files name; None: the source folder.
+      image_folder: folder of the image files that Parquet files name; None: the source folder.
       runner: "direct" for this machine, or a runner of Beam.
-      beam_options: its options, such as "--direct_num_workers=4".
+      beam_options: options of the runner, such as "--direct_num_workers=4".
 
     Returns:
-      the stages of the funnel.
+      The stages of the funnel.
 
     Raises:
-      DataError: Apache Beam or the model is not there, the source or an option is not as it should be, or no image is
-        left.
+      DataError: Apache Beam or the model is missing, the source or an option is wrong, or no image is left.
     """
     pipeline_module = import_with_beam("data_pipelines.web_collection.pipeline", "Collecting")
     source, output = source.expanduser().absolute(), output.expanduser().absolute()
@@ -47,7 +46,7 @@ def collect(
     if output.exists():
         raise DataError(f"{output} exists; remove it or give another --output.")
     if output.is_relative_to(source):
-        raise DataError(f"--output={output} lies in the source; give a folder beside it.")
+        raise DataError(f"--output={output} is inside --source; give a folder beside it.")
     if not output.parent.is_dir():
         raise DataError(f"{output.parent} does not exist; make it, or give another --output.")
     if image_folder is not None and not image_folder.is_dir():
@@ -74,7 +73,7 @@ def collect(
 
 
 def chosen_by(settings: Settings) -> str:
-    """How the text of each image was chosen, for people."""
+    """Describe for users how the text of each image was chosen."""
     if settings.model:
         return f"the best of each image by {settings.model}, at least {settings.min_score:g}"
     return "the longest of each image; no model looked at the images"

@@ -1,18 +1,19 @@
-"""What goes through the stages: an image as a page shows it, then an image with the texts that are left."""
+"""The elements of the pipeline: an image as found on a page, and later an image with its remaining texts."""
 
 import dataclasses
 from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Place:
-    """Where the encoded bytes of an image lie, so that they need not travel from stage to stage.
+class Location:
+    """The location of the encoded bytes of an image, so that the bytes need not pass between the stages.
 
     Attributes:
-      file: the file that lists the image, relative to the source folder.
-      number: of the record in that file, from 0.
-      start, size: in a tar file, first byte and number of bytes; in a Parquet file, row group and row in it.
-      path: of an image file, relative to the image folder; "" where the bytes lie in `file`.
+      file: file that lists the image, relative to the source folder.
+      number: number of the record in this file, from 0.
+      start, size: in a tar file, the first byte and the number of bytes; in a Parquet file, the row group and the row
+        in it.
+      path: path of an image file, relative to the image folder; "" if `file` contains the bytes.
     """
 
     file: str
@@ -27,16 +28,16 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """One image as one page shows it.
+    """One image as found on one page.
 
     Attributes:
-      place: of the image.
-      texts: what the page says of it, as found; anything may be in it.
-      language: of the page, as found.
-      page: its address, or "".
+      location: location of the image.
+      texts: unchecked texts of the page about the image; the items may have any type.
+      language: unchecked language of the page.
+      page: address of the page, or "".
     """
 
-    place: Place
+    location: Location
     texts: Sequence[object]
     language: object = None
     page: str = ""
@@ -44,25 +45,25 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class WebImage:
-    """An image that decodes, with the texts that are left.
+    """An image that can be decoded, with its remaining texts.
 
     Attributes:
-      sha256: of the encoded bytes; the identity of the image.
-      place: where it was found, the first place if there are several.
+      sha256: hash of the encoded bytes, which identifies the image.
+      location: location of the image; the first one if there are several.
       format: "JPEG", "PNG", ...
-      height, width: in pixels.
-      fingerprint: 64 bits that images alike have in common.
-      texts: cleaned.
-      language, page: of the page.
-      score: of the only text that is left; None if no model was asked.
+      height, width: size in pixels.
+      image_hash: perceptual hash of 64 bits.
+      texts: cleaned texts.
+      language, page: language and address of the page.
+      score: score of the only remaining text; None without a model.
     """
 
     sha256: str
-    place: Place
+    location: Location
     format: str
     height: int
     width: int
-    fingerprint: int
+    image_hash: int
     texts: tuple[str, ...]
     language: str = ""
     page: str = ""

@@ -1,7 +1,7 @@
-"""How well texts fit an image, by a trained model.
+"""Score how well texts fit an image, with a trained model.
 
-The only file of this package that needs pixelbert_jax, and so JAX; it imports it where the model is loaded, on the
-workers, so that the other stages run without.
+Only this file of the package needs pixelbert_jax and so JAX. They are imported when the model is loaded on the workers,
+so that the other stages run without them.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 
-_DIGITS = 4  # beyond them a score depends on the machine
+_DIGITS = 4  # further digits of a score depend on the machine
 _CAN_MATCH = ("pretraining", "retrieval")
 
 
 class Scorer:
-    """A trained matching head: the probability that an image and a text belong together."""
+    """A trained head for image-text matching: the probability that an image and a text belong together."""
 
     def __init__(self, path: str) -> None:
-        """Load a model; raises DataError if there is none, or it was not trained to match."""
+        """Load a model; raises DataError if it does not exist, or was not trained for image-text matching."""
         from pixelbert_jax.errors import ConfigError
         from pixelbert_jax.predictor import Predictor
 
@@ -28,13 +28,13 @@ class Scorer:
             raise DataError(f"--model: {error}") from None
 
     def score(self, encoded: bytes, texts: Sequence[str]) -> list[float]:
-        """Of each text with the image, rounded to four digits.
+        """The score of each text with the image, rounded to four digits.
 
-        An image is scored alone, so that its scores do not depend on its neighbours. Texts that are too long for the
-        model are scored by their first words.
+        Images are scored one by one, so that scores do not depend on other images. A text that is too long for the
+        model is scored by its first words.
 
         Raises:
-          DataError: the model gives no number.
+          DataError: a score is NaN.
         """
         cut = [self._cut(text) for text in texts]
         scores = [round(float(score), _DIGITS) for score in self._predictor.match(encoded, cut)[0]]
@@ -43,18 +43,19 @@ class Scorer:
         return scores
 
     def _cut(self, text: str) -> str:
-        """As many words from the beginning as the model can read."""
-        tokenizer, most = self._predictor.tokenizer, self._predictor.loaded.task.model.text.max_positions
+        """The first words of a text, as many as fit in the model's maximum length."""
+        tokenizer = self._predictor.tokenizer
+        max_tokens = self._predictor.loaded.task.model.text.max_positions - 2  # without [CLS] and [SEP]
         words = text.split()
-        while len(words) > 1 and len(tokenizer.pieces(" ".join(words))) > most - 2:
+        while len(words) > 1 and len(tokenizer.pieces(" ".join(words))) > max_tokens:
             words.pop()
-        if len(tokenizer.pieces(" ".join(words))) <= most - 2:
+        if len(tokenizer.pieces(" ".join(words))) <= max_tokens:
             return " ".join(words)
-        return words[0][: most - 2]  # a token has at least one character
+        return words[0][:max_tokens]  # a token has at least one character
 
 
 def check_model(path: str) -> None:
-    """Raise DataError unless a trained model that can match lies at `path`; its arrays are not read."""
+    """Raise DataError unless `path` has a model trained for image-text matching; its arrays are not read."""
     from pixelbert_jax.errors import ConfigError
     from pixelbert_jax.loading import find_description
 

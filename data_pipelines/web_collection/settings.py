@@ -1,4 +1,4 @@
-"""What is kept: the thresholds of all stages, and how the output is cut."""
+"""Settings: the thresholds of all stages, and the size of the output files."""
 
 import dataclasses
 import re
@@ -14,20 +14,21 @@ class Settings:
     """Thresholds; the flags of `data_pipelines.collect` have the same names.
 
     Attributes:
-      language: tags of the languages of the pages that are kept, such as ("en",); empty: all pages.
-      unknown_language: what becomes of a page that does not say its language, "keep" or "drop".
-      min_side: pixels that both sides of an image must have.
-      min_words, max_words: of a text; a word has at least one letter or digit.
-      min_letters: share of the characters of a text, blanks not counted, that must be letters.
-      words: known words, lower case; empty: any word is known.
-      max_unknown_words: share of the words of a text that may be unknown.
-      max_images_per_text: a text that more images have is boilerplate.
-      max_texts_per_image: further texts of an image are not looked at.
-      model: a trained model that scores the texts; "": the longest text is taken.
-      min_score: an image whose best text scores less is dropped.
-      max_distance: bits in which the fingerprints of near duplicates differ at most; -1: near duplicates are kept.
-      split: name of the split that is written.
-      images_per_shard: images in each tar file but the last.
+      language: language tags of the pages to keep, such as ("en",); empty: all pages.
+      unknown_language: "keep" or "drop", for pages without a language.
+      min_side: minimum length in pixels of both sides of an image.
+      min_words, max_words: limits for the number of words of a text; a word has at least one letter or digit.
+      min_letters: minimum share of letters among the characters of a text, without spaces.
+      words: known words in lower case; empty: all words are known.
+      max_unknown_words: maximum share of unknown words in a text.
+      max_images_per_text: a text of more images than this is boilerplate.
+      max_texts_per_image: further texts of an image are dropped.
+      model: trained model that scores the texts; "": the longest text is kept.
+      min_score: an image is dropped if its best text has a lower score.
+      max_distance: maximum number of different bits between the hashes of near-duplicates; -1: near-duplicates are
+        kept.
+      split: name of the split to write.
+      images_per_shard: images per tar file, except the last one.
     """
 
     language: tuple[str, ...] = ("en",)
@@ -47,7 +48,7 @@ class Settings:
     images_per_shard: int = 1000
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing; raises DataError."""
+        """Raise DataError for invalid values."""
         for name, least, most in (
             ("min_side", 1, None),
             ("min_words", 1, None),
@@ -70,6 +71,6 @@ class Settings:
             raise DataError(f"--split={self.split} cannot be the name of a split; give a word such as train.")
 
     def summary(self) -> Mapping[str, Any]:
-        """As plain values for funnel.json; of the known words only how many there are."""
+        """Plain values for funnel.json; only the number of the known words is included."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {"language": list(self.language), "words": len(self.words)}

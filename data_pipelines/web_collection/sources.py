@@ -1,4 +1,4 @@
-"""The files of a source, cut into parts that are read independently of each other."""
+"""The files of a source, divided into parts that are read independently."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ class Part:
     """A tar file, or a row group of a Parquet file.
 
     Attributes:
-      file: relative to the source folder.
-      row_group: its number; 0 for a tar file.
-      first: number of its first record in the file.
+      file: path relative to the source folder.
+      row_group: number of the row group; 0 for a tar file.
+      first: number of the first record in the file.
     """
 
     file: str
@@ -28,12 +28,12 @@ class Part:
 
 
 def find_parts(source: Path) -> tuple[Path, list[Part]]:
-    """The source folder and all parts below it that are not hidden, in the order of their names.
+    """The source folder, and all parts in it and its subfolders in the order of their names; hidden files are ignored.
 
     `source` may also be a single file.
 
     Raises:
-      DataError: nothing is there, or a file is not what its name says.
+      DataError: there is no file, or a file does not have the format of its suffix.
     """
     if source.is_file() and source.suffix.lower() in _KINDS:
         folder, files = source.parent, [source]
@@ -52,7 +52,7 @@ def find_parts(source: Path) -> tuple[Path, list[Part]]:
 
 
 def read_part(folder: Path, part: Part) -> Iterator[Found]:
-    """All images of a part, in its order; raises DataError if the file is damaged."""
+    """All images of a part in order; raises DataError if the file is damaged."""
     path = folder / part.file
     if parquet.is_parquet(part.file):
         return parquet.read_rows(path, part.file, part.row_group, part.first)
@@ -60,6 +60,7 @@ def read_part(folder: Path, part: Part) -> Iterator[Found]:
 
 
 def _parts(path: Path, file: str) -> Iterator[Part]:
+    """The parts of a file."""
     if not parquet.is_parquet(file):
         check_tar(path)
         yield Part(file)

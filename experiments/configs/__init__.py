@@ -1,1 +1,1 @@
-"""One file an experiment: what it trains, the command, the cost, the score to expect."""
+"""One file per experiment: what it trains, the command, the cost, the score to expect."""

@@ -19,7 +19,7 @@ from pixelbert_jax.weights.initialize import InitConfig
 
 
 def get_config() -> RunConfig:
-    """Batches of 48 pairs, 17 epochs a stage, Adam at 1e-4."""
+    """Batches of 48 pairs, 17 epochs per stage, Adam at 1e-4."""
     captions = (SourceConfig("conceptual_captions", "train"), SourceConfig("sbu", "train"))
     return RunConfig(
         model=imagebert_base(),

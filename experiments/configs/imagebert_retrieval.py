@@ -20,7 +20,7 @@ from pixelbert_jax.weights.initialize import InitConfig
 
 
 def get_config(dataset: str = "flickr30k") -> RunConfig:
-    """24 images a step, 130 epochs, negatives on both sides, each pair judged alone, which the paper found best."""
+    """24 images per step, 130 epochs, negatives on both sides, the binary loss, which the paper found best."""
     config = imagebert_base.get_config()
     train = "train+restval" if dataset == "coco_captions" else "train"
     return dataclasses.replace(

@@ -16,7 +16,7 @@ from pixelbert_jax.training.optimizer import AdamWConfig
 
 
 def get_config() -> RunConfig:
-    """16 images with one true text; negatives on both sides, each pair judged alone, as the paper found best."""
+    """16 images with one true text each, negatives on both sides, the binary loss, which the paper found best."""
     config = imagebert_shapes.get_config()
     return dataclasses.replace(
         config,

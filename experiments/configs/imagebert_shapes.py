@@ -1,4 +1,4 @@
-"""ImageBERT in miniature on the regions of drawn scenes, from nothing, in minutes on two CPU cores.
+"""ImageBERT in miniature on the regions of drawn scenes, from scratch, in minutes on two CPU cores.
 
     python -m data_pipelines.prepare shapes --data_dir=data/regions --regions=drawn
     python -m experiments.pretrain --config=experiments/configs/imagebert_shapes.py --workdir=runs/imagebert

@@ -1,4 +1,4 @@
-"""ImageBERT's multi-stage pre-training in miniature: first noisy data, then clean data; or both at once, as long.
+"""ImageBERT's multi-stage pre-training in miniature: noisy data first, then clean data; or both mixed, equally long.
 
     python -m data_pipelines.prepare noisy_shapes --data_dir=data/regions --regions=drawn
     python -m data_pipelines.prepare shapes --data_dir=data/regions --regions=drawn

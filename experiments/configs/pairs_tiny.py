@@ -5,8 +5,8 @@
         --config.init.checkpoint=runs/my_data
     python -m experiments.evaluate --workdir=runs/my_pairs --split=val --output=predictions.csv
 
-NLVR2 has the same form: pairs_tiny.py:nlvr2. Without init.checkpoint it trains from nothing; then say where the tokens
-are, with data.vocabulary.
+NLVR2 has the same form: pairs_tiny.py:nlvr2. Without init.checkpoint it trains from scratch; then set data.vocabulary
+to a vocabulary.
 """
 
 import dataclasses

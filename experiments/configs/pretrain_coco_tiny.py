@@ -1,12 +1,12 @@
-"""A small Pixel-BERT on real photographs, from nothing, on a laptop: to see that everything works on your data.
+"""A small Pixel-BERT on real photographs, from scratch, on a laptop: to see that everything works on your data.
 
     python -m data_pipelines.prepare coco_captions --source_dir=/path/to/coco --data_dir=data
     python -m experiments.pretrain --config=experiments/configs/pretrain_coco_tiny.py --workdir=runs/coco \\
         --config.data.vocabulary=/path/to/bert-base-uncased/vocab.txt
 
 Other prepared data sets go after a colon, joined by commas: pretrain_coco_tiny.py:coco_captions,flickr8k,shapes. With
---config.data.vocabulary= (nothing after it) the tokens are found in the data's own texts. It is far too small to reach
-the paper's numbers; docs/results.md has a run.
+--config.data.vocabulary= (nothing after it) a vocabulary is trained on the data's own texts. The model is far too small
+to reach the paper's numbers; docs/results.md has a run.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from pixelbert_jax.tasks.pretraining import PretrainingConfig
 from pixelbert_jax.training.optimizer import AdamWConfig, OptimizerConfig, ScheduleConfig
 
 _SPLITS = {"coco_captions": ("train+restval", "val"), "shapes": ("train", "validation")}
-_WEIGHTS = {"shapes": 0.1}  # drawn scenes are many; a thousand photographs should not drown in them
+_WEIGHTS = {"shapes": 0.1}  # there are many drawn scenes; a thousand photographs should not be rare among them
 
 
 def get_config(datasets: str = "coco_captions") -> RunConfig:
-    """8.7 M parameters, images of 160 x at most 256 pixels, 16 images with 2 texts each a step."""
+    """8.7 M parameters, images of 160 x at most 256 pixels, 16 images with 2 texts each per step."""
     sources = [(name, _SPLITS.get(name, ("train", "val"))) for name in map(str.strip, datasets.split(","))]
     return RunConfig(
         model=dataclasses.replace(pixelbert_tiny(), text=TextConfig(vocabulary_size=0)),
@@ -51,7 +51,7 @@ def get_config(datasets: str = "coco_captions") -> RunConfig:
 
 
 def for_fine_tuning(dataset: str) -> RunConfig:
-    """What the small configs of the downstream tasks share: smaller images, a short warm-up, rates that end at 0."""
+    """Shared by the downstream tasks' small configs: smaller images, a short warm-up, learning rates that end at 0."""
     config = get_config(dataset)
     return dataclasses.replace(
         config,

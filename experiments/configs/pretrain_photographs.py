@@ -37,7 +37,7 @@ WORDS = (
 
 
 def get_config(setting: str = "cpu") -> RunConfig:
-    """ResNet-18 to stage 3 with three layers of a MiniLM, 24 images with 4 texts each a step; on a GPU all six layers.
+    """ResNet-18 to stage 3 with three layers of a MiniLM, 24 images with 4 texts each per step; on a GPU all 6 layers.
 
     What differs from the paper's configs is in docs/fidelity.md.
 

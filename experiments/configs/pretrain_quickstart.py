@@ -1,4 +1,4 @@
-"""Pixel-BERT in miniature on drawn scenes, from nothing, in minutes on two CPU cores.
+"""Pixel-BERT in miniature on drawn scenes, from scratch, in minutes on two CPU cores.
 
     make quickstart
 
@@ -73,7 +73,7 @@ def get_config() -> RunConfig:
         optimizer=OptimizerConfig(
             backbone=AdamWConfig(learning_rate=1e-3),
             transformer=AdamWConfig(learning_rate=1e-3),
-            # Shapes are learned late: the rates stay high until then.
+            # Shapes are learned late: the learning rates stay high until then.
             schedule=ScheduleConfig(kind="step", unit="steps", decay_at=(1000,), warmup_steps=100, warmup_start=0.01),
             clip_norm=1.0,
         ),

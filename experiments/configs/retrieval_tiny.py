@@ -5,8 +5,8 @@
         --config.init.checkpoint=runs/tiny
     python -m experiments.evaluate --workdir=runs/flickr8k_tiny --split=test --output=scores.npz
 
-Without init.checkpoint it trains from nothing; then say where the words are, with data.vocabulary. docs/results.md has
-runs of both.
+Without init.checkpoint it trains from scratch; then set data.vocabulary to a vocabulary. docs/results.md has runs of
+both.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""easy-VQA from nothing: questions about one drawn shape, 13 answers, minutes on two CPU cores.
+"""easy-VQA from scratch: questions about one drawn shape, 13 answers, minutes on two CPU cores.
 
     python -m data_pipelines.prepare easy_vqa --source_dir=/path/to/easy_vqa --data_dir=data
     python -m experiments.finetune --config=experiments/configs/vqa_easy.py --workdir=runs/easy_vqa
@@ -17,10 +17,11 @@ from pixelbert_jax.tasks.vqa import VqaConfig
 
 
 def get_config() -> RunConfig:
-    """The quickstart's model, with one stage more, on 64x64 images; 16 images with 8 questions each a step.
+    """The quickstart's model, with one stage more, on 64x64 images; 16 images with 8 questions each per step.
 
-    Colours come first. Shapes are learned all at once after some 3,000 steps, so the rates stay high until then; a
-    faster transformer settles on answers that need no shape, and larger batches cost more and learn no sooner.
+    Colours are learned first. Shapes are learned all at once after some 3,000 steps, so the learning rates stay high
+    until then. A higher rate for the transformer ends in answers that need no shape. Larger batches cost more and do
+    not learn sooner.
     """
     config = quickstart()
     backbone = dataclasses.replace(

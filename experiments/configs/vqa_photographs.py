@@ -37,7 +37,7 @@ def get_config(setting: str = "cpu") -> RunConfig:
             batch_images=32 if on_gpu else 8,
             texts_per_image=8,
             max_text_length=24,
-            flip_rate=0.0,  # questions ask for left and right
+            flip_rate=0.0,  # questions are about left and right
             answer_minimum=1,
             answers_are="set",
         ),

@@ -5,8 +5,8 @@
         --config.init.checkpoint=runs/tiny
     python -m experiments.evaluate --workdir=runs/daquar_tiny --split=test --output=predictions.json
 
-Without init.checkpoint it trains from nothing; then say where the words are, with data.vocabulary. docs/results.md has
-runs of both.
+Without init.checkpoint it trains from scratch; then set data.vocabulary to a vocabulary. docs/results.md has runs of
+both.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pixelbert_jax.tasks.vqa import VqaConfig
 
 
 def get_config(dataset: str = "daquar") -> RunConfig:
-    """16 images with 4 questions each; the last state is judged, as DAQUAR has no validation split."""
+    """16 images with 4 questions each; the last state is evaluated, because DAQUAR has no validation split."""
     config = pretrain_coco_tiny.for_fine_tuning(dataset)
     return dataclasses.replace(
         config,

@@ -1,4 +1,4 @@
-"""What `experiments.evaluate` is asked for."""
+"""The options of `experiments.evaluate`."""
 
 import dataclasses
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-    """Flags of `experiments.evaluate`; those below `shuffle_images` are for some tasks alone.
+    """Flags of `experiments.evaluate`; those below `shuffle_images` are for some tasks only.
 
     Attributes:
-      split: that is evaluated.
-      shuffle_images: show each text another image: a control that must lose.
+      split: the split to evaluate.
+      shuffle_images: give each text another image: a control that must score worse.
       measure: "retrieval" or "tasks", of a pre-trained model.
-      num_images: > 0: only so many images, evenly spaced over the split.
+      num_images: > 0: number of images, evenly spaced over the split.
       wordnet: folder of WordNet, for WUPS.
-      rerank_top: > 0: score exactly only so many of each image's texts and of each text's images.
-      rerank_pixels: of each image in the first pass of that.
+      rerank_top: > 0: score exactly only this many of each image's texts and of each text's images.
+      rerank_pixels: pixels of each image in the first pass of re-ranking.
     """
 
     split: str = ""

@@ -1,7 +1,8 @@
-"""Matching logits of images with a list of texts: of all pairs, of chosen ones, or of all from a few pixels each.
+"""Image-text matching (ITM) logits of images with a list of texts.
 
-The backbone runs once an image and the pixels stay on the devices; texts are grouped by length; the last layer
-computes [CLS] only; each group of texts is split over the devices.
+They are of all pairs, of chosen pairs, or of all pairs from a few pixels of each image. The backbone runs once per
+image and the pixels stay on the devices. Texts are grouped by length, and each group is split over the devices. The
+last layer computes [CLS] only.
 """
 
 import functools
@@ -19,7 +20,7 @@ _ROW_STEP, _COLUMN_STEP = 0.7548776662, 0.5698402910  # powers of 1 / the plasti
 
 
 class PairScorer:
-    """Matching logits of images with a fixed list of texts."""
+    """ITM logits of images with a fixed list of texts."""
 
     length_step = 8  # texts are padded to a multiple of this
 
@@ -27,9 +28,9 @@ class PairScorer:
         """Tokenise the texts, sort them by length, and put them on the devices.
 
         Args:
-          loaded: a model with a matching head, on its devices.
-          texts: what every image is scored with.
-          block_texts: texts at once.
+          loaded: a model with an ITM head, on its devices.
+          texts: the texts that every image is scored with.
+          block_texts: texts that are scored at once.
         """
         self._graphdef, state = nnx.split(loaded.model)
         self._state = nnx.as_pure(state)
@@ -39,7 +40,7 @@ class PairScorer:
         self.cut = sum(len(loaded.tokenizer.pieces(text)) > self.longest - 2 for text in texts)
         self._rows = -(-block_texts // self._mesh.size) * self._mesh.size
         self._slots_T = padded_lengths(np.array([len(ids) for ids in self._ids]), self.longest, self.length_step)
-        self._blocks = [(places, *self._block(places)) for places in length_groups(self._slots_T, self._rows)]
+        self._blocks = [(indices, *self._block(indices)) for indices in length_groups(self._slots_T, self._rows)]
         same, rows = replicated(self._mesh), batch_sharding(self._mesh)
         compiled = functools.partial(jax.jit, out_shardings=same)
         self._encode = compiled(self._encode_images, static_argnums=2)
@@ -47,28 +48,28 @@ class PairScorer:
         self._match_chosen = compiled(self._match_pairs, in_shardings=(None, same, same, rows, rows, rows))
 
     def score(self, batch: dict[str, np.ndarray], pixels: int = 0) -> np.ndarray:
-        """Logits BxT of a batch's images with all texts; arguments as of `encode`."""
+        """Logits BxT of a batch's images with all texts; arguments as in `encode`."""
         return self.match(*self.encode(batch, pixels))
 
     def encode(self, batch: dict[str, np.ndarray], pixels: int = 0) -> tuple[jax.Array, jax.Array]:
-        """What is seen of each image, BxPxD, and a mask BxP, on the devices.
+        """Visual tokens of each image, BxPxD, and a mask BxP, on the devices.
 
         Args:
           batch: visual fields of the task.
-          pixels: > 0: only so many, spread evenly over the image; of a model of regions, the highest-scoring.
+          pixels: > 0: only this many, spread evenly over the image; for a model of regions, the highest-scoring ones.
         """
         return self._encode(self._state, batch, pixels)
 
     def match(self, pixels_BxPxD: jax.Array, mask_BxP: jax.Array) -> np.ndarray:
-        """Logits BxT of what `encode` gave with all texts."""
+        """Logits BxT of encoded images with all texts."""
         found = [self._match(self._state, pixels_BxPxD, mask_BxP, text, mask) for _, text, mask in self._blocks]
         scores_BxT = np.zeros((len(pixels_BxPxD), len(self._ids)), np.float32)
-        for (places, _, _), logits in zip(self._blocks, found, strict=True):
-            scores_BxT[:, places] = np.asarray(logits)[:, : len(places)]
+        for (indices, _, _), logits in zip(self._blocks, found, strict=True):
+            scores_BxT[:, indices] = np.asarray(logits)[:, : len(indices)]
         return scores_BxT
 
     def match_chosen(self, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, chosen_CxT: np.ndarray) -> np.ndarray:
-        """Logits CxT of the first C <= B images with the texts that are True; -inf for the others."""
+        """Logits CxT of the first C <= B images with the texts that are True in `chosen_CxT`; -inf for the others."""
         found = []
         for slots in np.unique(self._slots_T):
             image_M, text_M = np.nonzero(chosen_CxT & (self._slots_T == slots)[None])
@@ -83,28 +84,28 @@ class PairScorer:
             scores_CxT[pairs] = np.asarray(logits_N)[: len(pairs[0])]
         return scores_CxT
 
-    def _block(self, places: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """Ids and mask of some texts, on the devices; rows after them fill the block."""
-        slots = self._slots_T[places].max()
+    def _block(self, indices: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Ids and mask of some texts, on the devices; padding rows complete the block."""
+        slots = self._slots_T[indices].max()
         text_NxT = np.full((self._rows, slots), self._pad, np.int32)
         mask_NxT = np.zeros((self._rows, slots), bool)
-        mask_NxT[:, 0] = True  # rows that only fill the block
-        for row, place in enumerate(places):
-            ids = self._ids[place]
+        mask_NxT[:, 0] = True  # for padding rows
+        for row, index in enumerate(indices):
+            ids = self._ids[index]
             text_NxT[row, : len(ids)] = ids
             mask_NxT[row, : len(ids)] = True
         return jax.device_put((text_NxT, mask_NxT), batch_sharding(self._mesh))
 
     def _encode_images(self, state: Any, batch: dict[str, jax.Array], count: int) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(self._graphdef, state).model
-        seen_BxPxD, mask_BxP = model.encode_visual(batch)
+        visual_BxPxD, mask_BxP = model.encode_visual(batch)
         if not count:
-            return seen_BxPxD, mask_BxP
+            return visual_BxPxD, mask_BxP
         if "images" not in batch:  # regions, the highest-scoring first
-            return seen_BxPxD[:, :count], mask_BxP[:, :count]
+            return visual_BxPxD[:, :count], mask_BxP[:, :count]
         columns = model.config.grid(*batch["images"].shape[1:3])[1]
         index_BxN, mask_BxN = spread_pixels(mask_BxP, columns, count)
-        return jnp.take_along_axis(seen_BxPxD, index_BxN[..., None], axis=1), mask_BxN
+        return jnp.take_along_axis(visual_BxPxD, index_BxN[..., None], axis=1), mask_BxN
 
     def _match_block(
         self, state: Any, pixels_BxPxD: jax.Array, mask_BxP: jax.Array, text_NxT: jax.Array, text_mask_NxT: jax.Array
@@ -136,17 +137,17 @@ class PairScorer:
 
     @staticmethod
     def logits(module: Any, *pairs: jax.Array) -> jax.Array:
-        """Logits N of pairs, arguments as of PixelBert.fuse_at."""
+        """Logits N of pairs; arguments as in PixelBert.fuse_at."""
         return module.itm_logit(module.model.fuse_at(*pairs))
 
 
 def padded_lengths(length_T: np.ndarray, longest: int, step: int) -> np.ndarray:
-    """What texts of so many tokens are padded to: a multiple of `step`, at most `longest`."""
+    """Padded lengths of texts with `length_T` tokens: a multiple of `step`, at most `longest`."""
     return np.minimum(-(-length_T // step) * step, longest)
 
 
 def length_groups(slots_T: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Places of the texts of each group: `rows` texts of about one length, fewer in the last."""
+    """Indices of the texts of each group: `rows` texts of about one length, fewer in the last group."""
     by_length = np.argsort(slots_T, kind="stable")
     return [by_length[start : start + rows] for start in range(0, len(slots_T), rows)]
 
@@ -156,14 +157,14 @@ def spread_pixels(mask_BxP: jax.Array, columns: int, count: int) -> tuple[jax.Ar
 
     Args:
       mask_BxP: valid pixels of a grid, row by row.
-      columns: of the grid.
+      columns: columns of the grid.
       count: N; an image with fewer valid pixels gets all of them, and the rest is masked.
 
     Returns:
       index_BxN and mask_BxN, N = min(count, P).
     """
     row_P, column_P = jnp.divmod(jnp.arange(mask_BxP.shape[1]), columns)
-    # Steps that share no multiple: the lowest values lie evenly in both directions, whatever the size of the grid.
+    # The steps share no multiple, so the lowest values are spread evenly in both directions on a grid of any size.
     order_P = (_ROW_STEP * row_P + _COLUMN_STEP * column_P) % 1
     lowest_BxN, index_BxN = jax.lax.top_k(jnp.where(mask_BxP, -order_P[None], -2.0), min(count, mask_BxP.shape[1]))
     return index_BxN, lowest_BxN > -2

@@ -22,7 +22,7 @@ from pixelbert_jax.training.sharding import batch_sharding, replicated
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Of one text."""
+    """The prediction for one text."""
 
     label: dict[str, Any]  # the data set's own, {} if its texts have none
     text: str
@@ -43,12 +43,12 @@ def predict(
 
     Args:
       loaded: a model whose task has `predict`.
-      config: of its run.
+      config: the configuration of its run.
       make_batches: makes batches of `records`, for evaluation, with a configuration of the data.
-      records: of the split.
+      records: the records of the split.
       answer_of: a number that the task predicts -> the answer.
       visits: rows that each record gets.
-      shuffle_images: show each text another image.
+      shuffle_images: give each text another image.
 
     Raises:
       DataError: a record or the file of texts is damaged.
@@ -61,9 +61,9 @@ def predict(
         [canvas_of(records, config.data)],
         rows=-(-evaluation_rows(config) // mesh.size) * mesh.size,
         visits_of_source=[visits],
-        seed=0 if shuffle_images else None,  # neighbours may show the same, as the six drawings of an NLVR sentence
+        seed=0 if shuffle_images else None,  # neighbours may be alike, such as the six drawings of an NLVR sentence
     )
-    data = dataclasses.replace(config.data, workers=0, max_bad_records=0)  # official scores are of all or none
+    data = dataclasses.replace(config.data, workers=0, max_bad_records=0)  # official scores are of the whole split
     maker = dataclasses.replace(make_batches(data), shuffle_images=shuffle_images)
     compiled = jax.jit(
         lambda state, batch: loaded.task.predict(nnx.merge(graphdef, state), batch), out_shardings=replicated(mesh)

@@ -38,13 +38,13 @@ def evaluate(
     run's seed.
 
     Args:
-      loaded: of the task pretraining or regions_pretraining.
-      config: of its run.
-      task: the run's.
-      maker: of the batches; with shuffle_images each text gets the image of another row and is scored as its own.
-      records: of the split.
+      loaded: a model of the task pretraining or regions_pretraining.
+      config: the configuration of its run.
+      task: the task of the run.
+      maker: makes the batches; with shuffle_images each text gets another row's image and is scored as its own.
+      records: the records of the split.
       output: .json file.
-      images: > 0: only so many, evenly spaced over the split.
+      images: > 0: number of images, evenly spaced over the split.
       unmeasurable: names of metrics that mean nothing on this data.
 
     Raises:

@@ -1,8 +1,8 @@
 """Every image against every text: scores of all pairs, and the recalls of image-text retrieval.
 
-Exact unless re-ranking is asked for: then a first pass scores all pairs with a few pixels of each image, and only the
-best of them are scored exactly. Scores of each block of images are kept beside the output until all are there, so
-that a run that was stopped goes on where it was.
+The scores are exact without re-ranking. With re-ranking, a first pass scores all pairs with a few pixels of each
+image, and only the best pairs are scored exactly. Scores of each block of images are kept beside the output until all
+are there, so that a stopped evaluation continues where it stopped.
 """
 
 import hashlib
@@ -47,13 +47,14 @@ def evaluate(
     With re-ranking `exact` (images x texts) is written too: pairs that were scored with all pixels.
 
     Args:
-      loaded: of the task retrieval, or pretraining for zero-shot retrieval with its matching head.
+      loaded: a model of the task retrieval, or of pretraining for zero-shot retrieval with its image-text matching
+        (ITM) head.
       records: images with their texts.
       output: .npz file.
       options: `num_images` evenly spaced over the split, with their texts. `shuffle_images` gives each image's texts
-        to the next image. `rerank_top` scores exactly only so many of each image's texts and of each text's images,
-        the best of a first pass; the other pairs are ranked below them, in the order of that pass. It reads
-        `rerank_pixels` of each image, evenly spaced, or so many of its highest-scoring regions.
+        to the next image. `rerank_top` scores exactly only this many of each image's texts and of each text's images,
+        the best of a first pass; the other pairs are ranked below them, in the order of that pass. The first pass
+        reads `rerank_pixels` evenly spaced pixels of each image, or its highest-scoring regions in this number.
       block_images: images that go through the backbone together, and whose scores are kept together.
       block_texts: texts that are scored with them at once.
 
@@ -126,9 +127,9 @@ def best_pairs(scores_IxT: np.ndarray, top: int) -> np.ndarray:
 
 
 def ranked_below(first_IxT: np.ndarray, exact_IxT: np.ndarray) -> np.ndarray:
-    """The exact scores, and in place of each that is -inf that of the first pass, moved below all exact ones.
+    """The exact scores. Where one is -inf, the score of the first pass, moved below all exact ones, replaces it.
 
-    float64, so that the move makes no two scores equal.
+    The result is float64, so that the move makes no two scores equal.
     """
     is_exact_IxT = exact_IxT != -np.inf
     move = np.nanmin(exact_IxT[is_exact_IxT]).astype(np.float64) - np.nanmax(first_IxT).astype(np.float64) - 1
@@ -168,7 +169,7 @@ def _score_blocks(
 
 
 def read_part(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Scores that an earlier run has kept, float32; None, so that they are computed anew, if they are not whole."""
+    """Scores that an earlier run has kept, float32; None if they are incomplete and must be computed again."""
     try:
         # Not read into memory before its shape is known.
         scores = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -196,7 +197,7 @@ def _images(loaded: LoadedModel, records: Records, canvas: int, images: np.ndarr
 
 
 def _fingerprint(loaded: LoadedModel, records: Records, block_images: int, *options: int) -> str:
-    """Of the model, the data, its blocks and the pass over them, so that kept scores are never those of others."""
+    """Digest of the model, the data, its blocks and the pass over them, so that only matching scores are reused."""
     model = (loaded.path, loaded.description.get("digest", loaded.description.get("sha256")), loaded.task.model.dtype)
     return hashlib.blake2b(repr((model, records.index.fingerprint, block_images, options)).encode()).hexdigest()
 

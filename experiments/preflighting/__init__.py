@@ -1,1 +1,1 @@
-"""What `experiments.preflight` is made of: compiling for machines that are not there, and reading what came out."""
+"""The parts of `experiments.preflight`: compiling for machines that are not there, and reading the programs."""

@@ -1,9 +1,9 @@
-"""What a chip of each kind can do at most, and how the chips of a slice are wired.
+"""The peak rates of each kind of chip, and the links between the chips of a slice.
 
 Peak rates, memory bandwidth and links: the key specifications on docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, where
 "bidirectional ICI bandwidth" is both directions of all links; v4's links (50 GB/s each way) from Jouppi et al. 2023.
 Memory is what the compiler of libtpu 0.0.42 lets a program use ("exceeds available HBM (15.75G)"), a little less than
-what is sold. Clock: the peak over the operations a cycle of the matrix units.
+what is sold. Clock: the peak divided by the operations per cycle of the matrix units.
 """
 
 import dataclasses
@@ -21,30 +21,30 @@ class Chip:
 
     name: str  # as in the name of a topology
     device_kinds: tuple[str, ...]  # as JAX names it
-    peak: float  # bfloat16 floating-point operations a second of the matrix units
+    peak: float  # bfloat16 floating-point operations per second of the matrix units
     operations_a_cycle: int  # of the matrix units
     memory: float  # bytes of main memory (HBM) that a program may use
-    memory_rate: float  # bytes a second
-    link_rate: float  # bytes a second of one link between two chips, one way
+    memory_rate: float  # bytes per second
+    link_rate: float  # bytes per second of one link between two chips, one way
     axes: int  # of the grid of chips
     ring_multiple: int  # an axis whose length is a multiple of it closes to a ring
     largest: int  # chips of the largest slice
-    host_chips: tuple[int, ...]  # chips a host
+    host_chips: tuple[int, ...]  # chips per host
 
     @property
     def clock(self) -> float:
-        """Cycles a second."""
+        """Cycles per second."""
         return self.peak / self.operations_a_cycle
 
     @property
     def host_sides(self) -> tuple[int, ...]:
-        """The chips that libtpu gives a host, along each axis."""
+        """The chips that libtpu assigns to a host, along each axis."""
         return (2, 2, 1)[: self.axes]
 
 
 _FLAT = "2x2 2x4 4x4 4x8 8x8 8x16 16x16"
 _SOLID = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16"
-_MATRIX_UNIT = 2 * 128 * 128  # operations a cycle of a 128 x 128 unit
+_MATRIX_UNIT = 2 * 128 * 128  # operations per cycle of a 128 x 128 unit
 CHIPS = (
     Chip("v4", ("TPU v4",), 275e12, 8 * _MATRIX_UNIT, 30.75 * GIB, 1.2e12, 50e9, 3, 4, 4096, (4,)),
     Chip("v5e", ("TPU v5 lite",), 197e12, 4 * _MATRIX_UNIT, 15.75 * GIB, 819e9, 50e9, 2, 16, 256, (4, 8)),
@@ -78,7 +78,7 @@ class Slice:
         return tuple(spanned)
 
     def rate(self, group: int) -> float:
-        """Bytes a second that each chip of a group passes on: both ways round a ring, one way along a line."""
+        """Bytes per second that each chip of a group passes on: both ways round a ring, one way along a line."""
         return sum(self.chip.link_rate * (2 if self._closes(side) else 1) for side in self.axes_of(group) if side > 1)
 
     def hops(self, group: int) -> int:
@@ -90,7 +90,7 @@ class Slice:
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip that JAX names so; None: not in the table."""
+    """The chip with that name in JAX; None: not in the table."""
     return next((chip for chip in CHIPS if device_kind in chip.device_kinds), None)
 
 

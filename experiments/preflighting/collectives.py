@@ -1,4 +1,4 @@
-"""What the chips send each other in a compiled step, by kind: how often, how many bytes, how long at least."""
+"""The transfers between the chips in a compiled step, by kind: how often, how many bytes, the least time."""
 
 import dataclasses
 import math
@@ -29,9 +29,9 @@ class Transfer:
     """One collective instruction."""
 
     kind: str
-    bytes: int  # of the whole array: the sum of an all-reduce, what an all-gather gives, what a reduce-scatter takes
+    bytes: int  # of the whole array: an all-reduce's sum, an all-gather's output, a reduce-scatter's input
     group: int  # chips that take part in it together
-    times: int  # a step
+    times: int  # per step
     overlapped: bool = False  # the compiler runs it beside other work
 
     @property
@@ -43,7 +43,7 @@ class Transfer:
         return self.bytes if self.kind == "collective-permute" else share * self.bytes
 
     def seconds(self, slice_: Slice) -> float:
-        """At least, on a slice, all times together: the links' rate, plus the way to the farthest chip and back."""
+        """Least time on a slice, all times together: the links' rate, plus the way to the farthest chip and back."""
         if self.group == 1:
             return 0.0
         one = self.sent / slice_.rate(self.group) + 2 * slice_.hops(self.group) * HOP_SECONDS
@@ -51,7 +51,7 @@ class Transfer:
 
 
 def transfers(program: Program, devices: int) -> list[Transfer]:
-    """The collectives of a program that runs on `devices` chips; those inside loops count once a turn."""
+    """The collectives of a program that runs on `devices` chips; those inside loops count once per iteration."""
     found, chains = [], set()
     for computation, instruction, times in program.executed():
         kind = instruction.opcode.removesuffix("-start")
@@ -65,7 +65,7 @@ def transfers(program: Program, devices: int) -> list[Transfer]:
                 continue
             chains.add(identity)
         group = group_size(instruction.attributes, devices)
-        # The sum of an all-reduce may be narrower than what goes in: it is made narrower on the way.
+        # The sum of an all-reduce may have a narrower type than its input: it is converted on the way.
         parts = [instruction] if kind == "all-reduce" else [computation.instructions[n] for n in instruction.operands]
         size = sum(part.bytes for part in parts) * (group if kind == "all-gather" else 1)
         overlapped = bool(chain) or instruction.opcode.endswith("-start")
@@ -74,7 +74,7 @@ def transfers(program: Program, devices: int) -> list[Transfer]:
 
 
 def by_kind(found: list[Transfer]) -> dict[str, dict[str, int]]:
-    """Count and bytes a step, by kind."""
+    """Count and bytes per step, by kind."""
     sums: dict[str, dict[str, int]] = {}
     for transfer in found:
         entry = sums.setdefault(transfer.kind, {"count": 0, "bytes": 0})

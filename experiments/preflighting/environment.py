@@ -1,8 +1,8 @@
-"""The TPU's compiler, libtpu, in a folder of its own, and a process that sees it.
+"""The TPU's compiler, libtpu, in a folder of its own, and a process that can import it.
 
-With libtpu among the ordinary packages, programs on machines without a TPU print start-up errors. So it is installed
-apart, in the version that the installed JAX names, and the preflight starts itself again with that folder on its path:
-the same interpreter and packages, plus libtpu.
+With libtpu among the ordinary packages, programs on machines without a TPU print start-up errors. So libtpu is
+installed in a separate folder, in the version that the installed JAX requires. The preflight then starts itself again
+with that folder on its path: the same interpreter and packages, plus libtpu.
 """
 
 import importlib.metadata
@@ -19,12 +19,12 @@ from experiments.run.progress import say
 from pixelbert_jax.errors import ConfigError
 
 CACHE = "~/.cache/pixelbert_jax"
-MARK = "PIXELBERT_JAX_PREFLIGHT"  # set in the process that sees libtpu
+MARK = "PIXELBERT_JAX_PREFLIGHT"  # set in the process that can import libtpu
 _VARIABLES = {
     MARK: "1",
-    "JAX_PLATFORMS": "cpu",  # what runs is the compiler alone
+    "JAX_PLATFORMS": "cpu",  # only the compiler runs
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so another process may have one
-    "TPU_SKIP_MDS_QUERY": "1",  # ask no cloud what machine this is
+    "TPU_SKIP_MDS_QUERY": "1",  # do not query a cloud for the type of this machine
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any will do
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
@@ -32,12 +32,12 @@ Runner = Callable[..., subprocess.CompletedProcess]
 
 
 def inside() -> bool:
-    """Whether this process was started to see libtpu."""
+    """Whether this process was started with libtpu on its path."""
     return MARK in os.environ
 
 
 def run_again(module: str, arguments: Sequence[str], *, run: Runner = subprocess.run) -> int:
-    """Run `python -m module arguments` where libtpu is seen; gives the exit code.
+    """Run `python -m module arguments` with libtpu on its path; returns the exit code.
 
     Raises:
       ConfigError: libtpu is not there and cannot be fetched.
@@ -48,7 +48,7 @@ def run_again(module: str, arguments: Sequence[str], *, run: Runner = subprocess
 
 
 def variables(environment: Mapping[str, str], folder: Path | None) -> dict[str, str]:
-    """The environment of the process that sees libtpu."""
+    """The environment of the process that can import libtpu."""
     paths = [str(folder)] if folder else []
     paths += [path for path in (environment.get("PYTHONPATH"),) if path]
     changed = {**environment, **_VARIABLES}

@@ -1,9 +1,9 @@
-"""How long a step takes at least, and likely, on a slice: a roofline from the counts of the compiled program.
+"""The least and the likely time of a step on a slice: a roofline from the counts of the compiled program.
 
-Three terms: matrix operations over the chips' peak, bytes over the memory's rate, transfers over the links' rate.
-Matrix units and memory work at the same time; transfers add to them unless the compiler runs them beside other work. No
-real program reaches the peaks, so the likely time divides them by an assumed efficiency; where the compiler says how
-many cycles it expects of what it made, the larger of the two counts.
+It has three terms: matrix operations over the chips' peak, bytes over the memory's rate, transfers over the links'
+rate. Matrix units and memory work at the same time. Transfers add to them unless the compiler runs them beside other
+work. No real program reaches the peaks, so the likely time is longer by an assumed efficiency. Where the compiler
+estimates cycles for its program, the larger of the two times counts.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ LINK_EFFICIENCY = 0.8  # of the links' rate
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What one step asks of one chip."""
+    """The work of one step on one chip."""
 
     operations: float  # of matrix products and convolutions
     memory_bytes: float
@@ -33,7 +33,7 @@ class Estimate:
     memory: float  # at the peak rate
     network: float  # transfers that hold up the chip, at the peak rate
     hidden_network: float  # transfers beside other work, at the peak rate
-    compiler: float  # the compiler's cycles over the clock, transfers left out; 0: unknown
+    compiler: float  # the compiler's cycles over the clock, without transfers; 0: unknown
     least: float  # the roofline
     likely: float
 

@@ -1,4 +1,4 @@
-"""What would make a step fit a chip's memory: changes to the config, tried one on top of the other."""
+"""The search for changes to the config that make a step fit a chip's memory, one on top of the other."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ Overrides = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A changed config and what came of compiling it."""
+    """A changed config and the result of compiling it."""
 
     overrides: Overrides  # by dotted name, as on the command line
     result: Compiled | TooLarge
@@ -31,7 +31,7 @@ class Attempt:
 def changes(config: RunConfig, devices: Sequence[jax.Device]) -> Iterator[Overrides]:
     """Overrides that make a step smaller, the cheapest first; each keeps those before it.
 
-    Recomputing in the backward pass; parameters split over more chips; fewer pairs a chip at a time.
+    They are: recomputing in the backward pass; parameters split over more chips; fewer pairs per chip at a time.
     """
     kept: Overrides = {}
     remat = {}
@@ -67,12 +67,12 @@ def search(
 
     Args:
       config: complete; does not fit as it is.
-      devices: of the slice.
-      canvas: to compile for.
+      devices: the devices of the slice.
+      canvas: the canvas to compile for.
       fits: whether a compiled step fits.
-      limit: compilations at most.
-      attempted: is told of each.
-      compile_: stands in for the compiler.
+      limit: most compilations.
+      attempted: called with each attempt.
+      compile_: replaces the compiler in tests.
     """
     for number, overrides in enumerate(changes(config, devices)):
         if number == limit:

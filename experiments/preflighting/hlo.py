@@ -1,4 +1,4 @@
-"""A compiler's program as text (HLO), taken apart: computations, instructions, and how often each is run."""
+"""A parser of a compiler's program as text (HLO): computations, instructions, and how often each is run."""
 
 import dataclasses
 import functools
@@ -31,20 +31,20 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without padding."""
+        """Bytes without padding."""
         return self.elements * _bits(self.type) // 8
 
     @property
     def padded_bytes(self) -> int:
-        """With what the layout's outer tile, T(8,128) for example, adds to the sides that vary fastest."""
+        """Bytes with the padding that the layout's outer tile, such as T(8,128), adds to the fastest-varying sides."""
         tile = _TILE.search(self.layout)
         if not tile or not self.sides:
             return self.bytes
         order = [int(axis) for axis in self.layout.split(":")[0].split(",") if axis]
         sides = [self.sides[axis] for axis in order]  # the fastest first
-        for place, size in enumerate(reversed([int(size) for size in tile[1].split(",")])):
-            if place < len(sides):
-                sides[place] = -(-sides[place] // size) * size
+        for index, size in enumerate(reversed([int(size) for size in tile[1].split(",")])):
+            if index < len(sides):
+                sides[index] = -(-sides[index] // size) * size
         return math.prod(sides) * _bits(self.type) // 8
 
     @property
@@ -67,12 +67,12 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """What it gives: one array, or those of a tuple."""
+        """The arrays of its result: one, or those of a tuple."""
         return arrays_of(self.shape)
 
     @property
     def bytes(self) -> int:
-        """Of what it gives, without padding."""
+        """Bytes of its result, without padding."""
         return sum(array.bytes for array in self.arrays)
 
 
@@ -89,7 +89,7 @@ class Computation:
 
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
-        """By number."""
+        """The parameters by number."""
         found = (instruction for instruction in self.instructions.values() if instruction.opcode == "parameter")
         return {int(instruction.operands[0]): instruction for instruction in found}
 
@@ -114,8 +114,8 @@ class Program:
     def runs(self) -> dict[str, int]:
         """How often each computation is run in one call of the program, loops included; fused ones too.
 
-        Functions that a reduction or sort applies to elements are left out. Every branch of a conditional counts as
-        run, and a loop whose number of turns cannot be seen counts as one turn (`unknown_loops`).
+        Functions that a reduction or sort applies to elements are not counted. Every branch of a conditional counts as
+        run. A loop whose number of iterations is unknown counts as one iteration (`unknown_loops`).
         """
         counts = dict.fromkeys(self.computations, 0)
 
@@ -130,7 +130,7 @@ class Program:
 
     @property
     def unknown_loops(self) -> list[str]:
-        """Names of the loops whose number of turns cannot be seen."""
+        """Names of the loops whose number of iterations is unknown."""
         return [
             instruction.name
             for name, computation in self.computations.items()
@@ -140,7 +140,7 @@ class Program:
         ]
 
     def executed(self) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Every instruction that is run, with its computation and how often."""
+        """Every instruction that is run, with its computation and how often it is run."""
         for name, times in self.runs.items():
             if times:
                 for instruction in self.computations[name].instructions.values():
@@ -157,9 +157,9 @@ class Program:
         }
 
     def turns(self, loop: Instruction) -> int | None:
-        """How often a `while` turns: what the compiler noted, or the constant its counter is held against.
+        """The iterations of a `while`: the compiler's note, or the constant that its counter is compared with.
 
-        A counter is taken to begin at 0 and to grow by 1, as those of `jax.lax.scan` do.
+        A counter is assumed to begin at 0 and to grow by 1, as those of `jax.lax.scan` do.
         """
         known = _KNOWN_TRIPS.search(loop.attributes)
         if known:
@@ -245,29 +245,29 @@ def _parse_instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Place of the bracket that closes the one at `opening`."""
+    """Index of the bracket that closes the one at `opening`."""
     depth = 0
-    for place in range(opening, len(text)):
-        if text[place] == "(":
+    for index in range(opening, len(text)):
+        if text[index] == "(":
             depth += 1
-        elif text[place] == ")":
+        elif text[index] == ")":
             depth -= 1
             if depth == 0:
-                return place
+                return index
     return len(text) - 1
 
 
 def _split(text: str) -> list[str]:
     """Parts between commas that lie in no bracket."""
     parts, depth, start = [], 0, 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         if character in "([{":
             depth += 1
         elif character in ")]}":
             depth -= 1
         elif character == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
+            parts.append(text[start:index])
+            start = index + 1
     return [part for part in (*parts, text[start:]) if part.strip()]
 
 

@@ -1,4 +1,4 @@
-"""How many steps a run has, and on which canvases: from prepared data, or from a number that is given."""
+"""How many steps a run has, and on which canvases: from prepared data, or from a given number of images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ class Length:
 
 
 def find_length(config: RunConfig, visits_per_epoch: int) -> Length | None:
-    """The run's length; None: neither the data is prepared, nor a number given.
+    """The run's length; None: the data is not prepared and no number is given.
 
     Args:
       config: the run.
-      visits_per_epoch: images (visits) that an epoch passes over; 0: those of the prepared data.
+      visits_per_epoch: images (visits) per epoch; 0: those of the prepared data.
     """
     canvases = config.data.all_canvases
     if visits_per_epoch:

@@ -1,4 +1,4 @@
-"""A config's own train step, compiled for devices that need not be there."""
+"""A config's own train step, compiled for devices that need not exist on this machine."""
 
 import dataclasses
 import re
@@ -33,7 +33,7 @@ class Memory:
 
     arguments: int  # state and batch
     outputs: int
-    aliased: int  # outputs that take the place of donated arguments
+    aliased: int  # outputs that reuse the memory of donated arguments
     temporaries: int
     program: int
 
@@ -44,13 +44,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of the step for one canvas."""
+    """The compiled step for one canvas."""
 
     canvas: Canvas
     seconds: float  # of compiling
     memory: Memory
     counts: Counts
-    unknown_loops: tuple[str, ...]  # loops whose turns cannot be seen; counted as one
+    unknown_loops: tuple[str, ...]  # loops whose number of iterations is unknown; counted as one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TooLarge:
 
     canvas: Canvas
     seconds: float
-    needed: float | None  # bytes, where the compiler says; of all temporaries alone if those are too many
+    needed: float | None  # bytes, if the compiler reports them; of the temporaries alone if those are too many
 
 
 def devices_of(slice_: Slice) -> list[jax.Device]:
@@ -70,7 +70,7 @@ def devices_of(slice_: Slice) -> list[jax.Device]:
     """
     from jax.experimental import topologies
 
-    options = {"chip_config_name": "megacore"} if slice_.chip.name == "v4" else {}  # one device a chip
+    options = {"chip_config_name": "megacore"} if slice_.chip.name == "v4" else {}  # one device per chip
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=slice_.name, **options).devices)
     except jax.errors.JaxRuntimeError as error:
@@ -79,7 +79,7 @@ def devices_of(slice_: Slice) -> list[jax.Device]:
 
 
 def complete(config: RunConfig) -> RunConfig:
-    """The config with a number of tokens, where it takes that from a vocabulary.
+    """The config with a vocabulary size, if it takes the size from a vocabulary.
 
     Raises:
       ConfigError: the number of answers would be taken from data.
@@ -102,7 +102,7 @@ def mesh_of(config: RunConfig, devices: Sequence[jax.Device]) -> Mesh:
             raise ConfigError(f"{name}={rows} is not a multiple of the {count} chips; change it, or take other chips.")
     if data.batch_images % (count * config.train.accumulation):
         raise ConfigError(
-            f"train.accumulation={config.train.accumulation} does not divide the {data.batch_images // count} rows a "
+            f"train.accumulation={config.train.accumulation} does not divide the {data.batch_images // count} rows per "
             "chip that data.batch_images gives; change one of the two."
         )
     try:
@@ -118,7 +118,7 @@ def mesh_of(config: RunConfig, devices: Sequence[jax.Device]) -> Mesh:
 def make_step(config: RunConfig, mesh: Mesh) -> tuple[Task, Trainer]:
     """The task and trainer that a run of the (complete) config has."""
     task = TASKS[task_name(config.task)][1](config.model, config.task)
-    # The length of the schedule is a constant of the program, and changes neither its size nor its speed.
+    # The length of the schedule is a constant of the program. It changes neither its size nor its speed.
     schedule = make_schedule(config.optimizer.schedule, 1000, 100)
     return task, trainer_of(config, task, schedule, mesh)
 
@@ -145,7 +145,7 @@ def abstract_batch(config: RunConfig, task: Task, mesh: Mesh, canvas: Canvas) ->
 
 
 def refusal(config: RunConfig, trainer: Trainer) -> str | None:
-    """Why a run would not start on these devices, though its step can be compiled; None: it would."""
+    """The reason why a run would not start on these devices although its step compiles; None: it would start."""
     try:
         host_rows(trainer, config.data.batch_images)
         host_rows(trainer, evaluation_rows(config))
@@ -169,10 +169,10 @@ def compile_step(config: RunConfig, mesh: Mesh, canvas: Canvas) -> Compiled | To
         return TooLarge(canvas, time.monotonic() - begun, needed_bytes(str(error)))
     seconds = time.monotonic() - begun
     program = hlo.parse(compiled.as_text())
-    asked = work.matrix_operations(hlo.parse(lowered.as_text(dialect="hlo"))) / mesh.devices.size
+    requested = work.matrix_operations(hlo.parse(lowered.as_text(dialect="hlo"))) / mesh.devices.size
     counts = Counts(
-        # What a compiler hands to a library shows only in the program that it was given.
-        operations=max(asked, work.matrix_operations(program)),
+        # A product that the compiler replaces by a library call is visible only in the program before compilation.
+        operations=max(requested, work.matrix_operations(program)),
         memory_bytes=work.memory_bytes(program),
         cycles=work.compiler_cycles(program),
         transfers=tuple(transfers(program, mesh.devices.size)),
@@ -193,7 +193,7 @@ def memory_of(compiled: jax.stages.Compiled) -> Memory:
 
 
 def needed_bytes(message: str) -> float | None:
-    """The memory that a compiler's complaint names; None: it names none."""
+    """The memory in bytes that a compiler's error names; None: it names none."""
     found = _NEEDED.search(message)
     if not found:
         return None

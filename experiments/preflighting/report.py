@@ -1,4 +1,4 @@
-"""What the preflight says: a dictionary for a file, and lines for a person."""
+"""The preflight's report: a dictionary for a file, and lines for a person."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ HOURS = 3600
 
 
 def fits(result: Compiled | TooLarge, slice_: Slice | None) -> bool:
-    """Whether a step fits a chip's memory; where the memory is not known, it does unless the compiler refused it."""
+    """Whether a step fits a chip's memory. If the memory is not known, it fits unless the compiler refused it."""
     if isinstance(result, TooLarge):
         return False
     return slice_ is None or result.memory.total <= slice_.chip.memory
@@ -76,13 +76,13 @@ def run_report(length: Length | None, canvases: Sequence[dict[str, Any]], chips:
 
 
 def head_lines(config: RunConfig, where: str, devices: int, hosts: int, mesh: dict[str, int]) -> list[str]:
-    """What is compiled for what."""
+    """What is compiled, and for which devices."""
     data = config.data
     sides = ", ".join(f"{name}={size}" for name, size in mesh.items())
     return [
         f"{where}: {devices} devices on {hosts} host(s), mesh {sides}; {data.batch_images} images and "
-        f"{data.batch_images * data.texts_per_image} pairs a step, {data.batch_images / devices:g} images a device"
-        + (f" in {config.train.accumulation} turns" if config.train.accumulation > 1 else "")
+        f"{data.batch_images * data.texts_per_image} pairs per step, {data.batch_images / devices:g} images per device"
+        + (f" in {config.train.accumulation} micro-batches" if config.train.accumulation > 1 else "")
     ]
 
 
@@ -101,15 +101,15 @@ def canvas_lines(report: dict[str, Any], slice_: Slice | None) -> list[str]:
     capacity = f" of {slice_.chip.memory / GIB:.2f}" if slice_ else ""
     lines = [
         f"{name}: compiled in {report['compile_seconds']:.0f} s",
-        f"  memory a chip       {memory.total / GIB:.2f}{capacity} GiB{'' if report['fits'] else '; DOES NOT FIT'}: "
+        f"  memory per chip     {memory.total / GIB:.2f}{capacity} GiB{'' if report['fits'] else '; DOES NOT FIT'}: "
         + "arguments {arguments:.2f}, outputs {outputs:.2f} of which {aliased:.2f} in place of arguments, "
         "temporaries {temporaries:.2f}, program {program:.2f}".format(**parts),
-        f"  work a chip         {report['operations'] / 1e12:.4g} TFLOP in matrix products, "
+        f"  work per chip       {report['operations'] / 1e12:.4g} TFLOP in matrix products, "
         f"{report['bytes_moved'] / 1e9:.4g} GB to and from memory",
         f"  between chips       {_collectives(report['collectives'])}",
     ]
     if report["loops_counted_once"]:
-        lines.append(f"  counted too low     loops counted as one turn: {', '.join(report['loops_counted_once'])}")
+        lines.append(f"  counted too low     loops counted as one iteration: {', '.join(report['loops_counted_once'])}")
     if slice_ is None:
         return lines
     seconds = report["seconds"]
@@ -123,9 +123,9 @@ def canvas_lines(report: dict[str, Any], slice_: Slice | None) -> list[str]:
         + f"; most is {seconds['limit']}",
         f"  step likely         {times.likely:.4g} s: the larger of {CHIP_EFFICIENCY:.0%} of the peaks and the "
         f"compiler's own {times.compiler:.4g} s, plus the network at {LINK_EFFICIENCY:.0%}",
-        f"  then                {report['images_a_second']:,.0f} images and {report['pairs_a_second']:,.0f} pairs a "
-        "second; to load a host: "
-        + ", ".join(f"{rate:,.0f} images a second for {chips} chips" for chips, rate in hosts.items()),
+        f"  then                {report['images_a_second']:,.0f} images and {report['pairs_a_second']:,.0f} pairs per "
+        "second; to load per host: "
+        + ", ".join(f"{rate:,.0f} images per second for {chips} chips" for chips, rate in hosts.items()),
     ]
 
 

@@ -1,7 +1,7 @@
-"""What a compiled step does on one chip: matrix operations, bytes moved, the compiler's own cycles; loops included.
+"""The work of a compiled step on one chip: matrix operations, bytes moved, the compiler's cycles, loops included.
 
-JAX's `cost_analysis` counts the body of a loop (the scan over the layers, the micro-batches) once, so the counting is
-done here, on the program's text, times the turns of each loop. Where there is no loop both agree (see the tests).
+JAX's `cost_analysis` counts the body of a loop (the scan over the layers, the micro-batches) once. So the counting is
+done here, on the program's text, times the iterations of each loop. Without loops both agree (see the tests).
 """
 
 import math
@@ -24,7 +24,7 @@ _PARTIAL_READS = {"dynamic-slice", "slice", "gather"}
 
 
 def matrix_operations(program: Program) -> float:
-    """Floating-point operations of the matrix products and convolutions, two a multiply and add."""
+    """Floating-point operations of the matrix products and convolutions, two per multiply-add."""
     return float(
         sum(
             times * (_dot(computation, instruction) if instruction.opcode == "dot" else _conv(computation, instruction))
@@ -37,8 +37,8 @@ def matrix_operations(program: Program) -> float:
 def memory_bytes(program: Program) -> float:
     """Bytes read from and written to main memory, with the padding of the layouts.
 
-    Each instruction that is not inside a fusion reads its operands and writes its result once. Of an operand that is
-    only sliced, the slices count; an update in place counts what it writes.
+    Each instruction that is not inside a fusion reads its operands and writes its result once. If an operand is only
+    sliced, only the slices count. An in-place update counts what it writes.
     """
     fused = program.fused()
     return float(
@@ -54,7 +54,7 @@ def memory_bytes(program: Program) -> float:
 
 
 def compiler_cycles(program: Program) -> float:
-    """Clock cycles that the compiler estimated for what it made, transfers between chips left out; 0: it says nothing.
+    """Clock cycles that the compiler estimated for its program, without transfers between chips; 0: no estimate.
 
     TPU compilers note them at each fusion, copy and convolution, from tile sizes and memory bandwidth.
     """
@@ -66,8 +66,8 @@ def compiler_cycles(program: Program) -> float:
     return float(total)
 
 
-def _operand(computation: Computation, instruction: Instruction, place: int) -> Array:
-    return computation.instructions[instruction.operands[place]].arrays[0]
+def _operand(computation: Computation, instruction: Instruction, number: int) -> Array:
+    return computation.instructions[instruction.operands[number]].arrays[0]
 
 
 def _dot(computation: Computation, instruction: Instruction) -> int:
@@ -118,10 +118,10 @@ def _window(attributes: str, axes: int) -> dict[str, list[int]]:
 def _valid_positions(
     inputs: int, kernel: int, outputs: int, *, stride: int, pad: int, input_dilation: int, kernel_dilation: int
 ) -> int:
-    """Pairs of an output place and a kernel place along one axis that meet an element of the input."""
+    """Number of pairs of an output index and a kernel index along one axis that meet an element of the input."""
     count, last = 0, (inputs - 1) * input_dilation
-    for place in range(kernel):
-        shift = place * kernel_dilation - pad
+    for tap in range(kernel):
+        shift = tap * kernel_dilation - pad
         for output in range(outputs):
             at = output * stride + shift
             count += 0 <= at <= last and at % input_dilation == 0
@@ -138,9 +138,9 @@ def _read(program: Program, computation: Computation, instruction: Instruction) 
         return _in_memory(computation.instructions[instruction.operands[1]].arrays)
     inside = _inside(program, instruction)
     total = 0
-    for place, name in enumerate(instruction.operands):
+    for number, name in enumerate(instruction.operands):
         size = _in_memory(computation.instructions[name].arrays)
-        total += min(size, _used(inside, place)) if inside and size else size
+        total += min(size, _used(inside, number)) if inside and size else size
     return total
 
 
@@ -161,7 +161,7 @@ def _written(program: Program, computation: Computation, instruction: Instructio
 
 
 def _started(computation: Computation, instruction: Instruction) -> tuple[Array, ...]:
-    """What an asynchronous instruction gives: (result, operand, ...) for a copy, (operands, result, ...) for others."""
+    """Results of an asynchronous instruction: from (result, operand, ...) of a copy, else (operands, result, ...)."""
     arrays = instruction.arrays
     if instruction.opcode == "copy-start":
         return arrays[:1]
@@ -176,9 +176,9 @@ def _inside(program: Program, instruction: Instruction) -> Computation | None:
     return program.computations[re.search(r"calls=%?([\w.\-]+)", instruction.attributes)[1]]
 
 
-def _used(inside: Computation, place: int) -> int | float:
-    """Bytes that a fusion reads of one operand, where it only slices it; else all there are."""
-    total, names = 0, [inside.parameters[place].name]
+def _used(inside: Computation, number: int) -> int | float:
+    """Bytes that a fusion reads of one operand, if it only slices it; else infinity."""
+    total, names = 0, [inside.parameters[number].name]
     while names:
         name = names.pop()
         for user in inside.users.get(name, ()):
@@ -192,7 +192,7 @@ def _used(inside: Computation, place: int) -> int | float:
 
 
 def _updated(inside: Computation, part: Instruction) -> int | float:
-    """Bytes that a fusion writes of one result, where it updates a slice in place; else all there are."""
+    """Bytes that a fusion writes of one result, if it updates a slice in place; else infinity."""
     while part.opcode == "bitcast":
         part = inside.instructions[part.operands[0]]
     if part.opcode != "dynamic-update-slice":

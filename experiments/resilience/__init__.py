@@ -1,1 +1,1 @@
-"""What a run lives through: several processes, signals, damaged records, full disks."""
+"""How a run copes with several processes, signals, damaged records and full disks."""

@@ -1,4 +1,4 @@
-"""What is said where a run cannot write."""
+"""The error message of a run that cannot write."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from pixelbert_jax.errors import ConfigError
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-    """A block that writes a file or in a folder.
+    """A block that writes a file, or files in a folder.
 
     Raises:
-      ConfigError: in place of any OSError of the block, so that a full disk is one sentence.
+      ConfigError: instead of any OSError of the block, so that a full disk is reported in one sentence.
     """
     try:
         yield

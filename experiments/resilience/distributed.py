@@ -22,10 +22,10 @@ from experiments.resilience.worker_signals import kill_workers
 from pixelbert_jax.errors import ConfigError, in_short
 
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "host:port of process 0 of a run of several; left out where JAX knows the cluster."
+    "coordinator_address", None, "host:port of process 0 of a run of several; not needed where JAX knows the cluster."
 )
 _PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes the run has; 1: this one alone, whatever the cluster says.", 1
+    "num_processes", None, "How many processes the run has; 1: this one alone, even on a cluster.", 1
 )
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 _HEARTBEAT = flags.DEFINE_integer(
@@ -34,17 +34,17 @@ _HEARTBEAT = flags.DEFINE_integer(
 _CONNECT = flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait for all processes to start.", 1)
 
 _OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
-_OPEN_MPI_URI = "OMPI_MCA_orte_hnp_uri"  # what JAX looks for; Open MPI 5 has it no more
+_OPEN_MPI_URI = "OMPI_MCA_orte_hnp_uri"  # what JAX looks for; Open MPI 5 no longer has it
 # Orbax's other barriers are collectives of the devices, which must not meet those of a step in another order.
 _ORBAX_BARRIER = "experimental_orbax_use_distributed_barrier"
 GO_ON = "once all its processes have ended, the same command goes on from the last checkpoint"
 
 
 def start() -> None:
-    """Join the other processes of the run; nothing where there are none. Ends this one if the others do not come.
+    """Join the other processes of the run, if there are any. This process ends if the others do not start in time.
 
     Raises:
-      ConfigError: a flag is missing, or the cluster does not say enough.
+      ConfigError: a flag is missing, or the cluster does not give enough information.
     """
     if _PROCESSES.value == 1:
         return
@@ -58,7 +58,7 @@ def start() -> None:
         jax.distributed.initialize(
             **found,
             heartbeat_timeout_seconds=_HEARTBEAT.value,
-            initialization_timeout=_CONNECT.value + 60,  # JAX itself would end with a stack, not with a reason
+            initialization_timeout=_CONNECT.value + 60,  # JAX itself would end with a stack trace, not with a reason
         )
     except (ValueError, RuntimeError) as error:
         if found or "coordinator_address should be defined" not in str(error):
@@ -116,7 +116,7 @@ def fail(error: Exception) -> NoReturn:
 
 @contextlib.contextmanager
 def failing_at_once() -> Iterator[None]:
-    """A block that is left by way of `fail` where the process is one of several: what would tidy up after it waits."""
+    """A block whose errors call `fail` at once if the process is one of several, because the usual clean-up waits."""
     try:
         yield
     except Exception as error:
@@ -128,8 +128,8 @@ def failing_at_once() -> Iterator[None]:
 def end(last: str) -> NoReturn:
     """Print a last line and end this process with exit code 1; the others notice it and stop too.
 
-    The usual way out waits for processes that may not come. What all of them need to live is in process 0, which
-    therefore leaves last.
+    The usual exit waits for processes that may have ended. Process 0 runs the service that all others need, so it ends
+    last.
     """
     sys.stdout.flush()
     print(last, file=sys.stderr, flush=True)
@@ -150,10 +150,10 @@ def _give_up() -> None:
 
 
 def _arguments() -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is told; empty: it asks the cluster; None: this process is alone.
+    """Arguments of `jax.distributed.initialize`; empty: it queries the cluster; None: this process is alone.
 
     Raises:
-      ConfigError: a flag is missing, or the cluster does not say enough.
+      ConfigError: a flag is missing, or the cluster does not give enough information.
     """
     address, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     given: dict[str, Any] = {}
@@ -169,8 +169,8 @@ def _arguments() -> dict[str, Any] | None:
         return _in_kubernetes()
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)} missing: the cluster does not tell; give --coordinator_address=HOST:PORT of process "
-            "0, --num_processes and --process_id together."
+            f"{', '.join(missing)} missing: the cluster does not report it; give --coordinator_address=HOST:PORT of "
+            "process 0, --num_processes and --process_id together."
         )
     if ":" not in address or process >= processes:
         raise ConfigError(
@@ -181,7 +181,7 @@ def _arguments() -> dict[str, Any] | None:
 
 
 def _in_kubernetes() -> dict[str, Any] | None:
-    """A pod that is no part of an indexed job is alone, whatever else runs in the cluster; JAX would fail there.
+    """A pod that is not part of an indexed job is alone, whatever else runs in the cluster; JAX would fail there.
 
     Raises:
       ConfigError: it is part of one, and the package that finds the others is missing.

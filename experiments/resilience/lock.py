@@ -23,14 +23,14 @@ _CHECKPOINTS = "checkpoints"
 
 @contextlib.contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
-    """Make a workdir and keep other runs out of it while the block lasts; the system undoes that when the process
-    ends, however.
+    """Make a workdir and keep other runs out of it during the block.
 
-    A bucket has no such locks: there it is only made. A start that is refused (by a ConfigError or DataError before
-    anything was written) leaves neither the lock nor empty folders.
+    The system removes the lock when the process ends, for any reason. A bucket has no such locks: there the workdir is
+    only made. A refused start (a ConfigError or DataError before anything was written) leaves neither the lock nor
+    empty folders.
 
     Raises:
-      ConfigError: another run is at work there; in all processes of this one. Or it cannot be written.
+      ConfigError: another run uses the workdir (raised in all processes of this run), or it cannot be written.
     """
     created = [path for path in (workdir, *workdir.parents) if not path.exists()]
     with contextlib.ExitStack() as held:
@@ -66,7 +66,7 @@ def _remove_empty(workdir: epath.Path, created: Sequence[epath.Path]) -> None:
 
 
 def _hold(workdir: epath.Path, held: contextlib.ExitStack) -> str | None:
-    """Lock the workdir until `held` is left; the process that has it already, if there is one."""
+    """Lock the workdir until `held` is closed. Returns the process that has the lock already, if there is one."""
     path = Path(workdir / FILE)
     while True:
         with writing(workdir):

@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGTERM or Ctrl-C, agreed on by all processes of a run."""
+"""Stopping on SIGTERM or Ctrl-C: all processes of a run stop at the same step."""
 
 import os
 import signal
@@ -13,35 +13,35 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While this is entered, SIGTERM and Ctrl-C ask the run to save and stop; a second Ctrl-C ends it at once.
+    """Inside this block, SIGTERM and Ctrl-C make the run save and stop; a second Ctrl-C ends it at once.
 
-    In a run of several processes JAX takes the signal, and tells all of them the same step to stop at.
+    In a run of several processes JAX handles the signal and gives all of them the same step to stop at.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
             # JAX has its own handler of SIGTERM in a run of several processes.
             for number in _SIGNALS[distributed.are_many() :]:
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._restore()
 
     def reached(self, step: int) -> bool:
-        """Whether to save `step` and stop; to be asked once every step, by all processes."""
+        """Whether to save `step` and stop. All processes must call this once per step."""
         if distributed.are_many():
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked
+        return self._requested
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self._asked = True
+    def _request(self, number: int, _: FrameType | None) -> None:
+        self._requested = True
         if number == signal.SIGINT:
-            # A process that a script starts in the background ignores Ctrl-C, until it is asked twice.
+            # A process that a script starts in the background ignores Ctrl-C by default; the second one ends it.
             before = self._before[number]
             signal.signal(number, signal.default_int_handler if before is signal.SIG_IGN else before)
         if distributed.are_many():

@@ -1,4 +1,4 @@
-"""Says where a run hangs, and ends it where that is better than to wait."""
+"""A watchdog that reports where a run hangs, and ends a run of several processes that hangs too long."""
 
 import contextlib
 import sys
@@ -21,18 +21,18 @@ _IDLE = {
     "connection.py",
     "watchdog.py",
     "_monitor.py",
-}  # where threads wait that have nothing to do
+}  # files in which idle threads wait
 _FRAMES = 8  # of each thread, the innermost ones
 
 
 class Watchdog:
-    """A thread that looks at how long the current wait lasts. Only what is marked by `waiting` counts."""
+    """A thread that checks how long the current wait lasts. Only blocks that are marked by `waiting` count."""
 
     def __init__(self, report_after: float, end_after: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start to look.
+        """Start the thread.
 
         Args:
-          report_after: seconds of a wait until a report with the stacks of all threads at work, once a wait; 0: never.
+          report_after: seconds of a wait until a report with the stacks of all busy threads, once per wait; 0: never.
           end_after: seconds of a wait until a process of several ends itself, and so the run; 0: never.
           clock: the time in seconds, from any moment on.
         """
@@ -46,7 +46,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def waiting(self, what: str, patience: float = 1.0, *, ends: bool = True) -> Iterator[None]:
-        """A block that may hang; `patience` makes a report come so many times later, without `ends` it is all."""
+        """A block that may hang. `patience` multiplies the time until the report. Without `ends` the run goes on."""
         self._wait = what, self._clock(), patience, ends
         try:
             yield
@@ -64,11 +64,11 @@ class Watchdog:
             yield item
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop the thread."""
         self._closed.set()
 
     def look(self) -> None:
-        """Report or end the current wait if it has lasted too long; the thread does so again and again."""
+        """Report or end the current wait if it has lasted too long; the thread calls this repeatedly."""
         if (wait := self._wait) is None:
             return
         what, since, patience, ends = wait

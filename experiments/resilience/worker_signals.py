@@ -1,6 +1,6 @@
-"""Processes that load batches: they leave signals to the process that trains, and end when it does.
+"""Signals in the processes that load batches: they ignore them, and end when the training process ends.
 
-Imported by them, so it imports no JAX.
+The loading processes import this module, so it imports no JAX.
 """
 
 import multiprocessing
@@ -13,9 +13,9 @@ from typing import Any
 
 
 class Undisturbed:
-    """Makes batches as another maker does.
+    """A maker of batches that ignores signals.
 
-    Schedulers and terminals send SIGTERM and Ctrl-C to all processes; batches are needed until the run has saved.
+    Schedulers and terminals send SIGTERM and Ctrl-C to all processes, but batches are needed until the run has saved.
     """
 
     def __init__(self, make_batch: Callable[[Any], Any]) -> None:
@@ -25,7 +25,7 @@ class Undisturbed:
         return self._make_batch(plan)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a process that loads, unpickling is the first thing that happens."""
+        """Ignore signals and watch the parent. In a loading process, unpickling is the first thing that runs."""
         self.__dict__.update(state)
         parent = multiprocessing.parent_process()
         if parent is not None and threading.current_thread() is threading.main_thread():
@@ -35,7 +35,7 @@ class Undisturbed:
 
 
 def kill_workers() -> None:
-    """End all of them, before this process ends without tidying up."""
+    """End all loading processes before this process ends without clean-up."""
     for worker in multiprocessing.active_children():
         worker.kill()
 

@@ -1,1 +1,1 @@
-"""What every run is made of: its configuration, the train loop, what it writes and reports."""
+"""The parts of every run: its configuration, the train loop, what it writes and reports."""

@@ -114,7 +114,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
             limit=config.evaluation.images,
             visits_of_source=[recipe.evaluation_visits(config, records) for records in sources],
         )
-        # Masks and mismatches of the evaluated pairs are the same in every run, whatever its seed.
+        # Masks and mismatched pairs of the evaluation are the same in every run, whatever its seed.
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate)
         eval_maker = maker(sources, data, 0, rows, True)
         evaluation["eval"] = Stream(eval_plan, eval_maker, unmeasurable=recipe.unmeasurable(sources))
@@ -182,8 +182,8 @@ def with_vocabulary_size(config: RunConfig, size: int) -> RunConfig:
 
 
 def check_resumable(saved: dict[str, Any], description: dict[str, Any], workdir: epath.PathLike) -> None:
-    """Refuse to go on with a run under a configuration, or on data, that would make it another run."""
-    # What an earlier release did not know yet has its first value.
+    """Refuse to resume a run with another configuration or with other data."""
+    # A field that an earlier release did not have gets its default.
     differing = differences(to_dict(build(saved["config"], RunConfig)), description["config"])
     if differing:
         raise ConfigError(
@@ -200,7 +200,7 @@ def check_resumable(saved: dict[str, Any], description: dict[str, Any], workdir:
 def host_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
     """First and last + 1 of the rows of a global batch that lie on this process's devices."""
     slices = batch_sharding(trainer.mesh).addressable_devices_indices_map((rows,)).values()
-    bounds = [place[0].indices(rows)[:2] for place in slices]
+    bounds = [index[0].indices(rows)[:2] for index in slices]
     first, last = min(b[0] for b in bounds), max(b[1] for b in bounds)
     if len({b for b in bounds}) * (bounds[0][1] - bounds[0][0]) != last - first:
         raise ConfigError("The devices of this process hold rows that are not neighbours; use mesh.fsdp=1.")
@@ -230,8 +230,8 @@ def write_run_files(workdir: epath.Path, run: Run) -> None:
 def start_compilation_cache(path: str) -> None:
     """Keep compiled programs on the disk, so that the next start is quick.
 
-    Not in several processes on CPUs: only the first one's programs are kept there, and the others would be late by a
-    compilation, which their collectives do not wait for.
+    This is off for several processes on CPUs. There only the programs of the first process are kept. The others would
+    be late by a compilation, and collectives do not wait that long.
     """
     if path and not (are_many() and jax.default_backend() == "cpu"):
         jax.config.update("jax_compilation_cache_dir", str(epath.Path(path).expanduser()))

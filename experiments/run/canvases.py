@@ -1,4 +1,4 @@
-"""Which canvas each record lies on."""
+"""The canvas of each record."""
 
 import numpy as np
 

@@ -12,8 +12,8 @@ SPLIT = flags.DEFINE_string("split", None, "Split of the data set.")
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Which checkpoint of a run; the last where it kept no best one."
 )
-IMAGES = flags.DEFINE_multi_string("image", [], "Image file; given several times for several.")
-TEXTS = flags.DEFINE_multi_string("text", [], "Text that is read with the image; given several times for several.")
+IMAGES = flags.DEFINE_multi_string("image", [], "Image file; repeat the flag for several.")
+TEXTS = flags.DEFINE_multi_string("text", [], "Text that is read with the image; repeat the flag for several.")
 OUTPUT = flags.DEFINE_string("output", None, "What to write; see the program's description.")
 
 

@@ -17,11 +17,11 @@ class TrainConfig:
 
     epochs: float = 0.0  # give this or `steps`
     steps: int = 0
-    accumulation: int = 1  # micro-batches a step, for batches larger than memory
+    accumulation: int = 1  # micro-batches per step, for batches larger than memory
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # needs the extra `tensorboard`
     max_skipped_in_a_row: int = 20  # steps with a gradient that is not finite before the run stops
-    stall_report: float = 45.0  # seconds of waiting for one batch until a report says where; ten times that for a step
+    stall_report: float = 45.0  # seconds of waiting for a batch until a report of where; ten times that for a step
     stall_end: float = 3600.0  # seconds of such a wait until a process of several ends the run; 0: never, as above
     compilation_cache: str = "~/.cache/pixelbert_jax/compiled"  # "": none
 
@@ -30,7 +30,7 @@ class TrainConfig:
 class StageConfig:
     """A part of a run: from the weights of the part before it, with fresh moments of the optimizer."""
 
-    train: tuple[SourceConfig, ...]  # what it mixes, in place of data.train
+    train: tuple[SourceConfig, ...]  # the sources it mixes, instead of data.train
     epochs: float = 0.0  # give this or `steps`
     steps: int = 0
     schedule: ScheduleConfig | None = None  # counted from its first step; None: optimizer.schedule's
@@ -44,7 +44,7 @@ class EvaluationConfig:
     images: int = 1000  # evenly spaced over data.eval; 0: all
     batch_images: int = 0  # rows of an evaluation batch; 0: as in training
     mask_rate: float = 0.15
-    words: tuple[str, ...] = ()  # report accuracy on these masked words apart
+    words: tuple[str, ...] = ()  # report accuracy on these masked tokens separately
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CheckpointConfig:
 
     every: int = 1000  # steps
     keep_last: int = 2
-    keep_every: int = 0  # steps; 0: none are kept for good
+    keep_every: int = 0  # steps; 0: none are kept permanently
     best: str = ""  # an evaluation metric, such as "eval/vqa_score": its best checkpoint is kept in best/
 
 
@@ -75,7 +75,7 @@ class RunConfig:
     report: bool = False  # draw report.png at the end
 
 
-# Fields that may change when a run is resumed: they do not touch what is computed.
+# Fields that may change when a run is resumed: they do not change what is computed.
 _FREE_ON_RESUME = (
     "data.data_dir",
     "data.eval",
@@ -105,7 +105,7 @@ def evaluation_rows(config: RunConfig) -> int:
 
 
 def differences(saved: dict, config: dict) -> list[str]:
-    """Fields in which a run's configuration differs from the one it began with, less those that may."""
+    """Fields in which a run's configuration differs from the one it began with, without those that may change."""
     # A schedule that ends at the last step makes the number of steps part of what is computed.
     fixed = ("train.steps", "train.epochs")
     follows_length = config["optimizer"]["schedule"]["kind"] in ("linear", "cosine")

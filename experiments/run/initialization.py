@@ -1,4 +1,4 @@
-"""What a new run begins with: chance, published weights, or another run."""
+"""What a new run begins with: random weights, published weights, or another run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,13 +29,13 @@ def load_sources(
 
     Args:
       config: names the sources.
-      task: of the run.
-      tokenizer: of the run's vocabulary.
-      answers: that the run chooses from; a head that was trained for others stays fresh.
+      task: the task of the run.
+      tokenizer: the tokenizer of the run's vocabulary.
+      answers: the answers that the run chooses from; a head that was trained for other answers stays fresh.
 
     Raises:
-      ConfigError: weights that are not there, are broken, do not fit the model, or belong to other words.
-      DataError: weights whose tokenizer treats upper case or accents otherwise than the run.
+      ConfigError: weights are missing, are broken, do not fit the model, or belong to another vocabulary.
+      DataError: the weights' tokenizer treats upper case or accents differently from the run's.
     """
     sources, vocabularies = {}, None
     if config.checkpoint:
@@ -98,7 +98,7 @@ def _from_run(config: InitConfig, task: Task, tokenizer: Tokenizer, answers: Seq
 
 
 def _same_vocabulary(vocabulary: tuple[str, ...], tokenizer: Tokenizer, source: str, folder: epath.PathLike) -> None:
-    """Refuse weights whose tokens have other ids than the run's: every word would be another."""
+    """Refuse weights whose tokens have other ids than the run's: every token would get another token's vector."""
     ours = tokenizer.vocabulary
     if tuple(vocabulary) != ours:
         shorter = min(len(vocabulary), len(ours))

@@ -1,6 +1,6 @@
 """The train loop, the same for every task.
 
-The order within a step is fixed: evaluation, checkpoint, next batch, step, figures of the step before. All figures up
+The order within a step is fixed: evaluation, checkpoint, next batch, step, metrics of the previous step. All metrics up
 to a checkpoint are on the disk before it is written, so a resumed run continues them without gap or repeat.
 """
 
@@ -38,10 +38,10 @@ MakeBatch = Callable[[BatchPlan], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A plan, what makes arrays of it, and the steps at which the optimizer starts anew: the stages' first ones.
+    """A plan, the maker of its batches, and the first steps of the stages, at which the optimizer restarts.
 
-    Damaged records are left out, and counted over all passes of this process. Metrics in `unmeasurable` mean nothing on
-    this data: NaN stands for them, null in metrics.jsonl.
+    Damaged records are skipped, and counted over all passes of this process. Metrics in `unmeasurable` have no meaning
+    on this data: they are NaN, and null in metrics.jsonl.
     """
 
     plan: Sequence[BatchPlan]
@@ -70,7 +70,7 @@ def batches(stream: Stream, trainer: Trainer, config: RunConfig, start: int = 0)
 def evaluate(
     trainer: Trainer, state: TrainState, stream: Stream, config: RunConfig, watchdog: Watchdog | None = None
 ) -> dict[str, float]:
-    """Evaluation metrics: sums over all batches of the stream, then averages; a watchdog sees each wait for a batch."""
+    """Evaluation metrics: sums over all batches of the stream, then averages. A watchdog checks each wait."""
     # Threads only: processes would take longer to start than most evaluations take.
     threads_only = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     loaded = batches(stream, trainer, threads_only)
@@ -102,17 +102,17 @@ def train(
     state: TrainState,
     description: dict[str, Any],
 ) -> TrainState:
-    """Train from the state's step to the end of the plan, or to where the run is asked to stop: that step is saved.
+    """Train from the state's step to the end of the plan, or until a signal stops the run; the last step is saved.
 
     Args:
       trainer: the compiled functions.
       stream: training batches; its length is the last step.
-      eval_streams: evaluation batches, by the name their figures get (`eval/...`).
+      eval_streams: evaluation batches, by the prefix of their metrics (`eval/...`).
       config: the run.
       workdir: where metrics.jsonl lies.
       checkpoints: where to save.
-      state: what to begin from; it is donated.
-      description: what each checkpoint says of itself.
+      state: the state to begin from; it is donated.
+      description: the description of each checkpoint.
 
     Raises:
       ConfigError: too many steps in a row had a gradient that is not finite, or the workdir cannot be written.
@@ -195,7 +195,7 @@ def train(
 
 
 class _Clock:
-    """Pairs a second and the share of time spent waiting for data, since the last reading."""
+    """Pairs per second and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self) -> None:
         self._since, self._step, self._waited, self._out = time.monotonic(), None, 0.0, 0.0
@@ -233,7 +233,7 @@ class _Span:
 
 
 def _not_finite_message(step: int, skipped: int, saved: int | None) -> str:
-    """What ends a run whose gradients are not finite; one that never had a finite one has another cause."""
+    """The error of a run whose gradients are not finite. If no gradient ever was finite, the cause is another one."""
     if skipped >= step:
         return (
             f"Step {step}: the gradient was not finite in any step since the run began, so nothing was learned. What "

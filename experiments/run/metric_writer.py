@@ -1,4 +1,4 @@
-"""Figures of a run: `metrics.jsonl` always, TensorBoard on demand."""
+"""Metrics of a run: `metrics.jsonl` always, TensorBoard on demand."""
 
 import errno
 import json
@@ -18,10 +18,10 @@ _SECONDS_BETWEEN_UPLOADS = 60.0
 
 
 class MetricWriter:
-    """Appends one JSON object a line, each with `step`; floats are written so that they read back equal.
+    """Appends one JSON object per line, each with `step`; floats are written so that they read back equal.
 
-    Nothing can be appended to an object in a bucket: there the whole file is sent, once a minute and at each `flush`.
-    All of it raises ConfigError where the file cannot be written, or was deleted under the run.
+    Nothing can be appended to an object in a bucket: there the whole file is sent, once per minute and at each `flush`.
+    All methods raise ConfigError if the file cannot be written, or was deleted during the run.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class MetricWriter:
         Args:
           path: the file.
           resume_step: last step whose lines are kept.
-          tensorboard: write its files too.
+          tensorboard: write TensorBoard files too.
           writes: False in all processes of a run but the first.
 
         Raises:
-          ConfigError: the file cannot be written, or TensorBoard is asked for and its package is missing.
+          ConfigError: the file cannot be written, or `tensorboard` is set and its package is missing.
         """
         self.path, self._writes, self._file, self._tensorboard = epath.Path(path), writes, None, None
         if not writes:
@@ -74,7 +74,7 @@ class MetricWriter:
                 self._tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Return when all lines are where the file is."""
+        """Return when all lines are on the disk, or in the bucket."""
         if not self._writes:
             return
         with writing(self.path):
@@ -99,7 +99,7 @@ class MetricWriter:
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line that was cut off is left out.
+    """The records of a metrics.jsonl; an incomplete last line is skipped.
 
     Raises:
       ConfigError: another line is not what `MetricWriter` writes.

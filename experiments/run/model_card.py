@@ -27,7 +27,7 @@ def model_card(loaded: LoadedModel, metrics: list[dict[str, Any]], name: str) ->
     Args:
       loaded: the model.
       metrics: records of the run's metrics.jsonl.
-      name: that others load it by.
+      name: the name by which others load it.
     """
     description, config = loaded.description, loaded.description["config"]
     visual_input, recipe = visual_input_of(loaded.task.model), recipe_named(description["task"])
@@ -70,12 +70,12 @@ def model_card(loaded: LoadedModel, metrics: list[dict[str, Any]], name: str) ->
 
 
 def without_folders(command: str) -> str:
-    """A command without the folders of the machine that it ran on: of absolute paths the last part is left."""
+    """A command without the folders of the machine that it ran on: absolute paths keep their last part only."""
     return re.sub(r"(?<![\w.])(?:/|~/)[^\s'\",)]*", lambda path: PurePath(path[0]).name, command)
 
 
 def _example(loaded: LoadedModel, visual_input: VisualInput, recipe: Recipe) -> list[str]:
-    """Code for a model of this task, with texts of its own domain."""
+    """Example code for a model of this task, with texts of its own domain."""
     if not visual_input.has_predictor:
         return ["loaded = pixelbert_jax.load(NAME)  # loaded.model.model has encode_regions and fuse"]
     drawn = all(name in _DRAWN for name in _data_sets(loaded.description["config"]))
@@ -134,7 +134,7 @@ def _metric_table(metrics: list[dict[str, Any]], step: int, recipe: Recipe) -> l
 
 def _limits(recipe: Recipe) -> list[str]:
     return [
-        "- It knows what its training data shows; on other images and texts its probabilities mean little.",
+        "- It knows only what its training data contains; on other images and texts its probabilities mean little.",
         *recipe.limits,
         "- No licence is stated: it depends on the data and on the weights that training began with. Add one before "
         "you share the model.",

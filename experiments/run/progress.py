@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar on a terminal, plain lines otherwise."""
+"""The progress of a run for a person: a bar on a terminal, plain lines otherwise."""
 
 import sys
 import time
@@ -9,18 +9,18 @@ from experiments.resilience.distributed import are_many, index, is_first
 
 
 class Progress:
-    """Shows steps done, a few figures, and the time left."""
+    """Shows the finished steps, a few metrics, and the remaining time."""
 
     def __init__(self, total: int, start: int, *, seconds_between_lines: float = 10.0) -> None:
         self._total, self._interval = total, seconds_between_lines
-        self._first: tuple[float, int] | None = None  # time and step of the first update: compiling is no measure
+        self._first: tuple[float, int] | None = None  # time and step of the first update: compiling does not count
         self._last_line = 0.0
         self._bar = None
         if sys.stderr.isatty() and is_first():
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def update(self, step: int, metrics: str) -> None:
-        """Say that `step` steps are done."""
+        """Report that `step` steps are done."""
         if self._bar is not None:
             self._bar.set_postfix_str(metrics, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -40,7 +40,7 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Print a line at once, above a bar if there is one; of several processes the first one speaks."""
+    """Print a line at once, above a bar if there is one; of several processes only the first one prints."""
     if not is_first():
         return
     with tqdm.external_write_mode(file=sys.stdout):
@@ -48,7 +48,7 @@ def say(line: str) -> None:
 
 
 def warn(line: str) -> None:
-    """Print a line to the error stream, above a bar; each of several processes says which one it is."""
+    """Print a line to the error stream, above a bar; each of several processes adds its number."""
     with tqdm.external_write_mode(file=sys.stderr):
         print(f"process {index()}: {line}" if are_many() else line, file=sys.stderr, flush=True)
 

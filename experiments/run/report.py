@@ -1,4 +1,4 @@
-"""What a pre-training run learned: a table against baselines that must lose, and report.png."""
+"""The report of a pre-training run: a table of metrics with baselines that must score lower, and report.png."""
 
 import collections
 import dataclasses
@@ -26,20 +26,20 @@ from experiments.run.progress import say
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.step import TrainState
 
-_COUNTED_RECORDS = 20_000  # of the training data, for the guess from the text alone
-_COUNTED_BATCHES = 20  # of the training data, for the guess of a region
+_COUNTED_RECORDS = 20_000  # of the training data, for the baseline from the text alone
+_COUNTED_BATCHES = 20  # of the training data, for the baseline of a region
 _BOX_COLOUR = (255, 128, 0)
 _LOSSES = ("mlm_loss", "itm_loss", "moc_loss", "mrfr_loss")
 _LABELS = {
-    "itm_accuracy": "matching",
-    "mlm_accuracy_words": "masked words",
-    "mlm_accuracy_matched": "masked words",
+    "itm_accuracy": "image-text matching",
+    "mlm_accuracy_words": "masked tokens",
+    "mlm_accuracy_matched": "masked tokens",
     "moc_accuracy": "classes of masked regions",
 }
 
 
 def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, float]]:
-    """Print the table, write it to workdir/report.json, draw workdir/report.png, return the figures by column."""
+    """Print the table, write it to workdir/report.json, draw workdir/report.png, return the metrics by column."""
     stream = run.evaluation["eval"]
     shuffled = Stream(
         stream.plan,
@@ -50,36 +50,37 @@ def report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[str, fl
         "true images": evaluate(run.trainer, state, stream, run.config),
         "shuffled images": evaluate(run.trainer, state, shuffled, run.config),
     }
-    words = "mlm_accuracy_words" if run.task.reported_ids else "mlm_accuracy_matched"
+    mlm_accuracy = "mlm_accuracy_words" if run.task.reported_ids else "mlm_accuracy_matched"
     guess = neighbour_guess(run.train.make_batch, stream, run.task.reported_ids)
-    columns["text alone"] = {"itm_accuracy": 0.5, words: guess}
+    columns["text alone"] = {"itm_accuracy": 0.5, mlm_accuracy: guess}
     of_shapes = all(source.name in ("shapes", "noisy_shapes") for source in run.config.data.eval)
-    label = "masked colour and shape words" if of_shapes else "masked words"
-    rows = {"image-text matching": "itm_accuracy", label: words}
+    label = "masked colour and shape words" if of_shapes else "masked tokens"
+    rows = {"image-text matching": "itm_accuracy", label: mlm_accuracy}
     of_regions = recipe_of(run.config).report_metrics
     if of_regions:
         columns["usual region"] = usual_region(run.train, stream, run.task.config.feature_error)
         rows |= {name: key for name, key in of_regions.items() if key in columns["true images"]}
-    say(f"\nheld-out accuracy        {'':8}" + "".join(f"{name:>20}" for name in columns))
+    say(f"\nevaluation accuracy      {'':8}" + "".join(f"{name:>20}" for name in columns))
     for name, key in rows.items():
         say(
             f"{name:32} "
             + "".join(f"{column[key]:20.3f}" if key in column else f"{'':20}" for column in columns.values())
         )
-    say("(text alone: matching cannot be guessed; words are guessed from their two neighbours in the training texts)")
+    say("(text alone: matching is at chance level; tokens are predicted from their two neighbours in training texts)")
     if of_regions:
         say("(usual region: the class that is most frequent, and the mean feature, in the training data)")
     safe = {column: {name: v if math.isfinite(v) else None for name, v in of.items()} for column, of in columns.items()}
     write_atomically(workdir / "report.json", json.dumps(safe, indent=1))
     draw(run, state, workdir, columns, [key for key in rows.values() if key != "mrfr_loss"])
-    say(f"\n{workdir / 'report.png'} shows the curves and what the model says of evaluation images")
+    say(f"\n{workdir / 'report.png'} shows the curves and the model's predictions for evaluation images")
     return columns
 
 
 def neighbour_guess(train: PretrainingBatches, stream: Stream, reported_ids: tuple[int, ...]) -> float:
-    """Accuracy on evaluation masked words of the word most often seen between the same two neighbours.
+    """Accuracy of a baseline on the masked tokens of the evaluation data.
 
-    It reads the true neighbours, which the model may find masked: a stronger text-only guess than the model's own.
+    It predicts the token that is most frequent between the same two neighbours in the training texts. It reads the true
+    neighbours, which may be masked for the model, so it is stronger than the model's own prediction from text alone.
     """
     encode, length = train.tokenizer.encode, train.config.max_text_length
     chosen = set(reported_ids)
@@ -88,31 +89,30 @@ def neighbour_guess(train: PretrainingBatches, stream: Stream, reported_ids: tup
         for record in itertools.islice(records.texts(), _COUNTED_RECORDS):
             for text in record.texts:
                 ids = encode(text, length).tolist()
-                for before, word, after in zip(ids, ids[1:], ids[2:], strict=False):
-                    if not chosen or word in chosen:
-                        counts[before, after][word] += 1
+                for before, token, after in zip(ids, ids[1:], ids[2:], strict=False):
+                    if not chosen or token in chosen:
+                        counts[before, after][token] += 1
     right = total = 0
     for plan in stream.plan:
         batch = stream.make_batch(plan)
         text_BxKxT = unmasked(batch)
         used = batch["mlm_mask"] & (batch["itm_label"] == 1)[..., None] & batch["pair_mask"][..., None]
         for row, k, slot in np.argwhere(used):
-            place, word = (
-                batch["mlm_position"][row, k, slot],
-                int(batch["mlm_target"][row, k, slot]),
-            )
-            if chosen and word not in chosen:
+            position, token = batch["mlm_position"][row, k, slot], int(batch["mlm_target"][row, k, slot])
+            if chosen and token not in chosen:
                 continue
-            neighbours = int(text_BxKxT[row, k, place - 1]), int(text_BxKxT[row, k, place + 1])
+            neighbours = int(text_BxKxT[row, k, position - 1]), int(text_BxKxT[row, k, position + 1])
             best = counts[neighbours].most_common(1)
-            right += bool(best) and best[0][0] == word
+            right += bool(best) and best[0][0] == token
             total += 1
     return right / max(1, total)
 
 
 def usual_region(train: Stream, stream: Stream, feature_error: str) -> dict[str, float]:
-    """Figures, on evaluation hidden regions of matched pairs, of one class and one feature for all: the training data's
-    most frequent class and mean feature."""
+    """Metrics of a baseline on the zeroed regions of matched pairs of the evaluation data.
+
+    It predicts the training data's most frequent class and mean feature for all regions.
+    """
     classes: collections.Counter[int] = collections.Counter()
     total, count = 0.0, 0
     for step in np.unique(np.linspace(0, len(train.plan) - 1, _COUNTED_BATCHES).round().astype(int)):
@@ -134,7 +134,7 @@ def usual_region(train: Stream, stream: Stream, feature_error: str) -> dict[str,
 
 
 def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """The texts of a batch, BxKxT, with the hidden words put back."""
+    """The texts of a batch, BxKxT, with the original tokens at the masked positions."""
     text_BxKxT = batch["text"].copy()
     row, k, slot = np.nonzero(batch["mlm_mask"])
     text_BxKxT[row, k, batch["mlm_position"][row, k, slot]] = batch["mlm_target"][row, k, slot]
@@ -148,7 +148,7 @@ def draw(
     columns: dict[str, dict[str, float]],
     accuracies: Sequence[str],
 ) -> None:
-    """Curves above, evaluation images with the model's answers below."""
+    """Draw report.png: curves above, evaluation images with the model's predictions below."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -200,7 +200,7 @@ def _draw_images(figure, run: Run, state: TrainState) -> None:  # noqa: ANN001
 
 
 def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Held-out images with what the model says of a masked caption and of a false one."""
+    """Evaluation images with the model's predictions for a masked true caption and for a false one."""
     stream, tokenizer, module = run.evaluation["eval"], run.tokenizer, run.trainer.module
     forward = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None)[:2])
     loaded = batches(stream, run.trainer, run.config)
@@ -216,25 +216,25 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
             text_BxKxT = unmasked(batch)
             for row in range(rows):
                 label_K = batch["itm_label"][row]
-                places = {label: np.flatnonzero((label_K == label) & batch["pair_mask"][row]) for label in (1, 0)}
-                # Where an image has one text, it is a true one: a row with a false one may show another image.
-                if not len(places[1]) or (texts > 1 and not len(places[0])):
+                texts_of = {label: np.flatnonzero((label_K == label) & batch["pair_mask"][row]) for label in (1, 0)}
+                # With one text per image the text must be true: a row with a false one may have another image.
+                if not len(texts_of[1]) or (texts > 1 and not len(texts_of[0])):
                     continue
-                true_k = int(places[1][0])
+                true_k = int(texts_of[1][0])
                 lines = [f"“{tokenizer.decode(batch['text'][row, true_k])}”"]
                 for slot in np.flatnonzero(batch["mlm_mask"][row, true_k]):
                     best = int(probability[row, true_k, slot].argmax())
                     truth = tokenizer.vocabulary[batch["mlm_target"][row, true_k, slot]]
-                    guess = tokenizer.vocabulary[best]
-                    mark = "right" if guess == truth else f"wrong, {truth}"
-                    shown = int(batch["text"][row, true_k, batch["mlm_position"][row, true_k, slot]])
-                    if shown == batch["mlm_target"][row, true_k, slot]:
-                        mark += "; not hidden"
-                    elif shown != tokenizer.mask:
-                        mark += f"; replaced at random by {tokenizer.vocabulary[shown]}"
-                    lines.append(f"   {guess} {probability[row, true_k, slot, best]:.2f} ({mark})")
+                    predicted = tokenizer.vocabulary[best]
+                    mark = "right" if predicted == truth else f"wrong, {truth}"
+                    input_id = int(batch["text"][row, true_k, batch["mlm_position"][row, true_k, slot]])
+                    if input_id == batch["mlm_target"][row, true_k, slot]:
+                        mark += "; not masked"
+                    elif input_id != tokenizer.mask:
+                        mark += f"; replaced at random by {tokenizer.vocabulary[input_id]}"
+                    lines.append(f"   {predicted} {probability[row, true_k, slot, best]:.2f} ({mark})")
                 lines.append(f"matches {score_BxK[row, true_k]:.2f}: its own caption")
-                for k in places[0][:1]:
+                for k in texts_of[0][:1]:
                     lines.append(f"matches {score_BxK[row, k]:.2f}: “{tokenizer.decode(text_BxKxT[row, k])}”")
                 yield _image(stream, plan, batch, row), lines
     finally:
@@ -242,7 +242,7 @@ def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[st
 
 
 def _image(stream: Stream, plan: BatchPlan, batch: dict[str, np.ndarray], row: int) -> np.ndarray:
-    """What the model sees of a row: the image, or the image with the boxes of its regions."""
+    """The visual input of a row: the image, or the image with the boxes of its regions."""
     if "images" in batch:
         height, width = batch["image_size"][row]
         return batch["images"][row, :height, :width]

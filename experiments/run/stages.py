@@ -19,7 +19,7 @@ Sources = list[tuple[SourceConfig, Records]]
 
 
 def stages_of(config: RunConfig) -> tuple[StageConfig, ...]:
-    """The stages that a config lists, or its only one."""
+    """The stages that a config lists, or its only stage."""
     only = StageConfig(config.data.train, config.train.epochs, config.train.steps)
     return config.stages or (only,)
 
@@ -72,13 +72,13 @@ def make_plan(config: RunConfig, sources_of_stage: Sequence[Sources]) -> tuple[S
 def _summary(config: RunConfig, number: int, sources: Sources, plan: Plan) -> str:
     images = sum(len(records) for _, records in sources)
     stage = f"stage {number + 1}: " if config.stages else ""
-    line = f"{stage}{images} images, {plan.steps_per_epoch:.1f} steps an epoch, {plan.steps} steps"
+    line = f"{stage}{images} images, {plan.steps_per_epoch:.1f} steps per epoch, {plan.steps} steps"
     if config.data.regions:
-        return f"{line}; {config.data.regions} regions an image"
+        return f"{line}; {config.data.regions} regions per image"
     canvases = config.data.all_canvases
     return f"{line}; canvases {', '.join('x'.join(map(str, canvases[c])) for c in plan.used_canvases)}"
 
 
 def _seed(seed: int, stage: int) -> int:
-    """Of a stage's order: no two stages pass over the same data in the same order."""
+    """Seed of a stage's order: no two stages pass over the same data in the same order."""
     return seed if stage == 0 else int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])

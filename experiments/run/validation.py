@@ -1,4 +1,4 @@
-"""What of a run's configuration one dataclass alone cannot see."""
+"""Checks across the dataclasses of a run's configuration."""
 
 import jax
 
@@ -11,7 +11,7 @@ from pixelbert_jax.tasks.registry import task_name
 
 
 def validate(config: RunConfig) -> None:
-    """Check what one dataclass alone cannot see, before anything is built.
+    """Check that the fields of different dataclasses fit each other, before anything is built.
 
     Raises:
       ConfigError: fields that do not fit each other.
@@ -40,8 +40,8 @@ def validate(config: RunConfig) -> None:
             raise ConfigError(f"{name}={rows} is not a multiple of the {devices} devices; change it.")
     if train.accumulation < 1 or data.batch_images % (devices * train.accumulation):
         raise ConfigError(
-            f"train.accumulation={train.accumulation} does not divide the {data.batch_images // devices} rows a device "
-            "that data.batch_images gives; change one of the two."
+            f"train.accumulation={train.accumulation} does not divide the {data.batch_images // devices} rows per "
+            "device that data.batch_images gives; change one of the two."
         )
     for name, value in (
         ("train.log_every", train.log_every),
@@ -68,7 +68,7 @@ def validate(config: RunConfig) -> None:
 
 
 def _validate_lengths(config: RunConfig) -> None:
-    """How long the run or its stages are, and on what."""
+    """Check the lengths and the data of the run or its stages."""
     train, stages = config.train, config.stages
     if stages and (config.data.train or train.epochs or train.steps):
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""One recipe a task: what the programs ask of it. The registry is that of pixelbert_jax.tasks."""
+"""One recipe per task: what the programs need from it. The registry is that of pixelbert_jax.tasks."""

@@ -22,7 +22,7 @@ class Nlvr2Recipe(Recipe):
     each_text_once = True
     may_mirror = False
     output_suffix = ".csv"
-    metric_meanings = {"nlvr2_accuracy": "share of sentences that are judged rightly (chance 0.5)"}
+    metric_meanings = {"nlvr2_accuracy": "share of sentences that are judged correctly (chance level 0.5)"}
 
     def make_batches(self, config: RunConfig, inputs: BatchInputs) -> Nlvr2Batches:
         return Nlvr2Batches(**inputs.common(), evaluation=inputs.evaluation, images_per_row=config.task.images)
@@ -62,13 +62,13 @@ def write_submission(predicted: Sequence[Prediction], split: str, output: Path) 
         return {"examples": len(predicted)}
     if permuted:
         return nlvr2.nlvr_scores(judged, labels)
-    # Users' own pairs have identifiers of any form, so the data set says which belong together.
+    # Users' own pairs have identifiers of any form, so the data set states which belong together.
     group_of = {identifier(p): p.label["group"] for p in predicted}
     return nlvr2.pair_scores(judged, labels, group_of.__getitem__)
 
 
 def identifier(prediction: Prediction) -> str:
-    """Of an example, as the metrics take it."""
+    """The identifier of an example, as the metrics take it."""
     label = prediction.label
     return f"{label['identifier']}-{label['permutation']}" if "permutation" in label else str(label["identifier"])
 

@@ -28,7 +28,7 @@ class PretrainingRecipe(Recipe):
     evaluation_flags = ("measure", "num_images", "rerank_top")
     report_metrics = {}
     metric_meanings = {
-        "itm_accuracy": "share of image-text pairs, half of them mismatched, that are told apart (chance 0.5)",
+        "itm_accuracy": "share of image-text pairs, half of them mismatched, that are right (chance level 0.5)",
         "mlm_accuracy": "share of masked tokens that are predicted",
         "mlm_accuracy_matched": "the same in matched pairs alone",
         "mlm_accuracy_words": "the same for the tokens that the configuration names",
@@ -40,12 +40,12 @@ class PretrainingRecipe(Recipe):
             raise ConfigError("A batch of one pair has no mismatched pair; raise data.batch_images.")
 
     def make_task(self, config: RunConfig, tokenizer: Tokenizer) -> Task:
-        """The task; evaluation.words are tokens whose accuracy it reports apart."""
-        words = config.evaluation.words
-        if missing := [word for word in words if word not in tokenizer.ids]:
+        """The task; evaluation.words are tokens whose accuracy it reports separately."""
+        tokens = config.evaluation.words
+        if missing := [token for token in tokens if token not in tokenizer.ids]:
             raise ConfigError(f"evaluation.words: {missing} are not single tokens of the vocabulary; leave them out.")
         task_class = TASKS[self.name(config)][1]
-        return task_class(config.model, config.task, tuple(tokenizer.ids[word] for word in words))
+        return task_class(config.model, config.task, tuple(tokenizer.ids[token] for token in tokens))
 
     def make_batches(self, config: RunConfig, inputs: BatchInputs) -> PretrainingBatches:
         return self.batches(**inputs.common())
@@ -73,7 +73,7 @@ class PretrainingRecipe(Recipe):
     def evaluate(
         self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
     ) -> dict[str, Any]:
-        """Metrics of the two tasks, or recalls of zero-shot retrieval with the matching head."""
+        """Metrics of the two tasks, or recalls of zero-shot retrieval with the image-text matching (ITM) head."""
         if options.measure != "tasks":
             return retrieval.evaluate(loaded, records, output, options)
         data = dataclasses.replace(config.data, mask_rate=config.evaluation.mask_rate, workers=0, max_bad_records=0)

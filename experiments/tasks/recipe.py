@@ -1,4 +1,4 @@
-"""What the programs ask of a task. A file of this package answers it for one task, where these defaults do not."""
+"""What the programs need from a task. A file of this package states it for one task where the defaults do not fit."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.registry import TASKS, task_name
 from pixelbert_jax.tasks.task import Task
 
-_REFUSALS = {  # flag of experiments.evaluate -> why a task has not got it
+_REFUSALS = {  # flag of experiments.evaluate -> why a task does not have it
     "measure": " is for pre-trained models, but {path} is a model of the task {task}",
     "num_images": ": the official scores of {task} are of a whole split",
     "rerank_top": " ranks images and texts, but {path} is a model of the task {task}",
@@ -44,14 +44,14 @@ class ExampleTexts:
 
 @dataclasses.dataclass(frozen=True)
 class BatchInputs:
-    """What batches are made from.
+    """The inputs of a maker of batches.
 
     Attributes:
-      tokenizer: of the run.
-      answers: that the model chooses among.
+      tokenizer: the run's tokenizer.
+      answers: the answers that the model chooses from.
       sources: prepared splits.
       data: the run's configuration of the data, or one for evaluation.
-      seed: of what is drawn.
+      seed: seed of everything that is drawn at random.
       rows: first and last + 1 of the global batch's rows to make; None: all.
       evaluation: nothing is augmented, and each text is in the publisher's order.
     """
@@ -77,18 +77,18 @@ class BatchInputs:
 
 
 class Recipe:
-    """A task as the programs see it. They hold a recipe and never ask which task it is of.
+    """A task for the programs. They hold a recipe and never ask which task it is.
 
     Class attributes:
       models: configuration classes of the models that have the task.
-      summary: of a model of this task, in its model card.
+      summary: summary of a model of this task, in its model card.
       limits: lines of the model card.
-      label_fields: names of a label's identifier and of what is right; None: texts need no labels.
-      each_text_once: evaluation shows each text of a record once, in as many rows as that takes; else one row a record.
-      may_mirror: whether the data may show mirrored images.
-      output_suffix: of the file that `experiments.evaluate` writes.
-      evaluation_flags: those of `experiments.evaluate` that not every task has and this one takes.
-      metric_meanings: what each metric is, for the model card; a `_loss` needs none.
+      label_fields: names of a label's identifier and of its target; None: texts need no labels.
+      each_text_once: evaluation reads each text of a record once, in as many rows as needed; else one row per record.
+      may_mirror: whether training may mirror images.
+      output_suffix: suffix of the file that `experiments.evaluate` writes.
+      evaluation_flags: flags of `experiments.evaluate` that not every task takes and this one does.
+      metric_meanings: the meaning of each metric, for the model card; a `_loss` needs none.
       report_metrics: rows of the table at the end of a run, beside masked tokens and image-text matching: label ->
         metric; None: no table and no report.png.
     """
@@ -111,16 +111,16 @@ class Recipe:
         """Refuse a configuration whose model's sizes are known only from data; raises ConfigError."""
 
     def check_records(self, config: RunConfig, records: Records, *, known: bool, scored: bool) -> None:
-        """Refuse a split that the task cannot use; its first record tells for all.
+        """Refuse a split that the task cannot use; its first record stands for all.
 
         Args:
-          config: of the run.
-          records: of the split.
-          known: what is right has to be known.
-          scored: the official metric is computed, so it has to suit what is known.
+          config: the run's configuration.
+          records: the records of the split.
+          known: the labels must have targets.
+          scored: the official metric is computed, so the targets must suit it.
 
         Raises:
-          DataError: labels of another task, without what is right, or of another metric; no regions, for a model that
+          DataError: labels of another task, without targets, or for another metric; no regions, for a model that
             reads them.
           ConfigError: regions of other sizes than the model's.
         """
@@ -135,12 +135,12 @@ class Recipe:
             raise DataError(f"The texts of {records!r} have no {target}; use a split with {target}.")
 
     def find_answers(self, config: RunConfig, sources: Sequence[Records]) -> AnswerVocabulary | None:
-        """The answers that a model chooses among; None: no such task. Raises DataError."""
+        """The answers that a model chooses from; None: the task has no answers. Raises DataError."""
         del config, sources
         return None
 
     def with_answers(self, config: RunConfig, answers: AnswerVocabulary | None) -> RunConfig:
-        """The configuration with what the answers determine; raises ConfigError if it contradicts them."""
+        """The configuration with the fields that the answers determine; raises ConfigError if it contradicts them."""
         del answers
         return config
 
@@ -150,7 +150,7 @@ class Recipe:
         return TASKS[self.name(config)][1](config.model, config.task)
 
     def make_batches(self, config: RunConfig, inputs: BatchInputs) -> MakeBatch:
-        """What makes the arrays of a plan."""
+        """The maker of the batches of a plan."""
         raise NotImplementedError
 
     def evaluation_visits(self, config: RunConfig, records: Records) -> np.ndarray:
@@ -165,7 +165,7 @@ class Recipe:
         return ()
 
     def check_evaluation(self, loaded: LoadedModel, options: EvaluationOptions) -> None:
-        """Refuse what `experiments.evaluate` was asked for and this task has not.
+        """Refuse flags of `experiments.evaluate` that this task does not have.
 
         Raises:
           ConfigError: a flag that the task does not take.

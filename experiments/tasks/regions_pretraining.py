@@ -9,7 +9,7 @@ from pixelbert_jax.errors import ConfigError
 
 
 class RegionsPretrainingRecipe(PretrainingRecipe):
-    """Reads regions; the rest is as of Pixel-BERT's pre-training."""
+    """The model reads regions; the rest is as in Pixel-BERT's pre-training."""
 
     models = (ImageBertConfig,)
     summary = "pre-trained (masked language modelling, masked regions, image-text matching)"

@@ -17,7 +17,7 @@ CALIBRATION = "- A matching probability compares texts; it is not calibrated as 
 
 
 class RetrievalRecipe(Recipe):
-    """Of both models."""
+    """Retrieval with either model."""
 
     models = (PixelBertConfig, ImageBertConfig)
     summary = "fine-tuned for image-text retrieval"

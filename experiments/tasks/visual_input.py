@@ -1,4 +1,4 @@
-"""What the programs ask of a model's visual input, pixels or regions."""
+"""What the programs need from a model's visual input, pixels or regions."""
 
 from typing import Protocol
 
@@ -11,11 +11,11 @@ from pixelbert_jax.errors import ConfigError
 
 
 class VisualInput(Protocol):
-    """Of one kind of model.
+    """The visual input of one kind of model.
 
     Attributes:
-      paper: that describes the model.
-      tag: of the model on a hub.
+      paper: the paper that describes the model.
+      tag: the model's tag on a hub.
       has_predictor: whether pixelbert_jax.Predictor takes the model.
     """
 
@@ -62,7 +62,7 @@ class Pixels:
         if stored and not (config.init.backbone or config.init.checkpoint):
             raise ConfigError(
                 "model.backbone keeps frozen parts or stored BatchNorm statistics, but nothing is loaded into it; set "
-                "init.backbone or init.checkpoint, or train it from nothing: frozen_parts=0 with norm='group' or "
+                "init.backbone or init.checkpoint, or train it from scratch: frozen_parts=0 with norm='group' or "
                 "batch_statistics='train'."
             )
 
@@ -92,7 +92,7 @@ class Regions:
                 f"{data.whole_image!r}; set both or none."
             )
         if config.init.backbone or config.init.checkpoint_parts == "backbone":
-            raise ConfigError("init.backbone or init.checkpoint_parts asks for a backbone, which ImageBERT has not.")
+            raise ConfigError("init.backbone or init.checkpoint_parts names a backbone; ImageBERT has none, remove it.")
 
     def check_records(self, config: RunConfig, records: Records) -> None:
         visuals, regions = visuals_of([records], config.data), config.model.regions
@@ -104,7 +104,7 @@ class Regions:
                 )
 
     def sizes(self, model: ImageBertConfig, data: DataConfig) -> str:
-        return f"- up to {data.regions} regions an image, features of {model.regions.feature_size}"
+        return f"- up to {data.regions} regions per image, features of {model.regions.feature_size}"
 
 
 _INPUTS: dict[type, VisualInput] = {PixelBertConfig: Pixels(), ImageBertConfig: Regions()}

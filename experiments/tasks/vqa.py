@@ -1,4 +1,4 @@
-"""Visual question answering: the answer of each question, out of a list."""
+"""Visual question answering: the answer to each question, from a list of answers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class VqaRecipe(Recipe):
         """Write the server's JSON list of question_id and answer; scores where the questions have answers."""
         wordnet = read_wordnet(config, options.wordnet)
         if wordnet is not None:
-            self.check_records(config, records, known=True, scored=True)  # WUPS compares with what is right
+            self.check_records(config, records, known=True, scored=True)  # WUPS compares with the right answers
         answers = saved_answers(loaded.description)
         predicted = predict(
             loaded,
@@ -103,11 +103,11 @@ class VqaRecipe(Recipe):
 
 
 def read_wordnet(config: RunConfig, folder: str) -> WordNet | None:
-    """What WUPS compares answers with; None if no folder is given.
+    """The WordNet for WUPS; None if no folder is given.
 
     Raises:
       ConfigError: the run has no such score.
-      DataError: the folder is not that of a WordNet.
+      DataError: the folder is not a WordNet's.
     """
     if not folder:
         return None
@@ -129,10 +129,10 @@ def write_submission(
     """Write the official file and return the scores; without labels only the number of questions.
 
     Args:
-      config: of the run.
-      predicted: of all questions of the split.
+      config: the run's configuration.
+      predicted: predictions for all questions of the split.
       output: the file.
-      answers: that the model chooses among.
+      answers: the answers that the model chooses from.
       wordnet: for WUPS of sets of answers.
     """
     answer_of = {p.label["question_id"]: p.answer for p in predicted}
@@ -148,7 +148,7 @@ def write_submission(
 
 
 def flat(scores: dict[str, Any]) -> dict[str, Any]:
-    """Scores with those of question and answer types on a level with the others."""
+    """Scores in one flat dictionary, with those of question and answer types."""
     found = {}
     for name, value in scores.items():
         found |= {f"{name}/{kind}": v for kind, v in value.items()} if isinstance(value, dict) else {name: value}

@@ -1,1 +1,1 @@
-"""One file a task: its heads, the batch it takes, its losses, its figures."""
+"""One file per task: its heads, the fields of its batches, its losses, its metrics."""

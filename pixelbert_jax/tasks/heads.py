@@ -18,7 +18,7 @@ class Classifier(nnx.Module):
     def __init__(
         self, config: ModelConfig, inputs: int, outputs: int, *, first_bias: float = 0.0, rngs: nnx.Rngs
     ) -> None:
-        """Args: first_bias: of every output."""
+        """Args: first_bias: initial bias of every output."""
         normal, width = transformer_normal(config), config.encoder.width
         self.inner = nnx.Linear(inputs, width, kernel_init=normal, dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
@@ -31,26 +31,26 @@ class Classifier(nnx.Module):
 
 
 class ItmHead:
-    """For modules with an `itm_head`: how well a text and an image belong together."""
+    """For modules with an `itm_head`: image-text matching (ITM)."""
 
     def itm_logit(self, hidden_NxSxD: jax.Array) -> jax.Array:
-        """Float32 logit N that text and image belong together, from [CLS]."""
+        """Float32 logit N of image-text matching, from [CLS]."""
         return self.itm_head(hidden_NxSxD[:, 0].astype(jnp.float32))[:, 0]
 
 
 def pair_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str, Field]:
-    """Fields of B rows of images (`images` of them a row, or one without an axis) with K texts each."""
-    last_word = model.text.vocabulary_size - 1
+    """Fields of B rows with K texts each. `images` is the number of images per row; empty: one, without an axis."""
+    last_token = model.text.vocabulary_size - 1
     return {
         **visual_fields(model, images),
-        "text": Field(("B", "K", "T"), "int32", 0, last_word, "[CLS] tokens [SEP] padding, some masked"),
+        "text": Field(("B", "K", "T"), "int32", 0, last_token, "[CLS] tokens [SEP] padding, some masked"),
         "text_mask": Field(("B", "K", "T"), "bool", 0, 1, "True where text is not padding"),
-        "pair_mask": Field(("B", "K"), "bool", 0, 1, "False for texts that only fill up a row or a batch"),
+        "pair_mask": Field(("B", "K"), "bool", 0, 1, "False for padding texts of a row or a batch"),
     }
 
 
 def visual_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str, Field]:
-    """What a model sees of each row: pixels on a canvas, or R regions."""
+    """The visual input of each row: pixels on a canvas, or R regions."""
     rows = ("B", *images)
     if isinstance(model, PixelBertConfig):
         return {
@@ -61,7 +61,7 @@ def visual_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str,
     fields = {
         "regions": Field((*rows, "R", size), "float16", None, None, "features, the highest-scoring region first"),
         "boxes": Field((*rows, "R", 4), "float32", 0, 1, "left, top, right, bottom as shares of the image's sides"),
-        "region_mask": Field((*rows, "R"), "bool", 0, 1, "True for regions that are there"),
+        "region_mask": Field((*rows, "R"), "bool", 0, 1, "True for regions, False for padding"),
     }
     if whole:
         fields["whole"] = Field((*rows, whole), "float16", None, None, "feature of the whole image")
@@ -69,12 +69,12 @@ def visual_fields(model: ModelConfig, images: tuple[int, ...] = ()) -> dict[str,
 
 
 def mlm_fields(model: ModelConfig) -> dict[str, Field]:
-    """Masked words of K texts a row, and whether each text belongs to the image."""
-    last_word = model.text.vocabulary_size - 1
+    """Masked tokens of K texts per row, and whether each text belongs to the image."""
+    last_token = model.text.vocabulary_size - 1
     return {
-        "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "places in the text to predict, 0 if unused"),
-        "mlm_target": Field(("B", "K", "M"), "int32", 0, last_word, "the token that stood there"),
-        "mlm_mask": Field(("B", "K", "M"), "bool", 0, 1, "True where a place is used"),
+        "mlm_position": Field(("B", "K", "M"), "int32", 0, None, "positions in the text to predict, 0 if unused"),
+        "mlm_target": Field(("B", "K", "M"), "int32", 0, last_token, "the original token there"),
+        "mlm_mask": Field(("B", "K", "M"), "bool", 0, 1, "True where a position is used"),
         "itm_label": Field(("B", "K"), "int32", 0, 1, "1 where the text belongs to the image"),
     }
 

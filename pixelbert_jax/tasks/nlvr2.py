@@ -70,5 +70,5 @@ class Nlvr2Task:
         return module.truth_head(cls_NxIxD.reshape(cls_NxIxD.shape[0], -1))
 
     def predict(self, module: PixelBertForNlvr2, batch: Batch) -> jax.Array:
-        """1 where a sentence is thought to be true, BxK."""
+        """1 where a sentence is predicted to be true, BxK."""
         return self.forward(module, batch, None).argmax(-1).reshape(batch["pair_mask"].shape)

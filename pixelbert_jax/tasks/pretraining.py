@@ -1,6 +1,6 @@
-"""Pixel-BERT's pre-training: masked language modelling and image-text matching (Huang et al. 2020, section 3.4).
+"""Pixel-BERT's pre-training (Huang et al. 2020, section 3.4).
 
-ImageBERT's shares the heads and their losses.
+Masked language modelling (MLM) and image-text matching (ITM). ImageBERT's pre-training shares the heads and losses.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from pixelbert_jax.tasks.task import Batch, Field, Sums
 class PretrainingConfig:
     """The losses of pre-training."""
 
-    sampled_pixels: int = 100  # pixels an image-text pair sees in training; 0: all of them. Evaluation sees all
+    sampled_pixels: int = 100  # pixels that a pair reads in training; 0: all of them. Evaluation reads all
     mlm_weight: float = 1.0
     itm_weight: float = 1.0
-    mlm_on_negatives: bool = True  # masked words of mismatched pairs count too (docs/fidelity.md)
+    mlm_on_negatives: bool = True  # masked tokens of mismatched pairs count too (docs/fidelity.md)
 
     def __post_init__(self) -> None:
         if self.sampled_pixels < 0:
@@ -38,7 +38,7 @@ class PretrainingConfig:
 
 
 class MaskedLanguageHead(nnx.Module):
-    """BERT's: dense, GELU, LayerNorm, then the word embeddings again, plus a bias."""
+    """BERT's MLM head: dense, GELU, LayerNorm, then the tied token embeddings, plus a bias."""
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.platform = platform or jax.default_backend()
@@ -47,17 +47,17 @@ class MaskedLanguageHead(nnx.Module):
         self.layer_norm = make_layer_norm(config, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(config.text.vocabulary_size))
 
-    def __call__(self, hidden_NxMxD: jax.Array, word_VxD: jax.Array) -> jax.Array:
+    def __call__(self, hidden_NxMxD: jax.Array, token_VxD: jax.Array) -> jax.Array:
         """Float32 logits NxMxV."""
         x = self.layer_norm(gelu(self.transform(hidden_NxMxD)))
-        # On the CPU in float32 whatever the model's dtype: bfloat16 has no fast path for so wide a transposed operand.
+        # On the CPU in float32, whatever the model's dtype: bfloat16 has no fast path for so wide a transposed operand.
         dtype = jnp.float32 if self.platform == "cpu" else x.dtype
-        logits = jnp.einsum("nmd,vd->nmv", x.astype(dtype), word_VxD.astype(dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("nmd,vd->nmv", x.astype(dtype), token_VxD.astype(dtype), preferred_element_type=jnp.float32)
         return logits + self.bias[...][None, None]
 
 
 class ModelForPretraining(ItmHead, nnx.Module):
-    """Pixel-BERT or ImageBERT with the heads for masked words and matching."""
+    """Pixel-BERT or ImageBERT with the heads of MLM and ITM."""
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = make_model(config, platform=platform, rngs=rngs)
@@ -75,11 +75,11 @@ class ModelForPretraining(ItmHead, nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingTask:
-    """A batch is B images with K texts each; every pair sees its own random pixels."""
+    """A batch is B images with K texts each; every pair samples its own random pixels."""
 
     model: PixelBertConfig
     config: PretrainingConfig
-    reported_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked tokens apart
+    reported_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked tokens separately
 
     def fields(self) -> dict[str, Field]:
         return {**pair_fields(self.model), **mlm_fields(self.model)}
@@ -88,7 +88,7 @@ class PretrainingTask:
         return ModelForPretraining(self.model, platform=platform, rngs=rngs)
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        return {"pairs": batch["pair_mask"].sum(), "words": self._counted_words(batch).sum()}
+        return {"pairs": batch["pair_mask"].sum(), "tokens": self._counted_tokens(batch).sum()}
 
     def loss(
         self,
@@ -97,18 +97,18 @@ class PretrainingTask:
         totals: dict[str, jax.Array],
         key: jax.Array | None,
     ) -> tuple[jax.Array, Sums]:
-        words, matching, sums = mlm_and_itm_losses(
+        mlm_sum, itm_sum, sums = mlm_and_itm_losses(
             *self.forward(module, batch, key),
             batch,
-            self._counted_words(batch),
+            self._counted_tokens(batch),
             self.reported_ids,
             evaluation=key is None,
         )
-        word_count, pair_count = jnp.maximum(totals["words"], 1), jnp.maximum(totals["pairs"], 1)
-        return self.config.mlm_weight * words / word_count + self.config.itm_weight * matching / pair_count, sums
+        token_count, pair_count = jnp.maximum(totals["tokens"], 1), jnp.maximum(totals["pairs"], 1)
+        return self.config.mlm_weight * mlm_sum / token_count + self.config.itm_weight * itm_sum / pair_count, sums
 
     def forward(self, module: ModelForPretraining, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Word logits NxMxV and matching logits N, N = B*K.
+        """Token logits NxMxV and ITM logits N, N = B*K.
 
         With a key: training, dropout and sampled pixels. Without: evaluation, all pixels.
         """
@@ -137,8 +137,8 @@ class PretrainingTask:
         )
         return module.logits_of_tokens(hidden_NxQxD[:, 1:]), module.itm_logit(hidden_NxQxD)
 
-    def _counted_words(self, batch: Batch) -> jax.Array:
-        """Masked words that take part in the loss, BxKxM."""
+    def _counted_tokens(self, batch: Batch) -> jax.Array:
+        """Masked tokens that count in the loss, BxKxM."""
         counted = batch["mlm_mask"] & batch["pair_mask"][..., None]
         return counted if self.config.mlm_on_negatives else counted & (batch["itm_label"] == 1)[..., None]
 
@@ -152,21 +152,21 @@ def mlm_and_itm_losses(
     *,
     evaluation: bool,
 ) -> tuple[jax.Array, jax.Array, Sums]:
-    """Losses of masked words and of matching, each summed, and their figures.
+    """The losses of MLM and ITM, each summed, and their metrics.
 
     Args:
-      word_logits_NxMxV: at the masked places of N = B*K texts.
-      itm_logit_N: of matching.
-      batch: with `word_fields`.
-      counted_BxKxM: masked words that take part.
-      word_ids: report the accuracy on these apart, if held out.
-      held_out: report the accuracy in matched pairs too.
+      token_logits_NxMxV: at the masked positions of N = B*K texts.
+      itm_logit_N: logits of ITM.
+      batch: with `mlm_fields`.
+      counted_BxKxM: masked tokens that count.
+      reported_ids: in evaluation, also report the accuracy on these tokens.
+      evaluation: also report the accuracy in matched pairs.
     """
     pairs = itm_logit_N.shape[0]
     target_NxM = batch["mlm_target"].reshape(pairs, -1)
     counted_NxM = counted_BxKxM.reshape(pairs, -1)
-    word_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(token_logits_NxMxV, target_NxM)
-    mlm_sum = jnp.where(counted_NxM, word_loss_NxM, 0).sum()
+    token_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(token_logits_NxMxV, target_NxM)
+    mlm_sum = jnp.where(counted_NxM, token_loss_NxM, 0).sum()
     label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)
     pair_loss_N = optax.sigmoid_binary_cross_entropy(itm_logit_N, label_N.astype(jnp.float32))
     itm_sum = jnp.where(pair_mask_N, pair_loss_N, 0).sum()

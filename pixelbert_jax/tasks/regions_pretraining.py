@@ -1,4 +1,8 @@
-"""ImageBERT's pre-training: masked words, classes and features of masked regions, matching (Qi et al. 2020, 3.3)."""
+"""ImageBERT's pre-training (Qi et al. 2020, section 3.3).
+
+Masked language modelling (MLM), masked object classification (MOC), masked region feature regression (MRFR) and
+image-text matching (ITM).
+"""
 
 import dataclasses
 from typing import Literal
@@ -20,11 +24,11 @@ from pixelbert_jax.tasks.task import Batch, Field, Sums
 class RegionsPretrainingConfig:
     """The four losses; the paper's sum has no weights."""
 
-    mlm_weight: float = 1.0  # masked words
+    mlm_weight: float = 1.0  # masked tokens
     moc_weight: float = 1.0  # masked regions: the detector's class
     mrfr_weight: float = 1.0  # masked regions: the feature
-    itm_weight: float = 1.0  # matching
-    conditional_mask: bool = True  # only matched pairs count in the first three
+    itm_weight: float = 1.0  # image-text matching
+    conditional_mask: bool = True  # only matched pairs count in the first three losses
     feature_error: Literal["sum", "mean"] = "sum"  # of the squares of a feature's numbers
 
     def __post_init__(self) -> None:
@@ -48,11 +52,11 @@ class ImageBertForPretraining(ModelForPretraining):
 
 @dataclasses.dataclass(frozen=True)
 class RegionsPretrainingTask:
-    """A batch is B images with K texts each; every pair hides regions of its own."""
+    """A batch is B images with K texts each; every pair masks its own regions."""
 
     model: ImageBertConfig
     config: RegionsPretrainingConfig
-    reported_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked tokens apart
+    reported_ids: tuple[int, ...] = ()  # evaluation reports the accuracy on these masked tokens separately
 
     def fields(self) -> dict[str, Field]:
         last_class = self.model.regions.classes - 1
@@ -61,7 +65,7 @@ class RegionsPretrainingTask:
             **mlm_fields(self.model),
             "region_class": Field(("B", "R"), "int32", 0, last_class, "the detector's class, 0 where there is none"),
             "region_target": Field(("B", "K", "R"), "bool", 0, 1, "True for masked regions"),
-            "region_zeroed": Field(("B", "K", "R"), "bool", 0, 1, "True for those of them whose feature is hidden"),
+            "region_zeroed": Field(("B", "K", "R"), "bool", 0, 1, "True for masked regions whose feature is zeroed"),
         }
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> ImageBertForPretraining:
@@ -70,7 +74,7 @@ class RegionsPretrainingTask:
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return {
             "pairs": batch["pair_mask"].sum(),
-            "words": self._counted(batch, "mlm_mask").sum(),
+            "tokens": self._counted(batch, "mlm_mask").sum(),
             "regions": self._counted(batch, "region_target").sum(),
         }
 
@@ -81,9 +85,9 @@ class RegionsPretrainingTask:
         totals: dict[str, jax.Array],
         key: jax.Array | None,
     ) -> tuple[jax.Array, Sums]:
-        """Each loss is averaged over what it counts: words, regions, regions, pairs; without weight it has no figures.
+        """Each loss is averaged over what it counts: tokens, regions, regions, pairs. Without weight it has no metrics.
 
-        Held out, figures of regions are of zeroed ones in matched pairs, whatever the loss counts.
+        In evaluation, the metrics of regions count zeroed regions in matched pairs, whatever the loss counts.
         """
         token_logits, itm_logit_N, hidden_NxRxD = self.forward(module, batch, key)
         mlm_sum, itm_sum, sums = mlm_and_itm_losses(
@@ -97,7 +101,7 @@ class RegionsPretrainingTask:
         pairs, texts = len(itm_logit_N), batch["text"].shape[1]
         counted_BxKxR = self._counted(batch, "region_target")
         if key is None:
-            # Held out: matched pairs in every config, and nothing that need only be copied.
+            # In evaluation only matched pairs count, in every config, and no feature that the model could copy.
             matched_BxK = batch["pair_mask"] & (batch["itm_label"] == 1)
             counted_BxKxR = batch["region_zeroed"] & matched_BxK[..., None]
         counted_NxR = counted_BxKxR.reshape(pairs, -1)
@@ -116,9 +120,9 @@ class RegionsPretrainingTask:
             sums |= {"moc_loss": (moc_sum, count), "moc_accuracy": (right_NxR.sum(), count)}
         if self.config.mrfr_weight:
             sums["mrfr_loss"] = (mrfr_sum, count)
-        words, regions, all_pairs = (jnp.maximum(totals[name], 1) for name in ("words", "regions", "pairs"))
+        tokens, regions, all_pairs = (jnp.maximum(totals[name], 1) for name in ("tokens", "regions", "pairs"))
         loss = (
-            self.config.mlm_weight * mlm_sum / words
+            self.config.mlm_weight * mlm_sum / tokens
             + self.config.moc_weight * moc_sum / regions
             + self.config.mrfr_weight * mrfr_sum / regions
             + self.config.itm_weight * itm_sum / all_pairs
@@ -128,7 +132,7 @@ class RegionsPretrainingTask:
     def forward(
         self, module: ImageBertForPretraining, batch: Batch, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Word logits NxMxV, matching logits N, and hidden states NxRxD of the regions; N = B*K.
+        """Token logits NxMxV, ITM logits N, and hidden states NxRxD of the regions; N = B*K.
 
         With a key: training, with dropout.
         """
@@ -139,7 +143,7 @@ class RegionsPretrainingTask:
             return jnp.repeat(batch[name], texts, axis=0)
 
         zeroed_NxRx1 = batch["region_zeroed"].reshape(pairs, -1, 1)
-        seen_NxPxD, seen_mask_NxP = module.model.encode_regions(
+        visual_NxPxD, visual_mask_NxP = module.model.encode_regions(
             jnp.where(zeroed_NxRx1, jnp.zeros((), batch["regions"].dtype), repeated("regions")),
             repeated("boxes"),
             repeated("region_mask"),
@@ -149,8 +153,8 @@ class RegionsPretrainingTask:
         hidden_NxSxD = module.model.fuse(
             batch["text"].reshape(pairs, length),
             batch["text_mask"].reshape(pairs, length),
-            seen_NxPxD,
-            seen_mask_NxP,
+            visual_NxPxD,
+            visual_mask_NxP,
             dropout_key,
         )
         token_logits = module.token_logits(hidden_NxSxD, batch["mlm_position"].reshape(pairs, -1))
@@ -158,6 +162,6 @@ class RegionsPretrainingTask:
         return token_logits, module.itm_logit(hidden_NxSxD), hidden_NxRxD
 
     def _counted(self, batch: Batch, name: str) -> jax.Array:
-        """Masked words or regions that take part in the losses, BxKx."""
+        """Masked tokens or regions that count in the losses, BxKx."""
         counted = batch[name] & batch["pair_mask"][..., None]
         return counted & (batch["itm_label"] == 1)[..., None] if self.config.conditional_mask else counted

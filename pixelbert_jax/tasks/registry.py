@@ -1,4 +1,4 @@
-"""The tasks by name: what a checkpoint's description says is turned into a task here."""
+"""The tasks by name, and the task that a checkpoint's description names."""
 
 import functools
 import importlib
@@ -31,7 +31,7 @@ TaskConfig = functools.reduce(operator.or_, (config_class for config_class, _ in
 
 
 def task_name(config: TaskConfig) -> str:
-    """The name of the task that a configuration is of."""
+    """The name of a configuration's task."""
     return next(name for name, (config_class, _) in TASKS.items() if type(config) is config_class)
 
 

@@ -19,10 +19,10 @@ _NEVER = -1e30  # logit of a candidate that does not count
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalConfig:
-    """Candidates of each image."""
+    """The candidates of each image, and the weights of the losses over them."""
 
     negatives: int = 20  # random texts of other images
-    hardest_negatives: int = 5  # of them that get a gradient: those with the highest scores
+    hardest_negatives: int = 5  # how many of them get a gradient: those with the highest scores
     image_negatives: bool = False  # also each text against random other images of the batch, in the same numbers
     multiclass_weight: float = 1.0  # Pixel-BERT's loss: which of the candidates is true
     binary_weight: float = 0.0  # ImageBERT's best: whether each candidate is true, averaged over the candidates
@@ -43,7 +43,7 @@ class RetrievalConfig:
 
 
 class ModelForRetrieval(ItmHead, nnx.Module):
-    """Pixel-BERT or ImageBERT with the matching head of pre-training, from which its score starts."""
+    """Pixel-BERT or ImageBERT with the image-text matching (ITM) head, which starts from pre-training's."""
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = make_model(config, platform=platform, rngs=rngs)
@@ -74,10 +74,10 @@ class RetrievalTask:
     ) -> tuple[jax.Array, Sums]:
         """`candidate_losses` of the true pair and the hardest mismatched ones, averaged over the rows.
 
-        All candidates are scored first, without dropout or gradient; the hardest are then run again with both, which
-        is cheaper than to keep what the gradient of all would need.
+        All candidates are scored first, without dropout or gradient. The hardest ones are then run again with both.
+        This is cheaper than keeping what the gradient of all candidates would need.
         """
-        seen = module.model.encode_visual(batch)
+        visual = module.model.encode_visual(batch)
         text, text_mask, used = batch["text"], batch["text_mask"], batch["pair_mask"]
         rows = jnp.arange(len(text))
         own = jnp.broadcast_to(rows[:, None], used.shape)
@@ -87,10 +87,10 @@ class RetrievalTask:
             sides.append(self._other_images(batch, image_key))
         loss = right = 0.0
         for side, (image_BxK, text_BxKxT, mask_BxKxT, used_BxK) in enumerate(sides):
-            logit_BxK = self._score(module, seen, image_BxK, text_BxKxT, mask_BxKxT, None)
+            logit_BxK = self._score(module, visual, image_BxK, text_BxKxT, mask_BxKxT, None)
             logit_BxK = jax.lax.stop_gradient(jnp.where(used_BxK, logit_BxK, _NEVER))
             right += ((logit_BxK[:, 0] > logit_BxK[:, 1:].max(-1)) & used_BxK[:, 0]).sum()
-            # A small batch has fewer other images than that.
+            # A small batch may have fewer other images than hardest_negatives.
             _, hard_BxH = jax.lax.top_k(logit_BxK[:, 1:], min(self.config.hardest_negatives, used_BxK.shape[1] - 1))
             chosen_BxC = jnp.concatenate([jnp.zeros_like(hard_BxH[:, :1]), hard_BxH + 1], axis=1)
             dropout_key = None
@@ -98,7 +98,7 @@ class RetrievalTask:
                 dropout_key = jax.random.fold_in(jax.random.fold_in(key, 2 + side), batch["row"][0])
             take = jax.vmap(lambda x, i: x[i])
             hard = (take(x, chosen_BxC) for x in (image_BxK, text_BxKxT, mask_BxKxT))
-            logit_BxC = self._score(module, seen, *hard, dropout_key)
+            logit_BxC = self._score(module, visual, *hard, dropout_key)
             loss_B = candidate_losses(logit_BxC, take(used_BxK, chosen_BxC), self.config)
             loss += jnp.where(used_BxK[:, 0], loss_B, 0).sum()
         count = used[:, 0].sum()
@@ -111,19 +111,19 @@ class RetrievalTask:
     def _score(
         self,
         module: ModelForRetrieval,
-        seen: tuple[jax.Array, jax.Array],
+        visual: tuple[jax.Array, jax.Array],
         image_BxK: jax.Array,
         text_BxKxT: jax.Array,
         mask_BxKxT: jax.Array,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """Logits BxK of texts with the images of the rows `image_BxK`; `seen` is what encode_visual gave."""
+        """Logits BxK of texts with the images of the rows `image_BxK`; `visual` is the result of encode_visual."""
         image_N, length = image_BxK.reshape(-1), text_BxKxT.shape[-1]
         hidden = module.model.fuse_at(
             text_BxKxT.reshape(-1, length),
             mask_BxKxT.reshape(-1, length),
-            seen[0][image_N],
-            seen[1][image_N],
+            visual[0][image_N],
+            visual[1][image_N],
             dropout_key,
         )
         return module.itm_logit(hidden).reshape(image_BxK.shape)

@@ -1,4 +1,4 @@
-"""What the training step and the loop ask of a task."""
+"""The interface of a task for the training step and the loop."""
 
 import dataclasses
 from typing import Protocol
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 Batch = dict[str, jax.Array]
-Sums = dict[str, tuple[jax.Array, jax.Array]]  # name of a figure -> (sum, count): adds up over rows, batches, hosts
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, count): adds up over rows, batches, hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Task(Protocol):
     """A task: pure functions over a module that it builds."""
 
     def fields(self) -> dict[str, Field]:
-        """The arrays that a batch has; their leading axis is always B, the rows. One is `pair_mask`: what counts."""
+        """The arrays of a batch. Their leading axis is always B, the rows. `pair_mask` is True for texts that count."""
 
     def init(self, *, platform: str | None, rngs: nnx.Rngs) -> nnx.Module:
         """A fresh module: the model with the task's heads."""
@@ -41,13 +41,13 @@ class Task(Protocol):
     def loss(
         self, module: nnx.Module, batch: Batch, totals: dict[str, jax.Array], key: jax.Array | None
     ) -> tuple[jax.Array, Sums]:
-        """This (micro-)batch's part of the loss, and its figures.
+        """This (micro-)batch's part of the loss, and its metrics.
 
         `key` is None in evaluation. In training all micro-batches of a step get the same key, and
-        `batch` has one more array: `row` (B,), the rows' places in the whole batch.
+        `batch` has one more array: `row` (B,), the rows' indices in the whole batch.
         """
 
 
 def mean_metrics(sums: Sums) -> dict[str, jax.Array]:
-    """Sums to averages; a figure with nothing counted is 0."""
+    """Sums to averages. A metric whose count is 0 is 0."""
     return {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}

@@ -17,10 +17,10 @@ from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 @dataclasses.dataclass(frozen=True)
 class VqaConfig:
-    """Answers to choose from."""
+    """The answers that the model chooses from."""
 
     answers: int = 0  # size of the answer vocabulary; 0: taken from the run's
-    answer_slots: int = 10  # different answers of one question at most: ten people were asked
+    answer_slots: int = 10  # greatest number of different answers to a question: ten people answered each
 
     def __post_init__(self) -> None:
         if self.answers < 0 or self.answer_slots < 1:
@@ -32,7 +32,8 @@ class PixelBertForVqa(nnx.Module):
 
     def __init__(self, config: PixelBertConfig, answers: int, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.model = PixelBert(config, platform=platform, rngs=rngs)
-        # Each of many answers is rarely right: from 0 the first steps would learn little else (Lin et al. 2017, 3.3).
+        # Each of many answers is rarely right. With a bias of 0 the first steps would learn little but that
+        # (Lin et al. 2017, 3.3).
         rarely = -math.log(max(answers - 1, 1))
         self.answer_head = Classifier(config, config.encoder.width, answers, first_bias=rarely, rngs=rngs)
 
@@ -50,7 +51,7 @@ class VqaTask:
             **pair_fields(self.model),
             "answer": Field(slots, "int32", 0, self.config.answers - 1, "answers that are right, 0 if unused"),
             "answer_score": Field(slots, "float32", 0, 1, "how right each is, 0 if unused"),
-            "one_is_enough": Field(("B", "K"), "bool", 0, 1, "False: a set of several answers, which no single one is"),
+            "one_is_enough": Field(("B", "K"), "bool", 0, 1, "False: only a set of several answers is right"),
         }
 
     def init(self, *, platform: str | None = None, rngs: nnx.Rngs) -> PixelBertForVqa:

@@ -42,7 +42,7 @@ class Checkpoints:
         """Open or make the folder.
 
         Args:
-          directory: where the checkpoints lie, one folder a step.
+          directory: where the checkpoints lie, one folder per step.
           keep_last: how many of the newest to keep.
           keep_every: keep those at multiples of this many steps as well; 0: none.
 
@@ -114,7 +114,7 @@ class Checkpoints:
         self._finish(timeout=None)
 
     def description(self, step: int) -> dict[str, Any]:
-        """What the checkpoint says of itself; errors as in `read_description`."""
+        """The checkpoint's description of itself; errors as in `read_description`."""
         return read_description(self.directory / str(step))
 
     def restore(self, step: int, abstract_state: TrainState) -> TrainState:
@@ -131,7 +131,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            # Orbax would tell of the same failure again.
+            # Orbax would report the same failure again.
             with contextlib.suppress(*(_DAMAGE if self._failed else ())):
                 self._checkpointer.close()
 
@@ -206,7 +206,7 @@ def newest_checkpoint(directory: epath.PathLike) -> epath.Path | None:
 
 
 def read_description(path: epath.PathLike) -> dict[str, Any]:
-    """What the checkpoint in the folder `path` says of itself.
+    """The description of the checkpoint in the folder `path`.
 
     Raises:
       ConfigError: it was written by another layout of this code, or by something else, or is damaged.
@@ -237,7 +237,7 @@ def read_items(path: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]
     if not isinstance(sums, dict) or not all(isinstance(of_item, dict) for of_item in sums.values()):
         raise _unreadable(path, "it has no checksums")
     if ({"model", "ema"} <= sums.keys() and "ema" not in abstract) or abstract.keys() - sums.keys():
-        raise _unreadable(path, f"it holds {', '.join(sums)}, asked for is {', '.join(abstract)}")
+        raise _unreadable(path, f"it holds {', '.join(sums)}, requested is {', '.join(abstract)}")
     try:
         items = ocp.load_checkpointables(_absolute(path), abstract)
     except _DAMAGE as error:
@@ -276,11 +276,11 @@ def _set_unfinished_aside(directory: epath.Path) -> None:
 
 
 def _no_writing(error: BaseException) -> str:
-    """The system's words for why a file cannot be written, out of Orbax's; all of those if it does not say."""
+    """The system's reason why a file cannot be written, from Orbax's message; the whole message if it has none."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said = _root_cause(error)
-    return next((words for words in map(os.strerror, _NO_WRITING) if words in str(error) or words in said), said)
+    cause = _root_cause(error)
+    return next((reason for reason in map(os.strerror, _NO_WRITING) if reason in f"{error}\n{cause}"), cause)
 
 
 def _is_local(path: epath.Path) -> bool:
@@ -299,7 +299,7 @@ def _digest(description: dict[str, Any]) -> str:
 
 
 def _root_cause(error: BaseException) -> str:
-    """What the first error of the chain says, on one line; Orbax wraps it in pages about its handlers."""
+    """The first error of the chain, on one line. Orbax wraps it in long messages about its handlers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {in_short(error, 300)}"

@@ -1,4 +1,4 @@
-"""Checksums of arrays, computed where they lie: the same number on any mesh, another one after any flipped bit."""
+"""Checksums of arrays, computed on their devices: the same on any mesh, different after any flipped bit."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _checksum(array: jax.Array) -> jax.Array:
-    """Sum of the bit patterns, each times an odd number that depends on its place, modulo 2**32.
+    """Sum of the bit patterns, each times an odd number that depends on its index, modulo 2**32.
 
     Sums of integers do not depend on their order, so splitting the array over devices changes nothing; an odd factor
     keeps every single flipped bit visible.

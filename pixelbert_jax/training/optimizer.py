@@ -116,7 +116,7 @@ def parameter_name(path: tuple) -> str:
 
 
 def parameter_count(params: Any) -> int:
-    """Numbers in a tree of parameters."""
+    """How many numbers a tree of parameters holds."""
     return sum(array.size for array in jax.tree.leaves(params))
 
 
@@ -125,17 +125,17 @@ def parameter_group(name: str, backbone: ResNetConfig | None) -> Literal["frozen
     parts = name.split("/")
     if "backbone" not in parts:
         return "transformer"
-    place = parts[parts.index("backbone") + 1 :]
-    part = 1 if place[0] == "stem" else int(place[1]) + 2
+    below = parts[parts.index("backbone") + 1 :]
+    part = 1 if below[0] == "stem" else int(below[1]) + 2
     return "frozen" if part <= backbone.frozen_parts else "backbone"
 
 
 def make_optimizer(
     config: OptimizerConfig, backbone: ResNetConfig | None, schedule: Schedule
 ) -> optax.GradientTransformationExtraArgs:
-    """The whole optimizer, of a model with or without a backbone, whose frozen parts get neither updates nor decay.
+    """The whole optimizer of a model, with or without a backbone. Frozen parts get neither updates nor decay.
 
-    Its `update` takes `finite`; where that is False its state stays as it was, and the updates mean nothing.
+    Its `update` takes `finite`. Where `finite` is False the state stays as it was, and the updates mean nothing.
     """
 
     def labels(params: Any) -> Any:
@@ -185,7 +185,7 @@ def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def restarted(state: optax.OptState, fresh: optax.OptState) -> optax.OptState:
-    """The optimizer's first state, but for the steps that its schedules have counted."""
+    """The optimizer's initial state with the step counts of its schedules kept."""
 
     def is_count(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)

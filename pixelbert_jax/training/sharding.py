@@ -1,4 +1,4 @@
-"""How arrays lie on the devices: a mesh (data, fsdp) and one rule that looks at shapes only."""
+"""How arrays lie on the devices: a mesh (data, fsdp) and one rule that depends on shapes only."""
 
 import dataclasses
 import itertools
@@ -50,7 +50,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def are_together(owners: Sequence[int]) -> bool:
-    """Whether each owner's places follow each other."""
+    """Whether the positions of each owner are consecutive."""
     changes = sum(one != other for one, other in itertools.pairwise(owners))
     return changes == len(set(owners)) - 1
 

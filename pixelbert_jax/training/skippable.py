@@ -1,7 +1,7 @@
-"""Adam, momentum and learning rates as optax has them, but their state stays as it was where a step is skipped.
+"""Adam, momentum and learning rates as in optax, except that their state stays as it was where a step is skipped.
 
-Choosing between the new and the old state inside of them, before the update is computed, lets the compiler work on the
-state in place; a choice after the update needs a copy of every moment.
+The choice between the new and the old state is made inside, before the update is computed. The compiler can then work
+on the state in place. A choice after the update needs a copy of every moment.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def momentum(decay: float) -> optax.GradientTransformationExtraArgs:
 
 
 def scale_by_learning_rate(schedule: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_learning_rate`, whose count of steps leaves out the skipped ones; `update` takes `finite`."""
+    """`optax.scale_by_learning_rate`, whose step count does not include skipped steps; `update` takes `finite`."""
     plain = optax.scale_by_learning_rate(schedule)
 
     def update(updates: Any, state: Any, params: Any = None, *, finite: Finite = True, **_: Any) -> tuple[Any, Any]:

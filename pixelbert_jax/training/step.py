@@ -1,4 +1,4 @@
-"""The training and evaluation steps: pure, jitted, donated, sharded, compiled once a canvas."""
+"""The training and evaluation steps: pure, jitted, donated, sharded, compiled once per canvas."""
 
 import dataclasses
 from collections.abc import Callable
@@ -61,13 +61,13 @@ def make_trainer(
 
     Args:
       task: what is trained.
-      optimizer: optax transform over the parameters, as `make_optimizer` makes it: told not to, it keeps its state.
+      optimizer: optax transform over the parameters, from `make_optimizer`; with finite=False it keeps its state.
       schedule: the factor on the learning rates; only reported here.
       mesh: devices, with axes data and fsdp.
       mesh_config: how parameters are split.
-      seed: of the parameters, and with the step of sampling and dropout.
-      accumulation: micro-batches a step; must divide the rows a device.
-      ema_decay: of the parameters' moving average; 0: none.
+      seed: seed of the parameters and, with the step, of sampling and dropout.
+      accumulation: micro-batches per step; must divide the rows per device.
+      ema_decay: decay of the parameters' moving average; 0: none.
     """
     platform = mesh.devices.flat[0].platform
     init_key, step_key = jax.random.split(jax.random.key(seed))
@@ -102,7 +102,7 @@ def make_trainer(
         return loss, sums, grads, rest
 
     def accumulated(state: TrainState, batch: Batch, totals: dict, key: jax.Array) -> tuple:
-        """Gradients of the whole batch from micro-batches of interleaved rows, which every device has its share of."""
+        """Gradients of the whole batch from micro-batches of interleaved rows. Each device has a share of each."""
 
         def micro_batches(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]), 1, 0)

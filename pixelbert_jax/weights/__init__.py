@@ -1,1 +1,1 @@
-"""Weights from elsewhere: files, conversion tables (one a source), and putting them into a training state."""
+"""Weights from elsewhere: files, conversion tables (one per source), and putting them into a training state."""

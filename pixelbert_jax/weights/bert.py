@@ -61,7 +61,7 @@ TABLE = (
     Row("mlm_head.bias", ("cls.predictions.bias",)),
 )
 _ALLOWED = (r"pooler\..*", r"cls\.seq_relationship\..*", r"embeddings\.position_ids")
-# What a field means that an old config.json leaves out.
+# Values of fields that an old config.json does not have.
 _DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 
 
@@ -79,8 +79,8 @@ def bert_parameters(
     A source with more layers than the model gives its leading ones, or those that `layers` names.
 
     The vector of token type 0 is folded into the positions of a model whose text has no segment, so that text alone
-    gives what BERT gives. A ReLU model's head is left out: ours has GELU. Without config.json (a single file) shapes
-    alone are checked, not the heads.
+    gives BERT's result. A ReLU model's head is skipped, because ours has GELU. Without config.json (a single file)
+    only shapes are checked, not the number of heads.
 
     Args:
       name_or_path: a file, a folder, or a Hugging Face name.

@@ -16,9 +16,9 @@ class Loaded:
 
     Attributes:
       arrays: whole tensors, or some rows of a table.
-      partial: name -> indices of the model's rows that its array has, where not all are there.
-      unused: the source's tensors of layers or stages that the model has not.
-      cut: name -> number of the source's rows that the model has not.
+      partial: name -> indices of the model's rows that its array has, where it does not have all.
+      unused: the source's tensors of layers or stages that the model does not have.
+      cut: name -> number of the source's rows that the model does not have.
     """
 
     arrays: dict[str, np.ndarray]
@@ -28,7 +28,7 @@ class Loaded:
 
 
 def joined(*arrays: np.ndarray) -> np.ndarray:
-    """As they are, one after the other along the last axis."""
+    """The arrays concatenated along the last axis."""
     return np.concatenate(arrays, axis=-1)
 
 
@@ -66,7 +66,7 @@ class Row:
 
 
 def shapes(make: Callable[[nnx.Rngs], nnx.Module], prefix: str) -> dict[str, tuple[int, ...]]:
-    """Names, below a prefix, and shapes of all arrays of a module, which is not computed."""
+    """Names, below a prefix, and shapes of all arrays of a module, without computing them."""
     state = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))
     return {".".join((prefix, *map(str, path))): leaf.shape for path, leaf in nnx.to_flat_state(state)}
 

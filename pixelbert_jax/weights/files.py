@@ -80,7 +80,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_config(found: dict[str, Any], expected: dict[str, tuple[Any, str]], source: str) -> None:
-    """Hold the fields that a config.json has against ours.
+    """Compare the fields of a config.json with ours.
 
     Args:
       found: the content of the config.json.
@@ -159,7 +159,7 @@ def _unwrapped(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarr
 
 
 def _check_numbers(tensors: dict[str, np.ndarray], path: Path) -> None:
-    """Refuse what no training can begin with."""
+    """Refuse tensors that no training can begin with."""
     for name, array in tensors.items():
         if not np.issubdtype(array.dtype, np.floating):
             continue

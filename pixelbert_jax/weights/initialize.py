@@ -19,7 +19,7 @@ from pixelbert_jax.weights.resnet import resnet_parameters
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    """Where first values come from; an empty name: from chance. Names are files, folders or Hugging Face names."""
+    """Where initial values come from. Names are files, folders or Hugging Face names; empty: random initialisation."""
 
     text: str = ""  # BERT
     text_layers: tuple[int, ...] = ()  # of BERT's layers, counted from 0, those to take; empty: the leading ones
@@ -40,7 +40,7 @@ class InitConfig:
 def load_initial(
     config: InitConfig, model: ModelConfig, vocabularies: tuple[Sequence[str], Sequence[str]] | None = None
 ) -> dict[str, Loaded]:
-    """What `init.text` and `init.backbone` name, by a label of the source.
+    """The weights that `init.text` and `init.backbone` name, by a label of the source.
 
     Args:
       config: names them.
@@ -70,14 +70,14 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
 
     Args:
       state: a fresh one; its optimizer's moments are kept.
-      loaded: by source; of two sources for a name the later one counts. Parts of a head that the state does not have
-        are left out.
+      loaded: arrays by source. If two sources have a name, the later one counts. Parts of a head that the state does
+        not have are skipped.
 
     Returns:
       The new state, and a report that JSON can hold: "loaded" (name -> source), "partial" (name -> how many rows,
-      where only some were there), "fresh" (names that keep their first values), "left_out" (names that this state has
-      not), "unused" (source -> its tensors of layers or stages that the model has not), "cut" (name -> how many rows of
-      the source the model has not), "parameters" (source or "fresh" -> count).
+      where the source had only some), "fresh" (names that keep their initial values), "left_out" (names that this
+      state does not have), "unused" (source -> its tensors of layers or stages that the model does not have), "cut"
+      (name -> how many rows of the source the model does not have), "parameters" (source or "fresh" -> count).
 
     Raises:
       ConfigError: names or shapes that do not fit, all of them in one message.
@@ -100,7 +100,7 @@ def apply(state: TrainState, loaded: dict[str, Loaded]) -> tuple[TrainState, dic
             elif array.shape != (leaf.shape if rows is None else (len(rows), *leaf.shape[1:])):
                 misfits.append(f"{name} of {source} has the shape {array.shape}, the model {leaf.shape}")
             else:
-                new[name], sources[name] = _placed(array, leaf, rows), source
+                new[name], sources[name] = _as_leaf(array, leaf, rows), source
                 partial.pop(name, None)
                 partial |= {} if rows is None else {name: len(rows)}
                 cut.pop(name, None)
@@ -135,9 +135,9 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"{source}: {count} tensors, {report['parameters'][source]:,} numbers" for source, count in tensors.items()
     ]
     lines += [f"{name}: only {rows:,} of its rows; the others are fresh" for name, rows in report["partial"].items()]
-    lines += [f"{name}: {rows:,} rows of the source have no place in the model" for name, rows in report["cut"].items()]
+    lines += [f"{name}: {rows:,} rows of the source are not in the model" for name, rows in report["cut"].items()]
     lines += [
-        f"{source}: {len(names)} tensors of layers that the model has not stay unused ({names[0]} and others)"
+        f"{source}: {len(names)} tensors of layers that the model does not have stay unused ({names[0]} and others)"
         for source, names in report["unused"].items()
     ]
     if report["fresh"]:
@@ -154,10 +154,10 @@ def _by_part(names: list[str]) -> str:
     return f" ({', '.join(f'{part} {count}' for part, count in collections.Counter(parts).items())})"
 
 
-def _placed(array: np.ndarray, leaf: jax.Array, rows: np.ndarray | None) -> jax.Array:
-    """The array where the leaf lies, or some rows in place of the leaf's."""
+def _as_leaf(array: np.ndarray, leaf: jax.Array, rows: np.ndarray | None) -> jax.Array:
+    """The array with the leaf's sharding, or the leaf with some of its rows replaced."""
     array = array.astype(leaf.dtype)
     if rows is None:
-        # Each device a copy: a donated buffer must be nobody else's.
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda place: np.array(array[place]))
+        # Each device gets a copy: a donated buffer must not be shared.
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: np.array(array[index]))
     return jax.jit(lambda leaf, array: leaf.at[rows].set(array), out_shardings=leaf.sharding)(leaf, array)

@@ -18,12 +18,12 @@ def resized(
     """Fit tables into a model that has other sizes.
 
     Args:
-      arrays: by dotted name; those that are no tables stay as they are.
-      sizes: name of a table -> number of rows that the model has.
+      arrays: arrays by dotted name; those that are not tables stay as they are.
+      sizes: name of a table -> number of rows in the model.
       vocabularies: tokens of the arrays and tokens of the model, by id; None: the leading rows are the same tokens.
 
     Returns:
-      The arrays, with notes of the rows that the model has alone (`partial`) and of those that it lacks (`cut`).
+      The arrays, with the rows that they fill (`partial`) and the number of rows that the model lacks (`cut`).
     """
     arrays, partial, cut = dict(arrays), {}, {}
     tokens = None

@@ -14,7 +14,7 @@ from pixelbert_jax.weights.files import check_config, find, read_config, read_pu
 def _table(stem: tuple[str, str], block: tuple[str, str], shortcut: tuple[str, str]) -> tuple[Row, ...]:
     """Rows from the sources' names of convolution and normalisation in the stem, in a block, and beside it."""
     here = "model.backbone."
-    places = (
+    layers = (
         (f"{here}stem.conv", f"{here}stem.norm", *stem),
         (f"{here}stages.{{stage}}.{{block}}.convs.{{i}}", f"{here}stages.{{stage}}.{{block}}.norms.{{i}}", *block),
         (
@@ -25,7 +25,7 @@ def _table(stem: tuple[str, str], block: tuple[str, str], shortcut: tuple[str, s
     )
     leaves = {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}
     rows = []
-    for conv, norm, source_conv, source_norm in places:
+    for conv, norm, source_conv, source_norm in layers:
         rows.append(Row(f"{conv}.kernel", (f"{source_conv}.weight",), convolution))
         rows += [Row(f"{norm}.{ours}", (f"{source_norm}.{theirs}",)) for ours, theirs in leaves.items()]
     return tuple(rows)
@@ -46,7 +46,7 @@ _STAGES = {  # start of a stage's names, and the first one's number
     TORCHVISION: (r"layer(?P<number>\d+)\.", 1),
     HUGGING_FACE: (r"encoder\.stages\.(?P<number>\d+)\.", 0),
 }
-_ROOTS = (  # names that tell a source's own naming, of a deep stem too, which is refused by name
+_ROOTS = (  # names by which a source's own naming is known; also of a deep stem, which is refused by name
     "conv1.weight",
     "conv1.0.weight",
     "embedder.embedder.convolution.weight",
@@ -60,8 +60,8 @@ def resnet_parameters(name_or_path: str, config: ResNetConfig) -> Loaded:
 
     A source with more stages than the backbone gives its leading ones.
 
-    State dicts do not say where strides lie: `model.backbone.stride_in` decides. Its default is v1.5's place, as in
-    torchvision, timm and Hugging Face. A config.json of Hugging Face says the place and must agree.
+    State dicts do not say which convolution has the stride: `model.backbone.stride_in` decides. Its default is v1.5's
+    3x3, as in torchvision, timm and Hugging Face. A config.json of Hugging Face names the convolution and must agree.
 
     Args:
       name_or_path: a file, a folder, or a Hugging Face name.
@@ -109,7 +109,7 @@ def _choose_table(tensors: dict[str, np.ndarray], source: str) -> tuple[Row, ...
 
 
 def _check_config(found: dict[str, Any], config: ResNetConfig, source: str) -> None:
-    """Hold a config.json of Hugging Face, or of timm, against ours."""
+    """Compare a config.json of Hugging Face or timm with ours."""
     architecture = str(found.get("architecture", ""))  # only timm has it
     if "aa" in architecture or "blur" in architecture:
         raise ConfigError(

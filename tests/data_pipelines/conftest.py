@@ -1,4 +1,4 @@
-"""What several tests of the data pipelines share."""
+"""Shared fixtures of the tests of the data pipelines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from data_pipelines.storage.records import Record, open_records
 
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data_dir with a small data set of drawn scenes; not to be changed."""
+    """A data_dir with a small data set of drawn scenes; tests must not change it."""
     data_dir = tmp_path_factory.mktemp("data")
     options = {"num_train": 40, "num_validation": 5, "num_test": 0}
     prepare("shapes", data_dir, options=options, num_threads=2)
@@ -20,7 +20,7 @@ def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def read_all(tmp_path: Path) -> Callable[..., dict[str, list[Record]]]:
-    """Prepare a data set into a temporary folder and read all of its splits."""
+    """A function that prepares a data set in a temporary folder and reads all of its splits."""
 
     def prepare_and_read(name: str, source_dir: Path, **options) -> dict[str, list[Record]]:
         data_dir = tmp_path / "data"

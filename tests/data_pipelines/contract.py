@@ -1,4 +1,4 @@
-"""Holds a batch against the fields that its task states."""
+"""Check a batch against the fields of its task."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from tests.pixelbert_jax.helpers import assert_fields
 
 
 def assert_fits_task(batch: dict[str, np.ndarray], config: TaskConfig, vocabulary_size: int) -> None:
-    """Names, dtypes, ranges and sizes of a task's batch; images lie on their canvases, texts are [CLS] ... [SEP]."""
+    """Check names, dtypes, ranges and sizes of a task's batch, images on their canvases, and texts [CLS] ... [SEP]."""
     model = PixelBertConfig(text=TextConfig(vocabulary_size=vocabulary_size))
     assert_fields(TASKS[task_name(config)][1](model, config), batch)
     assert (batch["image_size"] <= batch["images"].shape[-3:-1]).all()
@@ -21,11 +21,11 @@ def assert_fits_task(batch: dict[str, np.ndarray], config: TaskConfig, vocabular
 
 
 def assert_fits(batch: dict[str, np.ndarray], vocabulary_size: int) -> None:
-    """A batch of pre-training."""
+    """Check a batch of pre-training."""
     assert_fits_task(batch, PretrainingConfig(), vocabulary_size)
     rows = np.arange(len(batch["text"]))[:, None, None]
     texts = np.arange(batch["text"].shape[1])[None, :, None]
-    # Places to predict lie on words, never on [CLS], [SEP] or padding.
+    # Masked positions are ordinary tokens, never [CLS], [SEP] or padding.
     lengths = batch["text_mask"].sum(-1)[..., None]
     used = batch["mlm_mask"]
     assert (batch["mlm_position"] >= 1)[used].all()

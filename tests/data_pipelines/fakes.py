@@ -1,4 +1,4 @@
-"""Records made in memory, for tests of batches."""
+"""Records in memory, for tests of batches."""
 
 import json
 
@@ -27,7 +27,7 @@ class FakeRecords:
 
 
 def image(colour: int, height: int = 48, width: int = 64) -> RecordImage:
-    """One plain grey, by which it is known again."""
+    """An image with one grey level, which identifies it."""
     return RecordImage(
         resize.cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes(), height, width
     )
@@ -40,7 +40,7 @@ def record(number: int, texts: list[str], labels: list[dict] | None = None, seco
 
 
 class FilledMemory:
-    """In place of memory that is used again: arrays that hold one number."""
+    """A substitute for BufferPool: arrays that are filled with one number."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -50,7 +50,7 @@ class FilledMemory:
 
 
 def filled_batch(step: int) -> dict[str, np.ndarray]:
-    """A batch in memory that is used again, which tells its step; for workers too."""
+    """A batch in memory of a buffer pool, filled with its step; picklable for workers."""
     images = _memory.take((4, 1 << 9, 1 << 9))
     images[:] = step
     return {"images": images}

@@ -1,4 +1,4 @@
-"""Tiny data sets in their publishers' layouts, written into a temporary folder."""
+"""Tiny data sets in the layouts of their publishers, written to a temporary folder."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def lines(path: Path, *entries: Any) -> Path:
-    """A file of JSON lines; strings are written as they are. Returns its folder."""
+    """Write a file of JSON lines; strings are written unchanged. Returns its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{e if isinstance(e, str) else json.dumps(e)}\n" for e in entries)
     path.write_text(text, encoding="utf-8")
@@ -45,7 +45,7 @@ def sentences(*texts: str) -> list[dict]:
 
 
 def coco(folder: Path, *, year: str = "2017", train=(1, 2, 3), val=(4, 5)) -> Path:
-    """Official layout: folders of images and captions_*.json; two captions an image."""
+    """Official layout: folders of images and captions_*.json; two captions per image."""
     for split, ids in {"train": train, "val": val}.items():
         prefix = f"COCO_{split}2014_" if year == "2014" else ""
         names = {i: f"{prefix}{i:012d}.jpg" for i in ids}
@@ -77,7 +77,7 @@ def karpathy_coco(path: Path, splits: dict[int, str]) -> Path:
 
 
 def flickr(folder: Path, name: str = "flickr8k", images: str = "images") -> Path:
-    """Karpathy's JSON and a folder of images, one image a split."""
+    """Karpathy's JSON and a folder of images, one image per split."""
     entries = []
     for i, split in enumerate(("train", "val", "test")):
         file_name = f"{100 + i}_abc.jpg"
@@ -88,7 +88,7 @@ def flickr(folder: Path, name: str = "flickr8k", images: str = "images") -> Path
 
 
 def visual_genome(folder: Path, coco_ids: dict[int, int | None]) -> Path:
-    """`coco_ids`: number of the image -> its COCO id or None; three regions an image."""
+    """`coco_ids`: number of the image -> its COCO id or None; three regions per image."""
     for i in coco_ids:
         write_image(folder / ("VG_100K" if i % 2 else "VG_100K_2") / f"{i}.jpg", seed=i)
     write_json(
@@ -120,7 +120,7 @@ def tar(path: Path, members: dict[str, bytes | str]) -> Path:
 
 
 def vqa_questions(folder: Path, subtype: str, images: dict[int, int], answers: bool = True) -> Path:
-    """VQA 2.0's files of one split; `images`: COCO id -> number of questions. Answers come in another order."""
+    """VQA 2.0's files of one split; `images`: COCO id -> number of questions. The answers are in another order."""
     head = {"info": {"version": "2.0"}, "data_type": "mscoco", "data_subtype": subtype}
     questions = [
         {"image_id": image, "question": f"What is {k} of  {image}?", "question_id": 1000 * image + k}
@@ -158,7 +158,7 @@ def vqa_v2(folder: Path) -> Path:
 
 
 def visual_genome_qa(folder: Path, coco_ids: dict[int, int | None]) -> Path:
-    """Visual Genome with two questions an image."""
+    """Visual Genome with two questions per image."""
     visual_genome(folder, coco_ids)
     entries = [
         {
@@ -241,7 +241,7 @@ def nlvr(folder: Path, split: str = "dev", prefix: str = "dev", *, as_tar: bool 
 
 
 def detections(image_ids: tuple = ("1", "2", "4"), *, size: int = 3, boxes: int = 2) -> dict[str, dict[str, Any]]:
-    """Image id -> arrays of its regions as LXMERT has them, in an order of falling confidence, for `coco`."""
+    """Image id -> arrays of its regions as in LXMERT, by descending confidence, for `coco`."""
     found = {}
     for i, image_id in enumerate(image_ids):
         rng = np.random.default_rng(i)
@@ -263,7 +263,7 @@ def detections(image_ids: tuple = ("1", "2", "4"), *, size: int = 3, boxes: int 
 
 
 def lxmert_row(image_id: str, **values: Any) -> bytes:
-    """A row of `detections` as LXMERT writes it; bytes and strings are written as they are."""
+    """A row of `detections` in LXMERT's format; bytes and strings are written unchanged."""
     columns = (
         "img_h",
         "img_w",
@@ -279,7 +279,7 @@ def lxmert_row(image_id: str, **values: Any) -> bytes:
 
 
 def bottom_up_row(image_id: str, **values: Any) -> bytes:
-    """The same as bottom-up-attention writes it, without classes."""
+    """The same row in the format of bottom-up-attention, without classes."""
     columns = ("img_w", "img_h", "num_boxes", "boxes", "features")
     return b"\t".join([image_id.encode(), *(_cell(values[name]) for name in columns)]) + b"\n"
 
@@ -297,7 +297,7 @@ def region_tsv(path: Path, found: dict[str, dict[str, Any]], row: Any = lxmert_r
 
 
 def region_npz(folder: Path, found: dict[str, dict[str, Any]]) -> Path:
-    """A folder with a file for each image."""
+    """A folder with one file per image."""
     for image_id, values in found.items():
         path = folder / f"{image_id}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +306,7 @@ def region_npz(folder: Path, found: dict[str, dict[str, Any]]) -> Path:
 
 
 def region_hdf5(path: Path, found: dict[str, dict[str, Any]], layout: str = "groups") -> Path:
-    """An HDF5 file; layout: "groups", "flat" (all images have as many boxes) or "pos_boxes"."""
+    """An HDF5 file; layout: "groups", "flat" (all images have the same number of boxes) or "pos_boxes"."""
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)

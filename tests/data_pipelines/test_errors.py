@@ -1,4 +1,4 @@
-"""Other libraries' words in an error's sentence."""
+"""Messages of other libraries inside an error message."""
 
 import pytest
 

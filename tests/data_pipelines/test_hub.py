@@ -1,4 +1,4 @@
-"""A Hugging Face repository, with a hub that answers, refuses, or says nothing; no network."""
+"""Files of a Hugging Face repository if the hub answers, refuses, or does not respond; no network."""
 
 import time
 from pathlib import Path
@@ -12,8 +12,8 @@ from data_pipelines.text.tokenizer import SPECIAL, read_vocabulary
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """What is asked of the library, whose answers a test may change."""
+def requests(monkeypatch, tmp_path):
+    """The requests to the library; a test may change its answers."""
     calls = []
 
     def download(name, **given):
@@ -32,15 +32,15 @@ def fails(monkeypatch, error):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
 
 
-def test_a_hub_that_answers(asked, tmp_path):
+def test_a_hub_that_answers(requests, tmp_path):
     assert hub.snapshot("a/b", ("vocab.txt",)) == tmp_path
-    assert asked == [("a/b", {"allow_patterns": ["vocab.txt"]})]
+    assert requests == [("a/b", {"allow_patterns": ["vocab.txt"]})]
 
 
-def test_without_the_hub_an_earlier_download_serves(asked, tmp_path, monkeypatch):
+def test_without_the_hub_an_earlier_download_serves(requests, tmp_path, monkeypatch):
     fails(monkeypatch, OSError("no such host"))
     assert hub.snapshot("a/b", ("vocab.txt",)) == tmp_path
-    assert asked == [("a/b", {"allow_patterns": ["vocab.txt"], "local_files_only": True})]
+    assert requests == [("a/b", {"allow_patterns": ["vocab.txt"], "local_files_only": True})]
 
 
 def test_the_hubs_own_words_are_kept(monkeypatch):
@@ -53,7 +53,7 @@ def test_the_hubs_own_words_are_kept(monkeypatch):
         hub.snapshot("a/b", ())
 
 
-def test_a_silent_hub_is_waited_for_a_little(asked, monkeypatch):
+def test_a_silent_hub_is_waited_for_a_little(requests, monkeypatch):
     def download(name, *, local_files_only, **_):
         raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
 
@@ -67,10 +67,10 @@ def test_a_silent_hub_is_waited_for_a_little(asked, monkeypatch):
     assert time.monotonic() - start < 1.5 and "\n" not in str(error.value)
 
 
-def test_a_vocabulary_of_the_hub(asked, tmp_path: Path):
+def test_a_vocabulary_of_the_hub(requests, tmp_path: Path):
     (tmp_path / "vocab.txt").write_text("\n".join((*SPECIAL, "a")) + "\n")
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert read_vocabulary("a/b", True) == (*SPECIAL, "a")
     with pytest.raises(DataError, match=r"do_lower_case is true, but data\.lowercase=False"):
         read_vocabulary("a/b", False)
-    assert {"vocab.txt", "tokenizer_config.json"} <= set(asked[0][1]["allow_patterns"])
+    assert {"vocab.txt", "tokenizer_config.json"} <= set(requests[0][1]["allow_patterns"])

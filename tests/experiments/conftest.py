@@ -1,4 +1,4 @@
-"""What several files of tests take: data, an untrained run and a fine-tuned one, each made once."""
+"""Fixtures of several test files: data, an untrained run and a fine-tuned run, each made once."""
 
 import dataclasses
 from pathlib import Path
@@ -17,13 +17,13 @@ from tests.saved_run import save_run
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory) -> Path:
-    """Where programs are kept that several tests compile."""
+    """The folder of the compiled programs that several tests share."""
     return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(scope="module")
 def compiled_once(programs):
-    """For the files whose tests compile the same programs."""
+    """Keeps compiled programs, for files whose tests compile the same programs."""
     with programs_kept_in(programs):
         yield
 
@@ -65,7 +65,7 @@ def pretrained(small_run) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def region_data(tmp_path_factory) -> Path:
-    """Drawn scenes with regions: 40 to train on, 13 and 12 held out."""
+    """Drawn scenes with regions: 40 for training, 13 for validation, 12 for testing."""
     folder = tmp_path_factory.mktemp("regions")
     options = {"num_train": 40, "num_validation": 13, "num_test": 12, "regions": "drawn"}
     prepare("shapes", folder, options=options, num_threads=2)
@@ -74,5 +74,5 @@ def region_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(data_dir) -> Records:
-    """Drawn scenes that are held out."""
+    """Drawn scenes of the validation split."""
     return open_records(data_dir, "shapes", "validation")

@@ -1,4 +1,4 @@
-"""`experiments.evaluate` and its parts, called as tests call them: options by name."""
+"""`experiments.evaluate` and its parts with their options as keyword arguments."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ def evaluate(
     loaded: LoadedModel, split: str, output: Path, *, dataset: str = "", data_dir: str = "", **options: Any
 ) -> dict[str, Any]:
     """The program's scores of a split."""
-    asked = EvaluationOptions(split=split, **options)
-    return program.evaluate(loaded, output, asked, dataset=dataset, data_dir=data_dir)
+    chosen = EvaluationOptions(split=split, **options)
+    return program.evaluate(loaded, output, chosen, dataset=dataset, data_dir=data_dir)
 
 
 def rank(

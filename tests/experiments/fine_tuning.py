@@ -1,4 +1,4 @@
-"""What the tests of fine-tuning share: a small model, its configuration, a run in this process."""
+"""Shared by the tests of fine-tuning: a small model, its configuration, a run in this process."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ ANSWERS = ["red", "blue", "green"]
 
 @contextlib.contextmanager
 def programs_kept_in(folder: Path) -> Iterator[None]:
-    """A run that goes on, or is like another, takes its programs from the disk."""
+    """A run that is resumed, or is like another, takes its compiled programs from the disk."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     compilation_cache.reset_cache()
@@ -53,17 +53,19 @@ def prepare_own_data(folder: Path) -> Path:
 
     def questions(images, labelled=True, answers=1):
         for i in images:
-            asked = [{"question": f"what is it {'red ' * k}?"} for k in range(1 + i % 5)]
-            for question in asked if labelled else ():
+            entries = [{"question": f"what is it {'red ' * k}?"} for k in range(1 + i % 5)]
+            for question in entries if labelled else ():
                 question["answers"] = [ANSWERS[(len(question["question"]) + i % 2) % 3]] * answers
-            yield {"image": f"{i}.png", "questions": asked}
+            yield {"image": f"{i}.png", "questions": entries}
 
     def pairs(images, labelled=True):
         for i in images:
-            said = [{"sentence": f"a circle {k}", "identifier": 100 * i + k, "group": k % 2} for k in range(1 + i % 3)]
-            for sentence in said if labelled else ():
+            entries = [
+                {"sentence": f"a circle {k}", "identifier": 100 * i + k, "group": k % 2} for k in range(1 + i % 3)
+            ]
+            for sentence in entries if labelled else ():
                 sentence["label"] = bool(rng.integers(2))
-            yield {"images": [f"{i}.png", f"{(i + 5) % 16}.png"], "sentences": said}
+            yield {"images": [f"{i}.png", f"{(i + 5) % 16}.png"], "sentences": entries}
 
     source = folder / "source"
     for name, make in (("vqa", questions), ("image_pairs", pairs)):
@@ -120,7 +122,7 @@ def config_of(task: TaskConfig, data_dir: Path, pretrained_run: Path, name: str,
 
 
 def retrieval_config(task: RetrievalConfig, data_dir: Path, pretrained_run: Path, name: str) -> RunConfig:
-    """`config_of` with one text an image and a frozen backbone."""
+    """`config_of` with one text per image and a frozen backbone."""
     config = config_of(task, data_dir, pretrained_run, name)
     backbone = dataclasses.replace(config.model.backbone, frozen_parts=2)
     return dataclasses.replace(
@@ -162,7 +164,7 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stopped_at(step: int) -> Iterator[None]:
-    """Whatever runs ends before it writes the figures of that step."""
+    """The run in this block ends before it writes the metrics of that step."""
     write = MetricWriter.write
 
     def write_or_stop(self, at, metrics):
@@ -195,8 +197,8 @@ def fine_tune(config: RunConfig, workdir: Path) -> None:
         pretrain(config, workdir, "python -m experiments.finetune")
 
 
-def evaluated(workdir: Path, figure: str) -> dict[int, float]:
-    return {r["step"]: r[figure] for r in read_metrics(workdir / "metrics.jsonl") if figure in r}
+def evaluated(workdir: Path, metric: str) -> dict[int, float]:
+    return {r["step"]: r[metric] for r in read_metrics(workdir / "metrics.jsonl") if metric in r}
 
 
 def steps(folder: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""Asking from the command line: what is asked of the predictor, what is printed, what is refused."""
+"""The program `ask`: its calls of the predictor, what it prints, what it refuses."""
 
 import json
 from pathlib import Path

@@ -52,7 +52,7 @@ def command(module: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def prepared(name: str, folder: Path, *flags: str) -> subprocess.CompletedProcess:
-    """What `prepare` says of folder/NAME; its data set goes to folder/data."""
+    """The process of `prepare` on folder/NAME; its data set goes to folder/data."""
     where = (f"--source_dir={folder / name}", f"--data_dir={folder / 'data'}")
     return command("data_pipelines.prepare", name, *where, *flags)
 
@@ -68,8 +68,8 @@ def odd_data(tmp_path_factory) -> Path:
     for i, texts in enumerate(TEXTS):
         questions = [{"question": text, "answers": [ANSWERS[i]]} for text in texts]
         entries["vqa"].append({"image": f"{i}.png", "questions": questions})
-        said = [{"sentence": text, "label": True} for text in texts]
-        entries["image_pairs"].append({"images": [f"{i}.png", f"{(i + 1) % 3}.png"], "sentences": said})
+        sentences = [{"sentence": text, "label": True} for text in texts]
+        entries["image_pairs"].append({"images": [f"{i}.png", f"{(i + 1) % 3}.png"], "sentences": sentences})
         entries["image_text"].append({"image": f"{i}.png", "texts": list(texts)})
     for name, each in entries.items():
         lines(folder / name / "train.jsonl", *each)
@@ -110,25 +110,25 @@ def test_odd_images_and_texts_from_training_to_the_file(task, name, suffix, odd_
         program.main()
     assert "1 of 4 texts were cut to 22 tokens" in capsys.readouterr().out
     if suffix == "json":
-        said = [entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())]
-        assert len(said) == 4 and set(said) <= set(ANSWERS)
+        predicted = [entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())]
+        assert len(predicted) == 4 and set(predicted) <= set(ANSWERS)
     elif suffix == "csv":
         with (tmp_path / "a.csv").open() as file:
-            assert len([said for _, said in csv.reader(file) if said in ("True", "False")]) == 4
+            assert len([label for _, label in csv.reader(file) if label in ("True", "False")]) == 4
     else:
         with np.load(tmp_path / "a.npz") as file:
             assert file["scores"].shape == (3, 4) and np.isfinite(file["scores"]).all()
 
 
 def test_missing_images(tmp_path):
-    """Too many stop the preparation and leave nothing; a few are counted and left out, of a pair both."""
+    """Too many stop the preparation and leave nothing; a few are counted and skipped, with both images of a pair."""
     for i in range(3):
         for name in ("vqa", "image_pairs"):
             write_image(tmp_path / name / f"{i}.png", format="PNG", seed=i)
-    asked = {"questions": [{"question": "what?", "answers": ["red"]}]}
-    said = {"sentences": [{"sentence": "both", "label": True}]}
-    lines(tmp_path / "vqa" / "train.jsonl", *({"image": f"{i}.png", **asked} for i in range(4)))
-    pairs = ({"images": [f"{i}.png", f"{i + 1}.png"], **said} for i in range(3))
+    questions = {"questions": [{"question": "what?", "answers": ["red"]}]}
+    sentences = {"sentences": [{"sentence": "both", "label": True}]}
+    lines(tmp_path / "vqa" / "train.jsonl", *({"image": f"{i}.png", **questions} for i in range(4)))
+    pairs = ({"images": [f"{i}.png", f"{i + 1}.png"], **sentences} for i in range(3))
     lines(tmp_path / "image_pairs" / "train.jsonl", *pairs)
     for name, count in (("vqa", 4), ("image_pairs", 3)):
         refused = prepared(name, tmp_path)
@@ -164,8 +164,8 @@ def test_errors_of_the_programs_are_one_line(own_data, tmp_path):
 
 def test_bad_evaluations_are_refused_before_any_work(vqa_run, data_dir, pretrained, tmp_path, monkeypatch):
     loaded = pixelbert_jax.load(vqa_run)
-    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("asked the model"))
-    monkeypatch.setattr(retrieval, "evaluate", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("called the model"))
+    monkeypatch.setattr(retrieval, "evaluate", lambda *_, **__: pytest.fail("called the model"))
     good = tmp_path / "a.json"
     cases = [
         (loaded, "val", tmp_path / "a.csv", {}, r"a.csv: name a .json file in a folder that exists"),
@@ -194,8 +194,8 @@ def with_data(loaded, **fields):
 
 
 def test_wups_that_cannot_be_had_is_refused_before_any_work(vqa_run, pretrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("asked the model"))
-    monkeypatch.setattr(retrieval, "evaluate", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("called the model"))
+    monkeypatch.setattr(retrieval, "evaluate", lambda *_, **__: pytest.fail("called the model"))
     loaded = pixelbert_jax.load(vqa_run)
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     for folder in (whole, damaged):

@@ -1,4 +1,4 @@
-"""Evaluation of fine-tuned models: the file that is handed in, and its scores, counted by hand."""
+"""Evaluation of fine-tuned models: the submission file, and its scores, counted by hand."""
 
 import csv
 import dataclasses
@@ -30,16 +30,16 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def test_evaluation_writes_the_servers_file(vqa_run, own_data, tmp_path, capsys):
-    """Every question once; the accuracy is counted by hand and equals the figure of training."""
+    """Every question once; the accuracy is counted by hand and equals the metric of training."""
     output = tmp_path / "answers.json"
     with flagsaver.flagsaver((WORKDIR, str(vqa_run)), (OUTPUT, str(output)), (SPLIT, "val")):
         program.main()
     printed = capsys.readouterr().out
-    said = {entry["question_id"]: entry["answer"] for entry in json.loads(output.read_text())}
+    predicted = {entry["question_id"]: entry["answer"] for entry in json.loads(output.read_text())}
     labels = [json.loads(label) for record in open_records(own_data, "vqa", "val") for label in record.labels]
-    assert [label["question_id"] for label in labels] == list(said)
+    assert [label["question_id"] for label in labels] == list(predicted)
     assert all(entry.keys() == {"question_id", "answer"} for entry in json.loads(output.read_text()))
-    right = sum(said[label["question_id"]] in label["answers"] for label in labels)
+    right = sum(predicted[label["question_id"]] in label["answers"] for label in labels)
     assert 0 < right < len(labels)
     assert f"accuracy {right / len(labels):38.4f}" in printed
     (best,) = steps(vqa_run / "best")
@@ -54,10 +54,10 @@ def test_a_split_without_answers_gives_the_file_alone(vqa_run, tmp_path):
 
 
 def logits_by_hand(loaded, records) -> dict[str, np.ndarray]:
-    """Of each question alone with its image."""
+    """Logits of each question alone with its image."""
 
     @nnx.jit
-    def ask(module, image, size, text):
+    def answer(module, image, size, text):
         pixels, mask = module.model.encode_image(image, size)
         cls = module.model.fuse(text, jax.numpy.ones(text.shape, bool), pixels, mask)[:, 0]
         return module.answer_head(cls)[0]
@@ -69,7 +69,7 @@ def logits_by_hand(loaded, records) -> dict[str, np.ndarray]:
         canvas = resize.place_on_canvas(resize.resize(pixels, size), (48, 48))
         for text, label in zip(record.texts, record.labels, strict=True):
             ids = loaded.tokenizer.encode(text, loaded.data.max_text_length)
-            logits = ask(loaded.model, canvas[None], np.array([size], np.int32), ids[None])
+            logits = answer(loaded.model, canvas[None], np.array([size], np.int32), ids[None])
             found[json.loads(label)["question_id"]] = np.asarray(logits)
     return found
 
@@ -82,25 +82,25 @@ def test_answers_are_those_of_the_model(vqa_run, own_data, tmp_path, monkeypatch
     head = loaded.model.answer_head.outer
     head.bias[...] = head.bias[...] - mean  # so that small differences make other answers
     evaluate(loaded, "val", tmp_path / "a.json")
-    said = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())}
+    predicted = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())}
     answers = loaded.description["answers"]
-    assert said == {question: answers[int((x - mean).argmax())] for question, x in logits.items()}
-    assert set(said.values()) == set(answers)
+    assert predicted == {question: answers[int((x - mean).argmax())] for question, x in logits.items()}
+    assert set(predicted.values()) == set(answers)
     seeds, plan = [], predict.EvaluationPlan
     spy = lambda *arrays, seed, **more: seeds.append(seed) or plan(*arrays, seed=seed, **more)  # noqa: E731
     monkeypatch.setattr(predict, "EvaluationPlan", spy)
     evaluate(loaded, "val", tmp_path / "b.json", shuffle_images=True)
     assert seeds == [0]
     shuffled = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "b.json").read_text())}
-    assert list(shuffled) == list(said) and shuffled != said
+    assert list(shuffled) == list(predicted) and shuffled != predicted
 
 
 def test_votes_are_scored_by_the_official_accuracy(vqa_config, tmp_path):
     votes = dataclasses.replace(vqa_config, data=dataclasses.replace(vqa_config.data, answers_are="votes"))
     given = [["red"] * 2 + ["blue"] * 8, ["yes"] * 10, ["no"] * 3 + ["yes"] * 7]
     answered = [
-        Prediction({"question_id": k, "answers": a, "answer_type": f"t{k % 2}"}, "?", said)
-        for k, (a, said) in enumerate(zip(given, ("red", "no", "no"), strict=True))
+        Prediction({"question_id": k, "answers": a, "answer_type": f"t{k % 2}"}, "?", predicted)
+        for k, (a, predicted) in enumerate(zip(given, ("red", "no", "no"), strict=True))
     ]
     scores = vqa.write_submission(votes, answered, tmp_path / "a.json")
     expected = [vqa_accuracy(p.answer, p.label["answers"]) for p in answered]
@@ -114,12 +114,12 @@ def test_each_of_several_right_answers_is_right(vqa_config, tmp_path):
     known = AnswerVocabulary(("dog", "cat", "black dog"))
     given = [["The Dog", "black dog"], ["a cow"], ["cat"], ["black dog", "dog"]]
     answered = [
-        Prediction({"question_id": k, "answers": a}, "?", said)
-        for k, (a, said) in enumerate(zip(given, ("dog", "dog", "dog", "black dog"), strict=True))
+        Prediction({"question_id": k, "answers": a}, "?", predicted)
+        for k, (a, predicted) in enumerate(zip(given, ("dog", "dog", "dog", "black dog"), strict=True))
     ]
     scores = vqa.write_submission(right, answered, tmp_path / "a.json", known)
     assert scores == {"accuracy": 2 / 4, "questions": 4, "unanswered": 0}
-    for prediction in answered:  # what training's metric says of the same answers
+    for prediction in answered:  # training's metric for the same answers
         index_S, score_S = known.soft_targets(prediction.label["answers"], votes=False)
         expected = dict(zip(index_S.tolist(), score_S.tolist(), strict=True)).get(known.index(prediction.answer), 0)
         one = vqa.write_submission(right, [prediction], tmp_path / "a.json", known)
@@ -129,18 +129,18 @@ def test_each_of_several_right_answers_is_right(vqa_config, tmp_path):
 
 
 def test_wups_of_right_answers(vqa_run, own_data, tmp_path, capsys):
-    """Red and blue are nearer to each other than to green; counted by hand, with one answer a question."""
+    """Red and blue are nearer to each other than to green; counted by hand, with one answer per question."""
     colours = [("thing", [], "@"), ("warm", [0], "@"), ("red", [1], "@"), ("blue", [1], "@"), ("green", [0], "@")]
     write_wordnet(tmp_path, colours)
     settings = ((WORKDIR, str(vqa_run)), (OUTPUT, str(tmp_path / "a.json")), (SPLIT, "val"))
     with flagsaver.flagsaver(*settings, (program._WORDNET, str(tmp_path))):
         program.main()
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("wups", "acc")))
-    said = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())}
+    predicted = {entry["question_id"]: entry["answer"] for entry in json.loads((tmp_path / "a.json").read_text())}
     labels = [json.loads(label) for record in open_records(own_data, "vqa", "val") for label in record.labels]
     near = {frozenset(pair): value for *pair, value in (("red", "blue", 4 / 6), ("red", "green", 2 / 5))}
     near[frozenset(("blue", "green"))] = 2 / 5
-    similar = [near.get(frozenset((said[label["question_id"]], *label["answers"])), 1.0) for label in labels]
+    similar = [near.get(frozenset((predicted[label["question_id"]], *label["answers"])), 1.0) for label in labels]
     assert 0 < np.mean([value == 1 for value in similar]) < 1
     assert float(printed["wups_0.0"]) == pytest.approx(np.mean(similar), abs=1e-4)
     tenth = [value if value == 1 else value / 10 for value in similar]
@@ -157,12 +157,12 @@ def test_pairs_from_fine_tuning_to_the_official_file(own_data, small_run, tmp_pa
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
     fine_tune(config, tmp_path / "run")
     loaded = pixelbert_jax.load(tmp_path / "run")
-    scores = evaluate(loaded, "val", tmp_path / "said.csv")
-    with (tmp_path / "said.csv").open() as file:
-        said = dict(csv.reader(file))
+    scores = evaluate(loaded, "val", tmp_path / "predicted.csv")
+    with (tmp_path / "predicted.csv").open() as file:
+        predicted = dict(csv.reader(file))
     labels = [json.loads(label) for r in open_records(own_data, "image_pairs", "val") for label in r.labels]
-    assert list(said) == [str(label["identifier"]) for label in labels]
-    right = {label["identifier"]: said[str(label["identifier"])] == str(label["label"]) for label in labels}
+    assert list(predicted) == [str(label["identifier"]) for label in labels]
+    right = {label["identifier"]: predicted[str(label["identifier"])] == str(label["label"]) for label in labels}
     groups = [[right[x["identifier"]] for x in labels if x["group"] == group] for group in (0, 1)]
     assert scores["accuracy"] == pytest.approx(sum(right.values()) / len(right))
     assert scores["consistency"] == pytest.approx(sum(map(all, groups)) / 2)

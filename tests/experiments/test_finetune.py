@@ -26,7 +26,7 @@ def test_a_run_begins_with_the_pretrained_model(vqa_run, small_run):
     assert after.tokenizer.vocabulary == before.tokenizer.vocabulary
 
 
-def test_retrieval_starts_from_the_matching_head(data_dir, small_run, pretrained, tmp_path):
+def test_retrieval_starts_from_the_itm_head(data_dir, small_run, pretrained, tmp_path):
     config = retrieval_config(RetrievalConfig(negatives=6, hardest_negatives=2), data_dir, small_run, "shapes")
     data = dataclasses.replace(config.data, eval=(SourceConfig("shapes", "validation"),))
     config = dataclasses.replace(config, data=data, train=dataclasses.replace(config.train, steps=2))

@@ -93,7 +93,7 @@ def fine_tuned(config, run, tmp_path_factory, programs) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluated_scenes(region_data):
+def validation_scenes(region_data):
     return open_records(region_data, "shapes", "validation")
 
 
@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_to_the_bit(config, run, tmp_path, capsys):
 
 
 def test_retrieval_starts_from_pretraining(fine_tuned, run):
-    """All that it needs is there, the matching head too; all of it is trained."""
+    """All that it needs is there, the ITM head too; all of it is trained."""
     report = json.loads((fine_tuned / "init.json").read_text())
     assert report["fresh"] == [] and set(report["loaded"].values()) == {f"init.checkpoint={run}"}
     before, after = (named_arrays(nnx.state(pixelbert_jax.load(folder).model)) for folder in (run, fine_tuned))
@@ -144,11 +144,11 @@ def test_retrieval_starts_from_pretraining(fine_tuned, run):
 
 
 def pairs_alone(loaded: LoadedModel, records, regions: int = 8) -> np.ndarray:
-    """Matching logits of every image, of which so many regions are seen, with every text, one image at a time."""
+    """Image-text matching (ITM) logits of every image's first `regions` regions with every text, image by image."""
 
     @nnx.jit
-    def match(module, seen, text_TxL, mask_TxL):
-        regions, mask = module.model.encode_regions(*seen)
+    def match(module, visual, text_TxL, mask_TxL):
+        regions, mask = module.model.encode_regions(*visual)
         regions, mask = (jnp.repeat(x, len(text_TxL), 0) for x in (regions, mask))
         return module.itm_logit(module.model.fuse(text_TxL, mask_TxL, regions, mask))
 
@@ -159,20 +159,20 @@ def pairs_alone(loaded: LoadedModel, records, regions: int = 8) -> np.ndarray:
     scores = []
     for record in records:
         found = record.regions
-        seen = (found.features[None, :regions], found.boxes[None, :regions], np.ones((1, min(8, regions)), bool))
+        visual = (found.features[None, :regions], found.boxes[None, :regions], np.ones((1, min(8, regions)), bool))
         whole = (found.global_feature[None],) if loaded.data.whole_image == "stored" else ()
-        scores.append(np.asarray(match(loaded.model, seen + whole, text_TxL, mask_TxL)))
+        scores.append(np.asarray(match(loaded.model, visual + whole, text_TxL, mask_TxL)))
     return np.stack(scores)
 
 
 BLOCKS = {"block_images": 4, "block_texts": 10}  # neither divides 13 images or 52 texts
 
 
-def test_scores_are_those_of_each_pair_alone(fine_tuned, evaluated_scenes, tmp_path):
-    """13 images in blocks of 4: rows that fill a block show nothing."""
+def test_scores_are_those_of_each_pair_alone(fine_tuned, validation_scenes, tmp_path):
+    """13 images in blocks of 4: padding rows of a block change nothing."""
     loaded, output = pixelbert_jax.load(fine_tuned), tmp_path / "a.npz"
-    found = rank(loaded, evaluated_scenes, output, **BLOCKS)
-    expected = pairs_alone(loaded, evaluated_scenes)
+    found = rank(loaded, validation_scenes, output, **BLOCKS)
+    expected = pairs_alone(loaded, validation_scenes)
     np.testing.assert_allclose(saved(output)["scores"], expected, atol=CLOSE)
     assert expected.std(0).min() > 1e-3 and (found["images"], found["texts"]) == (13, 52)
     best = expected.argmax(1)
@@ -181,33 +181,33 @@ def test_scores_are_those_of_each_pair_alone(fine_tuned, evaluated_scenes, tmp_p
     assert found["image_recall_1"] == pytest.approx(np.mean(expected.argmax(0) == own))
 
 
-def test_reranking_reads_the_surest_regions_first(fine_tuned, evaluated_scenes, tmp_path, capsys):
+def test_reranking_reads_the_highest_scoring_regions_first(fine_tuned, validation_scenes, tmp_path, capsys):
     loaded, output = pixelbert_jax.load(fine_tuned), tmp_path / "a.npz"
-    found = rank(loaded, evaluated_scenes, output, rerank_top=3, rerank_pixels=4, **BLOCKS)
-    first, exact = pairs_alone(loaded, evaluated_scenes, 4), pairs_alone(loaded, evaluated_scenes)
+    found = rank(loaded, validation_scenes, output, rerank_top=3, rerank_pixels=4, **BLOCKS)
+    first, exact = pairs_alone(loaded, validation_scenes, 4), pairs_alone(loaded, validation_scenes)
     file = saved(output)
-    assert (file["exact"] == chosen_by_hand(first, 3)).mean() > 0.99  # nearly equal scores may change places
+    assert (file["exact"] == chosen_by_hand(first, 3)).mean() > 0.99  # nearly equal scores may be swapped
     assert found["exactly_scored_pairs"] == file["exact"].sum() < file["exact"].size / 2
     np.testing.assert_allclose(file["scores"][file["exact"]], exact[file["exact"]], atol=CLOSE)
     assert np.ptp((first - file["scores"])[~file["exact"]]) < 2 * CLOSE
     assert np.abs(first - exact).max() > 1e-2 and "INEXACT" in capsys.readouterr().out
 
 
-def test_zero_shot_with_the_whole_image(region_data, evaluated_scenes, tmp_path, programs):
-    """As the program does it: the matching head of pre-training, here untrained, on a run's own data."""
+def test_zero_shot_with_the_whole_image(region_data, validation_scenes, tmp_path, programs):
+    """As the program does it: the ITM head of pre-training, here untrained, on a run's own data."""
     with on_one_device():
         loaded = pixelbert_jax.load(
             save_run(tmp_path / "run", region_data, config=with_whole_image(regions_config(region_data)))
         )
     found = evaluate(loaded, "validation", tmp_path / "a.npz")
-    np.testing.assert_allclose(saved(tmp_path / "a.npz")["scores"], pairs_alone(loaded, evaluated_scenes), atol=CLOSE)
+    np.testing.assert_allclose(saved(tmp_path / "a.npz")["scores"], pairs_alone(loaded, validation_scenes), atol=CLOSE)
     assert (found["images"], found["texts"]) == (13, 52)
     with pytest.raises(DataError, match=r"has no regions, but data\.regions=8"):
         rank(loaded, with_index(region_data, region_size=0), tmp_path / "b.npz")
 
 
 def with_index(region_data, **fields):
-    """The evaluation scenes, of which the index says something else."""
+    """The validation scenes with other fields in their index."""
     records = open_records(region_data, "shapes", "validation")
     records.index = dataclasses.replace(records.index, **fields)
     return records
@@ -279,10 +279,10 @@ def test_configurations_that_do_not_fit_are_refused(config):
             changed(with_whole_image(config), "data", whole_image="none"),
             r"global_size=192, but data\.whole_image='none'; set both or none",
         ),
-        (dataclasses.replace(config, init=InitConfig(backbone="x")), "asks for a backbone, which ImageBERT has not"),
+        (dataclasses.replace(config, init=InitConfig(backbone="x")), "names a backbone; ImageBERT has none"),
         (
             dataclasses.replace(config, init=InitConfig(checkpoint="x", checkpoint_parts="backbone")),
-            "asks for a backbone",
+            "names a backbone",
         ),
         (
             dataclasses.replace(config, task=RetrievalConfig(6, 2)),
@@ -320,7 +320,7 @@ def test_data_that_does_not_fit_is_refused(config, data_dir, tmp_path, monkeypat
         assert "\n" not in str(error.value)
 
 
-def test_classes_that_nobody_knows(config, region_data, evaluated_scenes):
+def test_classes_that_nobody_knows(config, region_data, validation_scenes):
     """They are needed for one loss alone."""
     unknown = with_index(region_data, region_classes=0)
     with pytest.raises(ConfigError, match=r"of Records.* have no classes; set task\.moc_weight=0") as error:
@@ -328,4 +328,4 @@ def test_classes_that_nobody_knows(config, region_data, evaluated_scenes):
     assert "\n" not in str(error.value)
     check_records(dataclasses.replace(config, task=RegionsPretrainingConfig(moc_weight=0.0)), unknown)
     check_records(retrieval(config, Path("run")), unknown)
-    check_records(config, evaluated_scenes)
+    check_records(config, validation_scenes)

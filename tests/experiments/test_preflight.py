@@ -64,7 +64,7 @@ def test_a_step_that_fits(quick_compiler, capsys):
     assert canvas["images_a_second_a_host"] == {"4": 4 / times.likely}
     assert found["run"]["hours"] == pytest.approx(12 * times.likely / 3600)
     printed = capsys.readouterr().out
-    assert "t:2x4: 8 devices on 1 host(s), mesh data=8, fsdp=1; 8 images and 16 pairs a step" in printed
+    assert "t:2x4: 8 devices on 1 host(s), mesh data=8, fsdp=1; 8 images and 16 pairs per step" in printed
     assert f"{COMPILED.memory.total / GIB:.2f} of 1.00 GiB" in printed and "DOES NOT FIT" not in printed
     assert "whole run: 12 steps" in printed
 
@@ -121,12 +121,12 @@ def test_for_a_tpu_the_program_starts_itself_again(monkeypatch):
     set_flags(monkeypatch, TOPOLOGY="v5e:2x2")
     monkeypatch.setattr(program_of_flags, "OUTPUT", types.SimpleNamespace(value=None))
     monkeypatch.setattr(sys, "argv", ["preflight", "--topology=v5e:2x2", "--config=x"])
-    asked = []
-    monkeypatch.setattr(environment, "run_again", lambda *arguments: asked.append(arguments) or 7)
+    calls = []
+    monkeypatch.setattr(environment, "run_again", lambda *arguments: calls.append(arguments) or 7)
     with pytest.raises(SystemExit) as ended:
         program_of_flags.main(get_config())
     assert ended.value.code == 7
-    assert asked == [("experiments.preflight", ["--topology=v5e:2x2", "--config=x"])]
+    assert calls == [("experiments.preflight", ["--topology=v5e:2x2", "--config=x"])]
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_with_the_tpus_own_compiler(tmp_path):
     assert (found["topology"], found["devices"], found["ok"]) == ("v5e:2x4", 8, True)
     assert size <= canvas["collectives"]["all-reduce"]["bytes"] < 1.2 * size
     assert canvas["memory"]["aliased"] > 2 * size and canvas["compiler_cycles"] > 0
-    asked = compile_step(config, mesh_of(config, jax.devices()), (48, 48)).counts.operations
-    assert canvas["operations"] == pytest.approx(asked, rel=0.01)
+    expected = compile_step(config, mesh_of(config, jax.devices()), (48, 48)).counts.operations
+    assert canvas["operations"] == pytest.approx(expected, rel=0.01)
     times = canvas["seconds"]
     assert 0 < times["least"] < times["likely"] < 1 and found["run"]["hours"] > 0

@@ -91,7 +91,7 @@ def test_visualize_draws_each_word(saved_run, tmp_path, capsys):
         visualize.main()
 
 
-def test_the_map_is_drawn_over_its_place():
+def test_the_map_is_drawn_at_its_position():
     """The brightest part of the drawing lies where the weights are."""
     weights = np.zeros((40, 40), np.float32)
     weights[30:, :10] = 1
@@ -105,7 +105,7 @@ def test_the_map_is_drawn_over_its_place():
 
 
 class LooksAt(Predictor):
-    """A model that looks where it is told."""
+    """A model whose attention is at a given point."""
 
     def __init__(self, loaded, where):
         super().__init__(loaded)

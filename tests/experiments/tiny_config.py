@@ -7,7 +7,7 @@ from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig
 
 
 def get_config() -> RunConfig:
-    """12 steps of 8 images; dropout and pixel sampling are on, so that chance takes part."""
+    """12 steps of 8 images; dropout and pixel sampling are on, so that random numbers matter."""
     config = quickstart()
     encoder = dataclasses.replace(config.model.encoder, width=32, heads=2, mlp_width=64, dropout=0.1)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Each test of a fault adds what it saw to one table; `make faults` runs all of them and writes it down."""
+"""Each test of a fault adds its result to one table; `make faults` runs all of them and writes the table."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def table(pytestconfig) -> Table:
-    """What is known so far."""
+    """The table so far."""
     return pytestconfig.stash[_TABLE]
 
 

@@ -1,4 +1,4 @@
-"""What a fault cost: steps that were computed again, rows of batches that were left out or repeated."""
+"""The cost of a fault: steps that were computed again, rows of batches that were skipped or repeated."""
 
 import collections
 from pathlib import Path
@@ -14,7 +14,7 @@ def steps_begun(workdir: Path) -> int:
 
 
 def steps_again(workdir: Path) -> int:
-    """How many steps were begun more than once, by each time more."""
+    """How many times steps were begun again."""
     begun = collections.Counter(line["step"] for line in recorded_rows(workdir))
     processes = len(list(workdir.glob("rows-*.jsonl")))
     assert processes == 1, "counts the lines of one process"
@@ -22,14 +22,14 @@ def steps_again(workdir: Path) -> int:
 
 
 def lost_rows(workdir: Path, undisturbed: Path) -> int:
-    """Rows of the undisturbed run's batches that were not, or not as they were, in those of the other; and others."""
+    """How many rows of batches differ between the two runs, in either direction."""
     mine, theirs = rows(workdir), rows(undisturbed)
     pairs = [{(step, *row) for step, batch in found.items() for row in batch.items()} for found in (mine, theirs)]
     return len(pairs[0] ^ pairs[1])
 
 
 def assert_undisturbed(workdir: Path, undisturbed: Path, steps: int) -> None:
-    """Figures, batches, parameters and optimizer are those of the other run, to the bit; no step is missing."""
+    """Metrics, batches, parameters and optimizer are those of the other run, to the bit; no step is missing."""
     assert [r["step"] for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r] == [*range(1, steps + 1)]
     assert metrics(workdir) == metrics(undisturbed)
     assert_same_checkpoint(workdir, undisturbed, steps)

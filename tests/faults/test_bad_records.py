@@ -11,10 +11,10 @@ from data_pipelines.storage.records import parse
 from experiments.run.metric_writer import read_metrics
 from tests.faults.losses import assert_undisturbed, steps_begun
 from tests.multi_process.launching import Run, gate
-from tests.multi_process.outcomes import assert_same_figures, newest_step, rows
+from tests.multi_process.outcomes import assert_same_metrics, newest_step, rows
 
 pytestmark = pytest.mark.slow
-STEPS = 12  # an epoch: every record is seen twice
+STEPS = 12  # an epoch: every record is read twice
 OPTIONS = (f"--config.train.steps={STEPS}", "--config.checkpoint.every=3")
 IN_A_SHARD = 8
 DAMAGED = {0, 8, 16, *range(40, 48)}  # records: bits flipped in two, an image that is none, a shard that is cut off
@@ -44,14 +44,14 @@ def damaged(tmp_path_factory) -> Path:
 
 
 def skipped(*runs: Run) -> set[str]:
-    """Keys of the records that the processes of some starts have named, each of them once."""
-    told = set()
+    """Keys of the records that the processes of some starts have reported, each of them once."""
+    reported = set()
     for run in runs:
         for process in range(len(run.processes)):
-            lines = re.findall(r"left out: (.+)", run.text(process))
+            lines = re.findall(r"skipped: (.+)", run.text(process))
             assert len(lines) == len(set(lines))
-            told |= {re.match(r"(Record \d+ of|[^:]+)", line)[0] for line in lines}
-    return told
+            reported |= {re.match(r"(Record \d+ of|[^:]+)", line)[0] for line in lines}
+    return reported
 
 
 def test_they_are_skipped_everywhere_alike(damaged, start, tmp_path, table):
@@ -59,9 +59,9 @@ def test_they_are_skipped_everywhere_alike(damaged, start, tmp_path, table):
     whole, killed, two = tmp_path / "whole", tmp_path / "killed", tmp_path / "two"
     with start(whole, 1, 4, *OPTIONS, data=damaged) as undisturbed:
         undisturbed.succeed()
-    told = skipped(undisturbed)
-    numbers = {int(number) for key in told for number in re.findall(r"Record (\d+) of", key)}
-    assert len(told) == len(DAMAGED) and len(numbers) == len(DAMAGED) - 1
+    reported = skipped(undisturbed)
+    numbers = {int(number) for key in reported for number in re.findall(r"Record (\d+) of", key)}
+    assert len(reported) == len(DAMAGED) and len(numbers) == len(DAMAGED) - 1
     counted = sum(record.get("rows_skipped", 0) for record in read_metrics(whole / "metrics.jsonl"))
     assert counted == 2 * len(DAMAGED)
 
@@ -73,14 +73,14 @@ def test_they_are_skipped_everywhere_alike(damaged, start, tmp_path, table):
     with start(killed, 1, 4, *OPTIONS, data=damaged) as second:
         second.succeed()
     assert_undisturbed(killed, whole, STEPS)
-    assert skipped(first, second) == told
+    assert skipped(first, second) == reported
 
     with start(two, 2, 2, *OPTIONS, data=damaged) as run:
         run.succeed()
-    assert_same_figures(two, whole, 1e-5)
+    assert_same_metrics(two, whole, 1e-5)
     assert rows(two) == rows(whole)
-    assert skipped(run) == told
-    outcome = "left out, named, counted; the same ones when resumed and on every host"
+    assert skipped(run) == reported
+    outcome = "skipped, named, counted; the same ones when resumed and on every host"
     table.add(
         "flipped bits, a truncated shard, an undecodable image",
         outcome,

@@ -29,7 +29,7 @@ def names(folder):
 
 
 def test_halves_after_the_last_whole_one_are_set_aside(tmp_path, caplog):
-    """Otherwise they would be the latest, and be kept in place of whole ones."""
+    """Otherwise they would be the latest, and be kept instead of whole ones."""
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 3, 6)
     checkpoints.close()
@@ -47,7 +47,7 @@ def test_halves_after_the_last_whole_one_are_set_aside(tmp_path, caplog):
     assert names(tmp_path) == ["12.unfinished", "6", "9", "9.unfinished"]
 
 
-def test_a_failed_save_is_noticed_without_waiting_and_told_once(tmp_path, monkeypatch):
+def test_a_failed_save_is_noticed_without_waiting_and_reported_once(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 3)
     checkpoints.check()
@@ -119,8 +119,8 @@ def test_metrics_that_go_nowhere_are_noticed_before_a_checkpoint(tmp_path, fate)
     if fate == "replaced":
         path.write_text(text)
     writer.write(2, {"loss": 1.0})
-    said = {"deleted": "No such file or directory", "replaced": "another file took its place"}[fate]
-    with pytest.raises(ConfigError, match=rf"{path} cannot be written \({said}"):
+    reason = {"deleted": "No such file or directory", "replaced": "another file took its place"}[fate]
+    with pytest.raises(ConfigError, match=rf"{path} cannot be written \({reason}"):
         writer.flush()
     with pytest.raises(ConfigError):
         writer.close()
@@ -154,9 +154,9 @@ def test_of_orbax_only_stacks_are_silent():
 
 
 def test_of_what_nobody_can_catch_only_closed_loops_are_silent(monkeypatch):
-    told = []
-    monkeypatch.setattr("sys.__unraisablehook__", told.append)
+    shown = []
+    monkeypatch.setattr("sys.__unraisablehook__", shown.append)
     closed, others = RuntimeError("Event loop is closed"), [RuntimeError("else"), ValueError("Event loop is closed")]
     for error in (closed, *others):
         _tell_unraisable(types.SimpleNamespace(exc_value=error))
-    assert [args.exc_value for args in told] == others
+    assert [args.exc_value for args in shown] == others

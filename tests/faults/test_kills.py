@@ -29,16 +29,17 @@ def kill(run: Run) -> None:
 
 
 def until(run: Run, condition: Callable[[], object], seconds: float = 240) -> None:
-    """Wait until something is so, the process has ended, or so long."""
+    """Wait until the condition is true, the process has ended, or the time is over."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end and run.processes[0].poll() is None:
         time.sleep(0.001)
 
 
 def kill_in_a_save(run: Run, workdir: Path, step: int, begun: int, seconds: float) -> None:
-    """Kill a process so long after it began to save a step that HOLD_SAVE says.
+    """Kill a process `seconds` after it began to save the step of HOLD_SAVE.
 
-    `begun` are the steps begun before it: what an earlier process left half written is gone when it begins another.
+    `begun` is the number of steps begun before it: half-written folders of an earlier process are gone when this
+    process begins a step.
     """
     until(run, lambda: steps_begun(workdir) > begun and unfinished(workdir, step))
     time.sleep(seconds)
@@ -46,7 +47,7 @@ def kill_in_a_save(run: Run, workdir: Path, step: int, begun: int, seconds: floa
 
 
 def make_halves(workdir: Path) -> None:
-    """What an interrupted copy, deletion or save leaves: later steps than the last whole checkpoint's."""
+    """The remains of an interrupted copy, deletion or save: later steps than the last whole checkpoint's."""
     folder, step = workdir / "checkpoints", newest_step(workdir)
     (folder / "90").mkdir()
     shutil.copytree(folder / str(step), folder / "91", ignore=lambda *_: ["_CHECKPOINT_METADATA"])
@@ -93,19 +94,19 @@ LONG = (
 
 @pytest.mark.slow
 def test_killed_twenty_times(long_undisturbed, start, tmp_path, table):
-    """Twelve times at a moment of its life that chance picks, eight times in a save; a finished run begins anew."""
-    make_rng, finished = random.Random(0), 0
+    """Twelve times at a random moment, eight times in a save; a finished run begins anew."""
+    rng, finished = random.Random(0), 0
     workdir = tmp_path / "run0"
     aims = ["save"] * 8 + ["any"] * 12
-    make_rng.shuffle(aims)
+    rng.shuffle(aims)
     while aims:
         begun, saved = steps_begun(workdir), newest_step(workdir)
-        held = saved + SAVED_EVERY if aims[-1] == "save" else -1
-        with start(workdir, 1, 4, *LONG, environments=[{"STEP_SECONDS": "0.1", "HOLD_SAVE": str(held)}]) as run:
+        hold_step = saved + SAVED_EVERY if aims[-1] == "save" else -1
+        with start(workdir, 1, 4, *LONG, environments=[{"STEP_SECONDS": "0.1", "HOLD_SAVE": str(hold_step)}]) as run:
             if aims[-1] == "save":
-                kill_in_a_save(run, workdir, held, begun, make_rng.uniform(0, 0.06))
+                kill_in_a_save(run, workdir, hold_step, begun, rng.uniform(0, 0.06))
             else:
-                until(run, lambda: False, make_rng.uniform(0.5, 14))
+                until(run, lambda: False, rng.uniform(0.5, 14))
                 kill(run)
         if "resuming" in run.text(0):
             assert f"resuming {workdir} at step {saved}\n" in run.text(0)

@@ -79,7 +79,7 @@ def test_a_streak_ends_the_run_and_names_the_step(one_process, start, tmp_path, 
     table.add("a streak of them", outcome, lost_steps=[again + skipped], lost_rows=ROWS * skipped)
 
 
-def test_the_message_tells_a_bad_start_from_a_run_that_diverges():
+def test_the_message_distinguishes_a_bad_start_from_a_run_that_diverges():
     never = _not_finite_message(20, 20, None)
     assert "in any step since the run began" in never and "None" not in never and "Lower" not in never
     diverged = _not_finite_message(20, 3, None)

@@ -1,4 +1,4 @@
-"""One of several processes is asked to stop, killed, frozen, fails: nobody hangs, and the run goes on."""
+"""One of several processes gets a signal to stop, is killed, is frozen or fails: none hangs, and the run goes on."""
 
 import signal
 import time
@@ -8,31 +8,31 @@ import pytest
 
 from tests.faults.losses import lost_rows, steps_begun
 from tests.multi_process.launching import gate
-from tests.multi_process.outcomes import assert_same_figures, last_step, newest_step, rows
+from tests.multi_process.outcomes import assert_same_metrics, last_step, newest_step, rows
 
 STEPS = 6
 GO_ON = "the same command goes on from the last checkpoint"
 
 
-def test_asked_to_stop_all_save_the_same_step_and_other_numbers_go_on(one_process, start, tmp_path, table):
-    """2 x 2, split parameters, one process asked; 1 x 4, the only one asked; 4 x 1 to the end."""
+def test_a_signal_to_one_makes_all_save_the_same_step_and_other_numbers_go_on(one_process, start, tmp_path, table):
+    """2 x 2 with split parameters, a signal to one process; 1 x 4, a signal to the only one; 4 x 1 to the end."""
     # JAX looks for the signal once a second, in a run of several processes.
     workdir, slow = tmp_path / "run", [{"STEP_SECONDS": "1.5"}]
     stopped = begun = 0
-    for processes, devices, overrides, asked in ((2, 2, ["--config.mesh.fsdp=4"], 1), (1, 4, [], 0), (4, 1, [], None)):
-        with start(workdir, processes, devices, *overrides, environments=slow if asked is not None else [{}]) as run:
-            if asked is not None:
+    for processes, devices, overrides, target in ((2, 2, ["--config.mesh.fsdp=4"], 1), (1, 4, [], 0), (4, 1, [], None)):
+        with start(workdir, processes, devices, *overrides, environments=slow if target is not None else [{}]) as run:
+            if target is not None:
                 run.until(lambda least=begun: steps_begun(workdir) > least)
-                run.processes[asked].send_signal(signal.SIGTERM)
+                run.processes[target].send_signal(signal.SIGTERM)
             run.succeed()
-        if asked is not None:
+        if target is not None:
             before, stopped, begun = stopped, newest_step(workdir), steps_begun(workdir)
             assert before < stopped < STEPS
             line = f"asked to stop: step {stopped} is saved in {workdir}; the same command goes on from there\n"
             assert run.text(0).endswith(line) or line in run.text(0)
             assert last_step(workdir) == stopped
     assert f"resuming {workdir} at step {stopped}" in run.text(0)
-    assert_same_figures(workdir, one_process, 1e-6)
+    assert_same_metrics(workdir, one_process, 1e-6)
     assert rows(workdir) == rows(one_process)
     outcome = "all save the same step, exit code 0; goes on 2x2, 1x4, 4x1, equal to 1e-6"
     table.add(
@@ -56,12 +56,12 @@ def test_the_others_end_and_the_run_goes_on(one_process, start, tmp_path, table,
         code = run.processes[other].wait(120)
         assert time.monotonic() - began < 6 * heartbeat
     assert code != 0
-    said = run.text(other)
-    assert GO_ON in said or "another task died" in said or "coordination service" in said, said
+    printed = run.text(other)
+    assert GO_ON in printed or "another task died" in printed or "coordination service" in printed, printed
     lost = steps_begun(workdir) - newest_step(workdir)
     with start(workdir, 1, 4) as run:
         run.succeed()
-    assert_same_figures(workdir, one_process, 1e-5)
+    assert_same_metrics(workdir, one_process, 1e-5)
     table.add(
         f"one process of several {'killed' if fault == 'KILL' else 'frozen'}",
         "the others end within six heartbeats (of 10 s); goes on, equal to 1e-5",
@@ -72,7 +72,7 @@ def test_the_others_end_and_the_run_goes_on(one_process, start, tmp_path, table,
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all(one_process, start, tmp_path, table):
-    """Nobody waits for a process that has failed."""
+    """No process waits for one that has failed."""
     workdir = tmp_path / "run"
     with start(workdir, 2, 2, environments=[{}, {"FAIL_AT": "3"}], heartbeat=30) as run:
         codes = run.wait(240)
@@ -82,7 +82,7 @@ def test_an_error_of_one_process_ends_all(one_process, start, tmp_path, table):
     lost = steps_begun(workdir) - newest_step(workdir)
     with start(workdir, 2, 2) as run:
         run.succeed()
-    assert_same_figures(workdir, one_process, 1e-5)
+    assert_same_metrics(workdir, one_process, 1e-5)
     outcome = "all end, the one that failed says why; goes on, equal to 1e-5"
     table.add("one process of several fails", outcome, lost_steps=[lost], lost_rows=lost_rows(workdir, one_process))
 
@@ -121,7 +121,7 @@ def test_one_run_at_a_time_in_a_workdir(one_process, start, tmp_path, table):
     lost = steps_begun(workdir) - newest_step(workdir)
     with start(workdir, 2, 2) as third:
         third.succeed()
-    assert_same_figures(workdir, one_process, 1e-5)
+    assert_same_metrics(workdir, one_process, 1e-5)
     outcome = "refused with one line while the first lives; let in after that was killed"
     table.add("a second run in one workdir", outcome, lost_steps=[lost], lost_rows=lost_rows(workdir, one_process))
 

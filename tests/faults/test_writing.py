@@ -1,4 +1,4 @@
-"""A run that cannot write: a full disk, a folder that is read-only or gone. It says so soon, in one line, and ends."""
+"""A run that cannot write: a full disk, a read-only or deleted folder. It reports this soon, in one line, and ends."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.losses import assert_undisturbed, steps_begun
 from tests.multi_process.launching import Run, gate
-from tests.multi_process.outcomes import assert_same_checkpoint, assert_same_figures, last_step, newest_step
+from tests.multi_process.outcomes import assert_same_checkpoint, assert_same_metrics, last_step, newest_step
 
 ENDS = "ends with one line; goes on when mended, equal to the bit (several processes: to 1e-5)"
 STEPS = 6
@@ -133,7 +133,7 @@ def test_read_only_from_the_start_and_mended(one_process, start, tmp_path, table
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "saved"), [(1, 0), (1, 2), (2, 2)])
 def test_a_disk_that_is_full_while_saving(one_process, start, tmp_path, table, processes, saved):
-    """Room for the figures and not for a checkpoint; at the first save, or at a later one."""
+    """Room for the metrics and not for a checkpoint; at the first save, or at a later one."""
     with small_disk(tmp_path / "disk", 16) as disk:
         workdir, waits = disk / "run", [{"GATE_AT": str(saved + 1)}, {}]
         with start(workdir, processes, 4 // processes, "--config.checkpoint.every=2", environments=waits) as run:
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_while_saving(one_process, start, tmp_path, table, p
         if processes == 1:
             assert_undisturbed(workdir, one_process, STEPS)
         else:
-            assert_same_figures(workdir, one_process, 1e-5)
+            assert_same_metrics(workdir, one_process, 1e-5)
         table.add("disk full while saving", ENDS, lost_steps=[lost])
 
 

@@ -1,1 +1,1 @@
-"""Bad and hostile input: every reader of outside files ends well or with one clear sentence."""
+"""Bad and hostile input: every reader of untrusted files succeeds, or fails with one clear sentence."""

@@ -1,4 +1,4 @@
-"""The property: damaged files are read, or refused with one clear sentence, and nothing else happens."""
+"""The tested property: damaged files are read, or refused with one clear sentence, without side effects."""
 
 import contextlib
 import dataclasses
@@ -17,16 +17,16 @@ from tests.hostile.readers import Reader
 QUICK = settings(
     derandomize=True,
     database=None,
-    deadline=None,  # `guarded` notices who hangs, by the processor's time
+    deadline=None,  # `guarded` detects a reader that hangs by its CPU time
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
-    phases=[Phase.generate],  # a failure names its choices; making it smaller may take minutes
+    phases=[Phase.generate],  # a failure prints its choices; shrinking may take minutes
 )
 
 
 @dataclasses.dataclass
 class Case:
-    """The valid input of a reader in a folder of its own, to be damaged again and again."""
+    """The valid input of a reader in a separate folder, which tests damage repeatedly."""
 
     reader: Reader
     folder: Path
@@ -43,10 +43,10 @@ class Case:
         assert self.files, "no file to damage"
 
     def outcome(self, contents: dict[Path, bytes]) -> str:
-        """Read with files of other contents: "" if that went well, else the error's sentence.
+        """Read files with other contents: "" for success, otherwise the error message.
 
         Raises:
-          AssertionError, or whatever else the reader should not have let out.
+          AssertionError, or any exception that the reader must not raise.
         """
         before = set(self.folder.rglob("*"))
         old = {path: path.read_bytes() if path.exists() else None for path in contents}
@@ -58,15 +58,15 @@ class Case:
                     self.reader.read(self.folder)
                     return ""
                 except self.reader.errors as error:
-                    told = error
+                    raised = error
         finally:
             for path, content in old.items():
                 path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
             for path in set(self.folder.rglob("*")) - before:
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        check_message(told, (str(self.folder),) if self.reader.names_file else ())
-        return str(told)
+        check_message(raised, (str(self.folder),) if self.reader.names_file else ())
+        return str(raised)
 
     def property(self, structural: bool, **options: Any) -> Callable[[], None]:
         """A hypothesis test of this input, damaged in its structure or in its bytes."""

@@ -1,6 +1,6 @@
-"""Damage to valid files: to their structure, by what they mean, and to their bytes.
+"""Damage to valid files: to their structure, depending on the format, and to their bytes.
 
-Every choice is drawn from hypothesis, so that a test, a long run and a coverage-guided fuzz make the same damage.
+Every choice is drawn from hypothesis, so that a test, a long run and coverage-guided fuzzing use the same damage.
 """
 
 import copy
@@ -17,7 +17,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy], Any]
-Form = Callable[[bytes, Draw], bytes]  # a valid file and what draws -> a file with damage to its structure
+Form = Callable[[bytes, Draw], bytes]  # valid content and a source of choices -> content with a damaged structure
 
 _RAW = {  # what json.dumps cannot write
     "@deep list@": "[" * 3000 + "]" * 3000,
@@ -71,8 +71,8 @@ def damaged_value(value: Any, draw: Draw) -> Any:
         elif what == 2 and isinstance(container, list):
             container.insert(key, copy.deepcopy(container[key]))
         elif what == 3:
-            other, place = _one_of(draw, nodes)
-            container[key] = copy.deepcopy(other[place])
+            other, index = _one_of(draw, nodes)
+            container[key] = copy.deepcopy(other[index])
         elif what == 4:
             container[key] = [container[key]]
         else:
@@ -95,20 +95,20 @@ def json_file(content: bytes, draw: Draw) -> bytes:
 
 
 def json_lines(content: bytes, draw: Draw) -> bytes:
-    """Damage to one of the JSON values that lie one a line, or to the lines."""
+    """Damage to one of the JSON values, one per line, or to the lines."""
     lines = content.splitlines()
-    place = _below(draw, len(lines))
+    index = _below(draw, len(lines))
     if _below(draw, 5) == 0:
-        lines.insert(place, _one_of(draw, (lines[-1], b"", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x')))
+        lines.insert(index, _one_of(draw, (lines[-1], b"", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x')))
     elif _below(draw, 10) == 0:
-        del lines[place]
+        del lines[index]
     else:
-        lines[place] = _dumps(damaged_value(json.loads(lines[place]), draw))
+        lines[index] = _dumps(damaged_value(json.loads(lines[index]), draw))
     return b"\n".join(lines) + b"\n"
 
 
 def zipped_json_lines(content: bytes, draw: Draw) -> bytes:
-    """The same, compressed by gzip."""
+    """The same for a file compressed by gzip."""
     return gzip.compress(json_lines(gzip.decompress(content), draw), 1)
 
 
@@ -119,18 +119,18 @@ _CELLS = (
 
 
 def cells_of(separators: bytes) -> Form:
-    """Damage to a text of lines of cells, which any of `separators` divide."""
+    """Damage to lines of cells that are divided by any of `separators`."""
 
     def form(content: bytes, draw: Draw) -> bytes:
         for _ in range(1 + _below(draw, 3)):
             lines = content.split(b"\n")
-            place, what = _below(draw, len(lines)), _below(draw, 7)
+            index, what = _below(draw, len(lines)), _below(draw, 7)
             if what == 0:
-                del lines[place]
+                del lines[index]
             elif what == 1:
-                lines.insert(place, _one_of(draw, (*lines, *_CELLS)))
+                lines.insert(index, _one_of(draw, (*lines, *_CELLS)))
             else:
-                cells = re.split(b"([" + re.escape(separators) + b"])", lines[place])
+                cells = re.split(b"([" + re.escape(separators) + b"])", lines[index])
                 cell = _below(draw, len(cells))
                 if what == 2:
                     del cells[cell]
@@ -138,7 +138,7 @@ def cells_of(separators: bytes) -> Form:
                     cells[cell] = _one_of(draw, cells)
                 else:
                     cells[cell] = _one_of(draw, _CELLS)
-                lines[place] = b"".join(cells)
+                lines[index] = b"".join(cells)
             content = b"\n".join(lines)
         return content
 
@@ -201,7 +201,7 @@ def npz(content: bytes, draw: Draw) -> bytes:
     buffer = io.BytesIO()
     _one_of(draw, (np.savez, np.savez_compressed))(buffer, **arrays)
     content = buffer.getvalue()
-    if _below(draw, 4) == 0:  # the checksum of the member no longer fits, which is only noticed at its end
+    if _below(draw, 4) == 0:  # the checksum of the member is wrong, which is detected only at its end
         shape = _one_of(draw, (b"(9999999999999,)", b"(-1,)", b"(1e9,)", b"((((", b"(2,3,4,5,6,)", b"None"))
         content = re.sub(rb"\([\d, ]*\)", lambda found: shape.ljust(len(found[0]))[: len(found[0])], content, count=1)
     return content
@@ -317,7 +317,7 @@ def tar(content: bytes, draw: Draw) -> bytes:
             except (ValueError, UnicodeError):
                 continue
     content = bytearray(buffer.getvalue())
-    if what == 6:  # a size that is not true, with a checksum that is
+    if what == 6:  # a wrong size with a correct checksum
         start = _one_of(draw, [m.start() - 257 for m in re.finditer(b"ustar", bytes(content))])
         sizes = (
             b"77777777777\0",
@@ -334,7 +334,7 @@ def tar(content: bytes, draw: Draw) -> bytes:
 
 
 def set_tar_size(content: bytearray, start: int, size: bytes) -> None:
-    """Give the header at `start` another size, as it is written there, and a checksum that fits."""
+    """Write another encoded size to the header at `start`, with a correct checksum."""
     content[start + 124 : start + 136] = size.ljust(12, b"\0")
     content[start + 148 : start + 156] = b" " * 8
     checksum = sum(content[start : start + 512])
@@ -345,34 +345,34 @@ def set_tar_size(content: bytearray, start: int, size: bytes) -> None:
 
 
 def damaged_bytes(content: bytes, draw: Draw) -> bytes:
-    """One to four places where bytes are flipped, cut off, put in, taken out, repeated or moved."""
+    """Flip, cut off, insert, remove, repeat or move bytes at one to four positions."""
     damaged = bytearray(content)
     for _ in range(1 + _below(draw, 4)):
         size, what = len(damaged), _below(draw, 9)
-        place = _below(draw, size)
-        span = 1 + _below(draw, min(64, max(1, size - place)))
+        index = _below(draw, size)
+        span = 1 + _below(draw, min(64, max(1, size - index)))
         if what == 0 and size:
-            damaged[place] ^= 1 << _below(draw, 8)
+            damaged[index] ^= 1 << _below(draw, 8)
         elif what == 1 and size:
-            damaged[place] = _below(draw, 256)
+            damaged[index] = _below(draw, 256)
         elif what == 2:
-            del damaged[place:]
+            del damaged[index:]
         elif what == 3:
-            damaged[place:place] = draw(st.binary(max_size=32))
+            damaged[index:index] = draw(st.binary(max_size=32))
         elif what == 4:
-            del damaged[place : place + span]
+            del damaged[index : index + span]
         elif what == 5:
-            damaged[place:place] = damaged[place : place + span] * (1 + _below(draw, 3))
+            damaged[index:index] = damaged[index : index + span] * (1 + _below(draw, 3))
         elif what == 6:
             other = _below(draw, size)
-            damaged[place : place + span], damaged[other : other + span] = (
+            damaged[index : index + span], damaged[other : other + span] = (
                 damaged[other : other + span],
-                damaged[place : place + span],
+                damaged[index : index + span],
             )
         elif what == 7:
             width = _one_of(draw, (1, 2, 4, 8))
             number = _one_of(draw, _NUMBERS) % (1 << (8 * width))
-            damaged[place : place + width] = number.to_bytes(width, _one_of(draw, ("little", "big")))
+            damaged[index : index + width] = number.to_bytes(width, _one_of(draw, ("little", "big")))
         else:
             found = list(re.finditer(rb"\d+", bytes(damaged)))
             if found:

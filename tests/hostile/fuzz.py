@@ -1,9 +1,9 @@
-"""Damage to the files of one reader, guided by which lines of the project's code it reaches.
+"""Fuzz the files of one reader, guided by the coverage of the project's code.
 
     python -m tests.hostile.fuzz --reader=webdataset --seconds=60
 
-takes atheris (`make fuzz` puts it where it is found). What fails is printed with the damage; put it into the tests as
-an example of its own once it is mended. Without --reader all of them have their turn.
+needs atheris (`make fuzz` installs it). A failure is printed with the damage; add it to the tests as an example after
+the fix. Without --reader, all readers are fuzzed in turn.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def _fuzz(atheris, reader: str, seconds: int, *, structural: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         case = Case(READERS[reader], Path(folder))
         with atheris.instrument_imports(include=_PACKAGES, enable_loader_override=False):
-            case.outcome({})  # imports what the reader imports late
+            case.outcome({})  # imports the modules that the reader imports late
         fuzz_one_input = case.property(structural).hypothesis.fuzz_one_input
 
         def one_input(content: bytes) -> None:

@@ -1,7 +1,7 @@
-"""What a reader of outside files must never do, whatever the files hold, and what its errors must say.
+"""Checks for readers of untrusted files: forbidden side effects, and the form of error messages.
 
-Python tells an audit hook about every file that is opened, every process that is started and every class that a pickle
-asks for; the hook stays for the life of the process and looks only while `guarded` is active.
+Python calls an audit hook for every opened file, every started process and every class in a pickle. The hook stays
+installed as long as the process runs, and is active only within `guarded`.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-PROCESSOR_SECONDS = 20  # that a reader may compute for a small file
-SECONDS = 300  # that it may take, however busy the machine is: only who waits for ever takes so long
-MEMORY = 3 << 30  # bytes; much more than it needs, for threads take address space that they do not use
-MOST_LETTERS = 1500  # of an error's sentence
+PROCESSOR_SECONDS = 20  # CPU time for a small file
+SECONDS = 300  # elapsed time, even on a busy machine; only a reader that waits forever takes so long
+MEMORY = 3 << 30  # bytes; much more than a reader needs, because threads reserve address space
+MOST_LETTERS = 1500  # of an error message
 
 _CHANGES = frozenset(
     f"os.{name}" for name in ("mkdir", "rename", "remove", "rmdir", "symlink", "link", "truncate", "chmod", "chown")
@@ -29,11 +29,11 @@ _NEVER |= {f"os.{name}" for name in _STARTS}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _HARMLESS = ("/dev/", "/proc/")
 
-_found: list[str] | None = None  # None: nobody is looking
+_found: list[str] | None = None  # None: not active
 
 
 class HangError(BaseException):
-    """A reader that takes too long; no `except Exception` on the way stops it."""
+    """A reader takes too long; `except Exception` does not catch this."""
 
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
@@ -45,7 +45,7 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
             _note_write(os.fsdecode(path))
     elif event in _CHANGES:
         path = os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else ""
-        # Relative to a folder that is open: where that was opened is what counts.
+        # A path relative to an open folder; the check was at the opening of the folder.
         if path.startswith(os.sep) or arguments[-1] in (-1, None) or event not in _RELATIVE:
             _note_write(path)
     elif event in _NEVER:
@@ -53,7 +53,7 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _note_write(path: str) -> None:
-    # Modules that are imported for the first time leave their compiled form.
+    # The first import of a module writes its compiled form.
     if "__pycache__" not in path and not path.startswith(_HARMLESS):
         _found.append(f"write {os.path.realpath(path)}")
 
@@ -63,16 +63,16 @@ sys.addaudithook(_listen)
 
 @contextlib.contextmanager
 def guarded(allowed: Path | None = None, memory: int = MEMORY) -> Iterator[None]:
-    """Watch what happens in the block.
+    """Check the side effects of the block.
 
     Args:
-      allowed: the folder below which files may be written; None: nowhere.
-      memory: bytes of address space that the block may ask for, beyond what the process has.
+      allowed: folder in which files may be written; None: none.
+      memory: bytes of additional address space that the block may request.
 
     Raises:
-      AssertionError: a file was written elsewhere, a process started, a pickle resolved or a host asked.
+      AssertionError: the block wrote a file elsewhere, started a process, resolved a pickle or contacted a host.
       HangError: the block takes too long.
-      MemoryError: it asks for too much.
+      MemoryError: the block requests too much memory.
     """
     global _found
     inside = f"write {os.path.realpath(allowed)}{os.sep}" if allowed is not None else None
@@ -101,7 +101,7 @@ def _within_time() -> Iterator[None]:
     old = {number: signal.signal(number, stop) for number in limits}
     try:
         for timer, seconds, _ in limits.values():
-            signal.setitimer(timer, seconds, 1)  # again and again: a callback may swallow what it raises
+            signal.setitimer(timer, seconds, 1)  # repeatedly, because a callback may suppress the exception
         yield
     finally:
         for timer, *_ in limits.values():
@@ -121,11 +121,11 @@ def _within_memory(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def check_message(error: BaseException, places: tuple[str, ...]) -> None:
-    """Assert that an error is one sentence that names one of `places` (files and folders; none: any will do)."""
+def check_message(error: BaseException, paths: tuple[str, ...]) -> None:
+    """Assert that an error is one sentence that names one of `paths` (files and folders; empty: no check)."""
     text = str(error)
     assert text.endswith((".", "?")), f"no sentence: {text!r}"
     assert len(text.splitlines()) == 1, f"several lines: {text!r}"
     assert not any(ord(letter) < 32 for letter in text), f"control characters: {text!r}"
     assert len(text) <= MOST_LETTERS, f"{len(text)} letters: {text[:300]!r}"
-    assert not places or any(place in text for place in places), f"names no file: {text!r}"
+    assert not paths or any(path in text for path in paths), f"names no file: {text!r}"

@@ -1,4 +1,4 @@
-"""Every reader of files that come from outside: a small valid input, how it is read, and what may go wrong with it."""
+"""Every reader of untrusted files: a small valid input, how to read it, and how to damage it."""
 
 import dataclasses
 import functools
@@ -28,14 +28,14 @@ Read = Callable[[Path], object]
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A reader of outside files.
+    """A reader of untrusted files.
 
     Attributes:
-      write: puts a small valid input into an empty folder.
-      read: reads it; succeeds as long as nothing is damaged.
-      damaged: pattern of files below the folder -> how the structure of their content is damaged.
-      names_file: whether an error says which file is meant; not where the reader gets bytes instead of a file.
-      cost: how long one reading takes, against that of a data set of five small images.
+      write: writes a small valid input to an empty folder.
+      read: reads the input; succeeds if nothing is damaged.
+      damaged: pattern of files in the folder -> function that damages the structure of their content.
+      names_file: whether errors name the file; False if the reader gets bytes instead of a file.
+      cost: time of one reading, relative to a data set of five small images.
     """
 
     write: Callable[[Path], object]
@@ -46,7 +46,7 @@ class Reader:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What is documented: nothing else comes out."""
+        """The documented exceptions; the reader must not raise others."""
         return DataError, ConfigError
 
 
@@ -63,7 +63,7 @@ def _add(
 
 
 def _data_set(name: str, folder: Path, **options: Any) -> list[dict[str, Any]]:
-    """All examples, encoded as `prepare` does; a bad image costs itself only."""
+    """All examples, encoded as in `prepare`; a bad image affects only itself."""
     if "regions" in options:
         options["regions"] = str(folder / options["regions"])
     builder = builder_class(name)(
@@ -230,7 +230,7 @@ for _layout in ("groups", "flat", "pos_boxes"):
 
 
 def _image(name: str, folder: Path) -> None:
-    """As training reads it; what decodes for `prepare` too must have the size that the header says."""
+    """Read as in training; an image that passes `prepare` must have the size in its header."""
     encoded = (folder / name).read_bytes()
     decoded = resize.decode(encoded, str(folder / name))
     try:
@@ -262,10 +262,10 @@ def _crawl(folder: Path) -> list[tuple[object, ...]]:
     for part in parts:
         for image in read_part(source, part):
             try:
-                size = files.read_header(reader.read(image.place)).width
+                size = files.read_header(reader.read(image.location)).width
             except BadImageError as error:
                 size = error.reason
-            found.append((str(image.place), len(image.texts), image.language, image.page, size))
+            found.append((str(image.location), len(image.texts), image.language, image.page, size))
     reader.close()
     return found
 
@@ -311,7 +311,7 @@ def _encoded(path: Path) -> object:
     try:
         return Tokenizer(read_vocabulary(str(path))).encode("a red ab", 9)
     except DataError as error:
-        # Word pieces come from anywhere: who reads them from a file says so.
+        # Tokens may come from any source; only a reader of a file names the file.
         raise DataError(f"{path}: {error}") from error
 
 
@@ -423,7 +423,7 @@ _add("torch_weights", _torch_weights, _read_weights, {"*.bin": damage.no_structu
 
 
 def _description() -> dict[str, Any]:
-    """Of a run of the smallest model."""
+    """Description of a run of the smallest model."""
     from experiments.run.config import RunConfig
     from pixelbert_jax.config import EncoderConfig, PixelBertConfig, ResNetConfig, TextConfig
     from pixelbert_jax.serialization import to_dict
@@ -468,7 +468,7 @@ _add("exported", _export, _load, {"config.json": _JSON, "vocab.txt": damage.cell
 
 
 def _sealed(content: bytes, draw: damage.Draw) -> bytes:
-    """Damage to what a checkpoint says of itself, under a digest that fits."""
+    """Damage to the description of a checkpoint, with a correct digest."""
     from pixelbert_jax.training.checkpoint import seal
 
     metadata = json.loads(content)
@@ -500,7 +500,7 @@ def _read_checkpoint(folder: Path) -> object:
     from pixelbert_jax.tasks.registry import task_of
     from pixelbert_jax.training.checkpoint import read_items
 
-    place, description = find_description(folder)
+    path, description = find_description(folder)
     task_of(description)
     from data_pipelines.config import DataConfig
 
@@ -508,7 +508,7 @@ def _read_checkpoint(folder: Path) -> object:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = {"a": (2, 3), "b": (2,)}
     abstract = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=device) for name, shape in shapes.items()}
-    return read_items(place, {"model": {"params": abstract, "rest": {}}})
+    return read_items(path, {"model": {"params": abstract, "rest": {}}})
 
 
 _add(

@@ -1,4 +1,4 @@
-"""Archives: members that lead elsewhere, sizes that are not true, bombs, links to other files."""
+"""Archives: unsafe members, wrong sizes, decompression bombs, and links to other files."""
 
 import base64
 import gzip
@@ -27,22 +27,22 @@ from tests.hostile.damage import set_tar_size
 from tests.hostile.guards import check_message, guarded
 from tests.hostile.readers import READERS
 
-LITTLE = 160 << 20  # bytes that a reader of a bomb may ask for
-BOMB = 256 << 20  # bytes that it would become
+LITTLE = 160 << 20  # bytes that a reader of a bomb may request
+BOMB = 256 << 20  # bytes after decompression
 IMAGE = encode()
 
 
 def names_in(path: Path) -> list[list[str]]:
     """Names of the images that each reader of tar files finds."""
     return [
-        [sample.place.rpartition(":")[2] for sample in read_samples([path]) if sample.image is not None],
-        [f"{found.place.number}" for found in read_tar(path, path.name)],
+        [sample.location.rpartition(":")[2] for sample in read_samples([path]) if sample.image is not None],
+        [f"{found.location.number}" for found in read_tar(path, path.name)],
         list(list_tar_images(path)),
     ]
 
 
 def hostile_tar(path: Path) -> Path:
-    """Members that lead out of the folder, links, devices, a sparse file, and one good image."""
+    """Members with paths outside of the folder, links, devices, a sparse file, and one good image."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as file:
         for name in ("../evil.jpg", "/tmp/evil.jpg", "a/../../evil.jpg", "/evil.jpg"):
             member = tarfile.TarInfo(name)
@@ -70,7 +70,7 @@ def test_only_plain_files_with_safe_names_are_seen(tmp_path: Path) -> None:
     with guarded():
         assert names_in(path) == [["good.jpg"], ["0"], ["good.jpg"]]
         (found,) = read_tar(path, "0.tar")
-        assert ImageReader(tmp_path, None).read(found.place) == IMAGE
+        assert ImageReader(tmp_path, None).read(found.location) == IMAGE
 
 
 def test_a_hostile_tar_is_prepared_inside_of_the_folder(tmp_path: Path, monkeypatch) -> None:
@@ -99,17 +99,17 @@ def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
             with guarded(), pytest.raises(DataError) as error:
                 read(tmp_path / "0.tar")
             check_message(error.value, (str(tmp_path / "0.tar"),))
-    (tmp_path / "0.tar").write_bytes(whole[: end + 512])  # half of what marks the end is enough
+    (tmp_path / "0.tar").write_bytes(whole[: end + 512])  # half of the end marker is enough
     assert names_in(tmp_path / "0.tar")[2] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 10 + b"\xfc\x00", b"\x80" + b"\xff" * 11, b"77777777777\0"])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_sizes_that_are_not_true(tmp_path: Path, size: bytes, place: int) -> None:
-    """Negative ones would send tarfile round and round."""
+@pytest.mark.parametrize("member", [0, 1, 2])
+def test_sizes_that_are_not_true(tmp_path: Path, size: bytes, member: int) -> None:
+    """Negative sizes would make tarfile loop."""
     path = tar(tmp_path / "0.tar", {"a.jpg": IMAGE, "b.jpg": IMAGE, "c.jpg": IMAGE})
     with tarfile.open(path) as file:
-        start = file.getmembers()[place].offset
+        start = file.getmembers()[member].offset
     content = bytearray(path.read_bytes())
     set_tar_size(content, start, size)
     path.write_bytes(content)
@@ -120,7 +120,7 @@ def test_sizes_that_are_not_true(tmp_path: Path, size: bytes, place: int) -> Non
 
 
 def test_a_long_header_is_not_parsed(tmp_path: Path) -> None:
-    """Time grows with the square of its length in some releases of Python."""
+    """In some releases of Python, the time is quadratic in its length."""
     with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as file:
         member = tarfile.TarInfo("a.jpg")
         member.size, member.pax_headers = len(IMAGE), {"comment": "9" * (2 << 20)}
@@ -130,7 +130,7 @@ def test_a_long_header_is_not_parsed(tmp_path: Path) -> None:
 
 
 def zeros(archive: zipfile.ZipFile, name: str, start: bytes, size: int) -> None:
-    """A member of so many zeros, of which a file keeps a thousandth."""
+    """A member of zeros, which is compressed to a thousandth."""
     with archive.open(name, "w", force_zip64=True) as file:
         file.write(start)
         for _ in range(size >> 20):

@@ -1,4 +1,4 @@
-"""The guards themselves: whoever loops or waits for ever is stopped."""
+"""The guards themselves: a reader that loops or waits forever is stopped."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""Images whose headers promise too much are refused before anything is decoded, wherever they lie."""
+"""Images with huge sizes in their headers are refused before decoding, in files and in archives."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def bmp(height: int, width: int) -> bytes:
 
 
 def webp(height: int, width: int) -> bytes:
-    """The extended form, whose sizes have 24 bits."""
+    """The extended format, with sizes of 24 bits."""
     frame = b"VP8L" + struct.pack("<I", 6) + b"\x2f" + bytes(5)
     animation = bytes(16) + frame
     sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -66,9 +66,9 @@ FORMATS = {"png": png, "jpeg": jpeg, "gif": gif, "bmp": bmp, "webp": webp}
 
 @pytest.fixture
 def no_decoder(monkeypatch):
-    """Fails as soon as somebody decodes."""
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV was asked"))
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("Pillow was asked"))
+    """Fail if an image is decoded."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV was called"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("Pillow was called"))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -84,7 +84,7 @@ def test_huge_images_are_refused_by_their_header(name: str, size: tuple[int, int
 
 
 def test_small_ones_made_in_the_same_way_pass() -> None:
-    """Otherwise the test above shows nothing."""
+    """Otherwise the test above proves nothing."""
     for make in (jpeg, gif, bmp):
         assert verify(make(8, 8)).width == 8
     for make in (png, webp):
@@ -135,37 +135,37 @@ def test_in_a_crawl_and_in_a_parquet_file(tmp_path: Path, no_decoder) -> None:
 
 
 def test_a_jpeg_of_many_scans_is_refused(no_decoder) -> None:
-    """Each costs the time of the whole image and takes a few bytes."""
+    """Each scan takes the time of the whole image, but only a few bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(buffer, "JPEG", progressive=True)
     content = buffer.getvalue()
-    place = content.rindex(b"\xff\xda")
-    last = content[place:-2]
+    index = content.rindex(b"\xff\xda")
+    last = content[index:-2]
     read_header(content[:-2] + last * 20 + content[-2:])
     with pytest.raises(BadImageError, match="over 100 scans"):
         read_header(content[:-2] + last * 200 + content[-2:])
 
 
-def test_what_looks_like_scans_behind_the_only_one_costs_nothing(no_decoder) -> None:
-    """A decoder stops after the only scan of a sequential JPEG; where the first holds one component, others follow."""
+def test_scan_markers_after_the_only_scan_cost_nothing(no_decoder) -> None:
+    """A decoder stops after the only scan of a sequential JPEG; if the first scan has one component, others follow."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(buffer, "JPEG")
     content = buffer.getvalue() + b"\xff\xda" * 200
     assert read_header(content).width == 64
-    place = content.index(b"\xff\xda")
+    index = content.index(b"\xff\xda")
     one_component = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
-    pretence = b"\xff\xfe\x00\x06\xff\xda\x00\x0c"  # a comment just where a longer header would begin
+    pretence = b"\xff\xfe\x00\x06\xff\xda\x00\x0c"  # a comment exactly where a longer header would start
     for before in (b"", pretence):
         with pytest.raises(BadImageError, match="over 100 scans"):
-            read_header(content[:place] + before + one_component + content[place + 14 :])
+            read_header(content[:index] + before + one_component + content[index + 14 :])
 
 
-def test_records_of_a_prepared_folder_are_looked_at_too(tmp_path: Path, monkeypatch) -> None:
-    """Their images were whole when they were prepared; the folder may have come from elsewhere since."""
+def test_records_of_a_prepared_folder_are_checked_too(tmp_path: Path, monkeypatch) -> None:
+    """The images were checked by `prepare`, but the folder may come from another source."""
     case = Case(READERS["prepared"], tmp_path)
     calls = []
     monkeypatch.setattr(resize, "open_image", lambda encoded: calls.append(len(encoded)) or open_image(encoded))

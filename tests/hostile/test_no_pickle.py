@@ -1,5 +1,4 @@
-"""Nothing that is read can run code: no unpickling in the sources, and booby-trapped files in place of all that a user
-may have downloaded."""
+"""No file can run code: the sources do not unpickle, and traps replace all files that a user may have downloaded."""
 
 import ast
 import io
@@ -22,14 +21,14 @@ from tests.hostile.readers import READERS
 ROOT = Path(__file__).parents[2]
 _FOLDERS = ("data_pipelines", "pixelbert_jax", "experiments", "benchmarks", "notebooks")
 _MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "jsonpickle"}
-# What processes of one run hand to each other, in a folder that this run alone writes, is no input from outside.
+# Files between the processes of one run, in a folder that only this run writes, are trusted.
 _OWN_PICKLES = {"data_pipelines/beam/exchange.py"}
 _CALLS = {"eval", "exec", "compile", "__import__"}
-_NUMPY = {"load", "read_array", "fromregex", "genfromtxt"}  # of which the first two unpickle if they are told to
+_NUMPY = {"load", "read_array", "fromregex", "genfromtxt"}  # the first two unpickle with an option
 
 
 def sources() -> Iterator[tuple[str, ast.AST]]:
-    """Name and syntax tree of every file of the project's code, and of every cell of its notebooks."""
+    """Name and syntax tree of every source file of the project, and of every cell of its notebooks."""
     for folder in _FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
@@ -44,7 +43,7 @@ def sources() -> Iterator[tuple[str, ast.AST]]:
 
 
 def dangers(tree: ast.AST) -> list[str]:
-    """What in a syntax tree could run what a file says."""
+    """Calls in a syntax tree that could run code from a file."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -96,7 +95,7 @@ def test_the_search_finds_each_danger(code: str) -> None:
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = str(mark)
@@ -106,7 +105,7 @@ class Trap:
 
 
 def traps(mark: Path) -> dict[str, bytes]:
-    """The same trap in each of the forms in which arrays and weights are passed around."""
+    """The same trap in each common format of arrays and weights."""
     torch = pytest.importorskip("torch")
     lone, several, weights, old = (io.BytesIO() for _ in range(4))
     array = np.array([Trap(mark), Trap(mark)], object)
@@ -129,7 +128,7 @@ def traps(mark: Path) -> dict[str, bytes]:
 
 
 def test_the_traps_go_off(tmp_path: Path) -> None:
-    """Otherwise the next test shows nothing."""
+    """Otherwise the next test proves nothing."""
     torch = pytest.importorskip("torch")
     loads = {
         "npy": lambda file: np.load(file, allow_pickle=True),
@@ -145,7 +144,7 @@ def test_the_traps_go_off(tmp_path: Path) -> None:
         (tmp_path / "mark").rmdir()
 
 
-# Lists of words, which the oldest pickles are too; figures, whose last line may be cut off; one row or image of many.
+# Lists of words, as old pickles are text; metrics, whose last line may be cut off; one row or image of many.
 _MAY_PASS = ("answers_text", "known_words", "metrics", "regions_", "img2dataset", "wordnet")
 
 
@@ -153,9 +152,9 @@ _MAY_PASS = ("answers_text", "known_words", "metrics", "regions_", "img2dataset"
 def test_traps_in_place_of_every_file(name: str, tmp_path: Path) -> None:
     case, mark = Case(READERS[name], tmp_path / "files"), tmp_path / "mark"
     for content in traps(mark).values():
-        told = [case.outcome({path: content}) for path in case.files]
+        outcomes = [case.outcome({path: content}) for path in case.files]
         assert not mark.exists()
-        assert any(told) or name.startswith(_MAY_PASS)
+        assert any(outcomes) or name.startswith(_MAY_PASS)
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".safetensors"])

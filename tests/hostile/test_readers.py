@@ -11,7 +11,7 @@ LONG_EXAMPLES = 1500
 
 @pytest.fixture(scope="module")
 def case_of(tmp_path_factory):
-    """Makes the valid input of a reader once."""
+    """A function that makes the valid input of a reader once."""
     made = {}
 
     def case(name: str) -> Case:

@@ -1,4 +1,4 @@
-"""Weights and shared models whose headers lie, and names in them that lead out of their folder."""
+"""Weights and shared models with wrong headers, and with names outside of their folder."""
 
 import io
 import json
@@ -119,7 +119,7 @@ def test_digests_of_a_shared_model_are_of_its_own_files(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("keys", "value"),
     [
         (("backbone", "depths"), [100_000]),
         (("backbone", "depths"), [1] * 1000),
@@ -133,10 +133,10 @@ def test_digests_of_a_shared_model_are_of_its_own_files(tmp_path: Path, name: st
         (("encoder", "dropout"), 10**400),
     ],
 )
-def test_a_shared_model_of_impossible_size_is_not_built(tmp_path: Path, place: tuple[str, str], value: object) -> None:
+def test_a_shared_model_of_impossible_size_is_not_built(tmp_path: Path, keys: tuple[str, str], value: object) -> None:
     case = Case(READERS["exported"], tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
-    content["config"]["model"][place[0]][place[1]] = value
+    content["config"]["model"][keys[0]][keys[1]] = value
     assert case.outcome({tmp_path / "config.json": json.dumps(content).encode()})
 
 
@@ -169,7 +169,7 @@ def test_a_checkpoint_without_checksums(tmp_path: Path) -> None:
 
 
 def test_arrays_are_compared_with_what_was_saved(tmp_path: Path) -> None:
-    """The input of the other tests is one that can be read, so that they show something."""
+    """The input of the other tests is readable without damage, so that they prove something."""
     case, _, _ = checkpoint(tmp_path)
     items = case.reader.read(tmp_path)
     np.testing.assert_array_equal(items["model"]["params"]["a"], np.ones((2, 3)))

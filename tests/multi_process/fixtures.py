@@ -1,4 +1,4 @@
-"""What runs in processes of their own share: programs that are compiled once, a run that nothing disturbed."""
+"""Fixtures of runs in processes of their own: programs that are compiled once, and an undisturbed run."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,9 +17,9 @@ def programs_of_processes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(data_dir, programs_of_processes) -> Callable[..., contextlib.AbstractContextManager[Run]]:
-    """`start(workdir, processes, devices, *overrides, ...)`: train with so many processes of so many devices each.
+    """`start(workdir, processes, devices, *overrides, ...)`: train with `processes` processes of `devices` devices.
 
-    `by` is what the command is run by, such as `nice`; the rest is `launched`'s.
+    `by` is a command that runs it, such as `nice`; other arguments are those of `launched`.
     """
 
     def start(

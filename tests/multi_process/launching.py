@@ -19,7 +19,7 @@ CONFIG = Path(__file__).with_name("small_config.py")
 
 @dataclasses.dataclass
 class Run:
-    """The processes of one run and what they print."""
+    """The processes of one run and their logs."""
 
     processes: list[subprocess.Popen]
     logs: list[Path]
@@ -41,7 +41,7 @@ class Run:
         assert not any(codes), f"{codes}\n{self.everything()}"
 
     def text(self, process: int) -> str:
-        """What a process has printed."""
+        """The output of a process so far."""
         return self.logs[process].read_text(errors="replace")
 
     def everything(self) -> str:
@@ -49,7 +49,7 @@ class Run:
         return "\n".join(f"--- process {i}\n{self.text(i)}" for i in range(len(self.logs)))
 
     def until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
-        """Wait until something is so, while all processes live."""
+        """Wait until the condition is true, while all processes live."""
         end = time.monotonic() + seconds
         while not condition():
             dead = [i for i, process in enumerate(self.processes) if process.poll() is not None]
@@ -70,7 +70,7 @@ def free_port() -> int:
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
-    """So many CPU devices a process, compiled without optimising."""
+    """The environment of a process with that many CPU devices; programs are compiled without optimising."""
     flags = FLAGS | {"--xla_force_host_platform_device_count": devices}
     own = {
         "JAX_PLATFORMS": "cpu",
@@ -96,12 +96,12 @@ def launched(
     heartbeat: int = 60,
     environments: Sequence[dict[str, str]] = ({},),
 ) -> Iterator[Run]:
-    """Start a command as so many processes; none is left after the block.
+    """Start a command as several processes; none is left after the block.
 
     Args:
       command: what to run.
       logs: folder for what they print.
-      processes: how many; one gets no flag of ours.
+      processes: how many; a single one gets none of our flags.
       devices: of each process.
       heartbeat: seconds after which a silent process counts as dead.
       environments: what each process's environment has besides; the last one is for all others too.

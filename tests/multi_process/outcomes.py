@@ -1,4 +1,4 @@
-"""What a run left behind, and how it compares with another one's."""
+"""The files of a run, and comparisons with those of another run."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from pixelbert_jax.training.checkpoint import newest_checkpoint
 
 
 def last_step(workdir: Path) -> int:
-    """The last step whose figures are written."""
+    """The last step whose metrics are written."""
     return max((record["step"] for record in read_metrics(workdir / "metrics.jsonl")), default=0)
 
 
@@ -24,7 +24,7 @@ def metrics(workdir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in record.items() if not k.startswith("rate/")} for record in records]
 
 
-def assert_same_figures(workdir: Path, other: Path, tolerance: float) -> None:
+def assert_same_metrics(workdir: Path, other: Path, tolerance: float) -> None:
     """The same records in the same order, numbers equal within a relative tolerance (absolute below 1)."""
     mine, theirs = metrics(workdir), metrics(other)
     assert [record.keys() for record in mine] == [record.keys() for record in theirs]

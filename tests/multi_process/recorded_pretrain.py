@@ -1,6 +1,6 @@
 """`experiments.pretrain` that also writes what each process's devices got: a digest of every row of every batch.
 
-The environment says more: PROGRAMS is a folder where compiled programs are kept, STEP_SECONDS makes steps slow,
+Environment variables change it: PROGRAMS is a folder where compiled programs are kept, STEP_SECONDS makes steps slow,
 BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it fail. GATE_AT makes a step wait at `launching.gate`,
 HOLD_SAVE makes the checkpoint of a step wait for ever before the rename that makes it whole. BAD_GRADIENT=nan:3-5
 spoils the gradients of those steps and leaves their losses alone, BAD_BATCH=inf:3-5 the features of regions.
@@ -34,13 +34,13 @@ def rows_on_devices(batch: dict[str, jax.Array]) -> dict[int, str]:
     for name in sorted(batch):
         for shard in batch[name].addressable_shards:
             first = shard.index[0].indices(batch[name].shape[0])[0]
-            for place, row in enumerate(np.asarray(shard.data)):
-                digests.setdefault(first + place, hashlib.blake2b(digest_size=8)).update(row.tobytes())
+            for index, row in enumerate(np.asarray(shard.data)):
+                digests.setdefault(first + index, hashlib.blake2b(digest_size=8)).update(row.tobytes())
     return {row: digest.hexdigest() for row, digest in digests.items()}
 
 
 def bad_number(variable: str, step: int) -> float:
-    """What spoils a step: NaN, infinity, or 0 where the environment does not say so."""
+    """The number that spoils a step: NaN or infinity, or 0 if the environment does not spoil this step."""
     number, _, bounds = os.environ.get(variable, "0:0-0").partition(":")
     first, last = map(int, bounds.split("-"))
     return float(number) if first <= step <= last else 0.0
@@ -56,7 +56,7 @@ with_gradient.defvjp(lambda loss, bad: (loss, bad), lambda bad, gradient: (gradi
 
 
 class SpoiledTask:
-    """A task whose batches say in an array of their own how to spoil the gradient."""
+    """A task whose batches have one more array, which spoils the gradient."""
 
     def __init__(self, task):
         self._task = task
@@ -70,7 +70,7 @@ class SpoiledTask:
 
 
 def recorded(trainer):
-    """The trainer, its steps written down, slowed and spoiled."""
+    """The trainer with its steps recorded, slowed and spoiled."""
 
     def train_step(state, batch):
         line = {"step": int(state.step), "rows": rows_on_devices(batch)}
@@ -96,7 +96,7 @@ def wait_at(file: Path) -> None:
 
 
 def hold(step: str, rename: Callable[[str, str], None]) -> Callable[[str, str], None]:
-    """A rename that never happens where the new name is a step's, as that of a checkpoint that is whole."""
+    """A rename that never happens if the new name is that of the step, that is, of a whole checkpoint."""
 
     def rename_or_wait(source: str, target: str) -> None:
         while Path(target).name == step:
@@ -108,7 +108,7 @@ def hold(step: str, rename: Callable[[str, str], None]) -> Callable[[str, str], 
 
 @dataclasses.dataclass(frozen=True)
 class Blocking:
-    """Makes a task's batches, up to one, or spoiled."""
+    """Makes a task's batches, spoiled or up to a step."""
 
     batches: object
 
@@ -124,7 +124,7 @@ class Blocking:
 
 
 class Disturbed:
-    """A task's recipe, whose task and batches are disturbed as the environment says."""
+    """A task's recipe whose task and batches are disturbed as the environment variables state."""
 
     def __init__(self, recipe):
         self._recipe = recipe
@@ -153,7 +153,7 @@ def keep_programs(folder: str) -> None:
 
 if __name__ == "__main__":
     keep_programs(os.environ["PROGRAMS"])
-    faulthandler.register(signal.SIGUSR1)  # the tests ask where a run hangs
+    faulthandler.register(signal.SIGUSR1)  # the tests print where a run hangs
     if "HOLD_SAVE" in os.environ:
         os.rename = hold(os.environ["HOLD_SAVE"], os.rename)
     make_trainer, recipe_of = build.make_trainer, build.recipe_of

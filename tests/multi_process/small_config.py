@@ -1,4 +1,4 @@
-"""A run that several processes share: the tests' small model, eight images a step."""
+"""A run that several processes share: the tests' small model, eight images per step."""
 
 import dataclasses
 

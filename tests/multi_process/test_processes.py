@@ -8,7 +8,7 @@ import pytest
 
 from pixelbert_jax.training.checkpoint import Checkpoints
 from tests.multi_process.launching import launched
-from tests.multi_process.outcomes import assert_same_figures, rows
+from tests.multi_process.outcomes import assert_same_metrics, rows
 
 STEPS = 6
 
@@ -27,9 +27,9 @@ def test_the_same_run_as_in_one_process(one_process, start, tmp_path, processes,
     workdir = tmp_path / "run"
     with start(workdir, processes, devices, f"--config.mesh.fsdp={fsdp}") as run:
         run.succeed()
-    assert_same_figures(workdir, one_process, 1e-5)
+    assert_same_metrics(workdir, one_process, 1e-5)
     assert rows(workdir) == rows(one_process)
-    assert {step: len(held) for step, held in rows(workdir).items()} == dict.fromkeys(range(STEPS), 8)
+    assert {step: len(batch) for step, batch in rows(workdir).items()} == dict.fromkeys(range(STEPS), 8)
     for process in range(processes):
         own = [json.loads(line) for line in (workdir / f"rows-{process}.jsonl").read_text().splitlines()]
         assert all(len(line["rows"]) == 8 // processes for line in own)  # it loads no others
@@ -50,7 +50,7 @@ def test_other_weights_are_placed_on_all_processes(one_process, start, tmp_path)
         with start(tmp_path / name, processes, devices, *more, f"--config.mesh.fsdp={fsdp}") as run:
             run.succeed()
         assert "init.checkpoint=" in run.text(0)
-    assert_same_figures(tmp_path / "two", tmp_path / "one", 1e-5)
+    assert_same_metrics(tmp_path / "two", tmp_path / "one", 1e-5)
     assert (tmp_path / "two" / "init.json").read_text() == (tmp_path / "one" / "init.json").read_text()
 
 

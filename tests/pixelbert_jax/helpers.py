@@ -94,7 +94,7 @@ def make_batch(
     masked: int = 2,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """A pre-training batch of random images, words, sizes and labels; every row is in use."""
+    """A pre-training batch of random images, tokens, sizes and labels; every row is in use."""
     rng = np.random.default_rng(seed)
     pairs = (rows, texts)
     lengths = rng.integers(masked + 2, length + 1, pairs)
@@ -122,7 +122,7 @@ def make_batch(
 
 
 def make_pairs(rows: int = 8, texts: int = 2, per_row: int = 0, **options: Any) -> dict[str, np.ndarray]:
-    """What the batches of the downstream tasks share, random; `per_row` a row, 0: one, without an axis of its own."""
+    """Random shared fields of the downstream tasks' batches, with `per_row` images per row; 0: one, without an axis."""
     batch = make_batch(rows * max(1, per_row), texts, **options)
     shape = (rows, per_row) if per_row else (rows,)
     images = {name: batch[name].reshape(*shape, *batch[name].shape[1:]) for name in ("images", "image_size")}
@@ -142,7 +142,7 @@ def make_regions(rows: int, regions: int = 5, seed: int = 0, size: int = 6, whol
 
 
 def with_regions(batch: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
-    """A batch with regions (options as of `make_regions`) in place of images."""
+    """A batch with regions (options as in `make_regions`) instead of images."""
     others = {name: array for name, array in batch.items() if name not in ("images", "image_size")}
     return others | make_regions(len(batch["text"]), **options)
 
@@ -150,7 +150,7 @@ def with_regions(batch: dict[str, np.ndarray], **options: Any) -> dict[str, np.n
 def make_regions_batch(
     rows: int = 8, texts: int = 2, regions: int = 5, seed: int = 0, whole: int = 0, **options: Any
 ) -> dict[str, np.ndarray]:
-    """A batch of pre-training on regions, four in ten of which are masked; other options as of `make_batch`."""
+    """A batch of pre-training on regions, four in ten of which are masked; other options as in `make_batch`."""
     batch = with_regions(
         make_batch(rows, texts, (32, 32), seed=seed, **options), regions=regions, seed=seed, whole=whole
     )
@@ -164,7 +164,7 @@ def make_regions_batch(
 
 
 def abstract_loss(task: Task, arrays: dict[str, np.ndarray], key: jax.Array | None) -> Any:
-    """Shapes of a loss and its figures; nothing is computed."""
+    """Shapes of a loss and its metrics; nothing is computed."""
     module = nnx.eval_shape(lambda: task.init(platform="cpu", rngs=nnx.Rngs(params=0)))
     graphdef, state = nnx.split(module)
 
@@ -188,7 +188,7 @@ def assert_fields(task: Task, arrays: dict[str, np.ndarray]) -> None:
 
 
 def assert_fields_are_needed(task: Task, arrays: dict[str, np.ndarray]) -> None:
-    """The loss takes the arrays that the task states: none can be left out."""
+    """The loss takes the arrays that the task states: none can be missing."""
     assert_fields(task, arrays)
     abstract_loss(task, arrays, None)
     for name in arrays:
@@ -279,15 +279,17 @@ def assert_parts_add_up(run: Callable[..., tuple], arrays: dict[str, np.ndarray]
 def assert_learned(
     task: TaskConfig,
     batch: dict[str, np.ndarray],
-    figure: str,
+    metric: str,
     *,
     steps: int,
     devices: int = 8,
     accumulation: int = 1,
     **options: Any,
 ) -> None:
-    """Steps on one batch until an evaluation metric on it is 1; the first step is the same on `devices` devices, in
-    `accumulation` micro-batches."""
+    """After `steps` steps on one batch an evaluation metric on it is 1.
+
+    The first step is the same on `devices` devices, in `accumulation` micro-batches.
+    """
     trainer = make_small_trainer(task=task, **options)
     placed = jax.device_put(batch, batch_sharding(trainer.mesh))
     state = trainer.init()
@@ -296,8 +298,8 @@ def assert_learned(
     first = jax.device_get((state, metrics))
     for _ in range(steps - 1):
         state, _ = trainer.train_step(state, placed)
-    total, count = trainer.eval_step(state, placed)[figure]
-    assert first[1][figure] < 1 and total == count > 0
+    total, count = trainer.eval_step(state, placed)[metric]
+    assert first[1][metric] < 1 and total == count > 0
     other = make_small_trainer(task=task, devices=devices, accumulation=accumulation, **options)
     again = other.train_step(jax.device_put(begun, other.shardings), jax.device_put(batch, batch_sharding(other.mesh)))
     assert_trees_close(jax.device_get(again), first, 1e-4)

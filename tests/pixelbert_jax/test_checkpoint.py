@@ -166,10 +166,10 @@ def test_checkpoint_of_something_else_is_refused(tmp_path):
         checkpoints.description(5)
 
 
-def flip(path, place):
+def flip(path, position):
     """Change one bit."""
     content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 0x10
+    content[int(position * len(content))] ^= 0x10
     path.write_bytes(content)
 
 
@@ -191,8 +191,8 @@ def test_a_flipped_bit_is_never_read_as_something_else(copied, state, pattern):
     """Some bits of Orbax's own files do not matter: then all is read as it was."""
     (path,) = (copied / "3" / "training").glob(pattern)
     whole, refused = path.read_bytes(), 0
-    for place in np.linspace(0.02, 0.98, 8):
-        flip(path, place)
+    for position in np.linspace(0.02, 0.98, 8):
+        flip(path, position)
         try:
             assert_trees_equal(Checkpoints(copied).restore(3, on_mesh(state, 1, 1)[1]), state)
         except ConfigError as error:
@@ -204,7 +204,7 @@ def test_a_flipped_bit_is_never_read_as_something_else(copied, state, pattern):
 
 @pytest.mark.parametrize("item", ["model", "ema", "training"])
 def test_a_flipped_bit_of_an_array_is_noticed(tmp_path, item):
-    """Orbax itself reads most of these without a word."""
+    """Orbax itself reads most of these without an error."""
     kernel = {"kernel": jax.random.normal(jax.random.key(0), (128, 128))}
     one = jnp.int32(1)
     placed, abstract = on_mesh(TrainState(one, kernel, {}, kernel, kernel, one, one), 1, 1)
@@ -212,8 +212,8 @@ def test_a_flipped_bit_of_an_array_is_noticed(tmp_path, item):
     save(checkpoints, 1, placed)
     path = max((tmp_path / "1" / item).glob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
     whole = path.read_bytes()
-    for place in (0.1, 0.4, 0.6, 0.9):
-        flip(path, place)
+    for position in (0.1, 0.4, 0.6, 0.9):
+        flip(path, position)
         with pytest.raises(ConfigError, match="/1: cannot be restored"):
             checkpoints.restore(1, abstract)
         path.write_bytes(whole)
@@ -227,7 +227,7 @@ def test_a_changed_description_is_noticed(copied):
         Checkpoints(copied).description(3)
 
 
-def test_checksums_see_bits_and_places_and_no_meshes(state):
+def test_checksums_depend_on_bits_and_indices_and_not_on_meshes(state):
     array = np.arange(24, dtype=np.float32).reshape(4, 6)
     flipped, swapped = array.copy(), array.copy()
     flipped.view(np.uint32)[3, 5] ^= 1 << 31

@@ -140,7 +140,7 @@ def test_grid_is_what_the_model_makes(rounding, pool):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ResNetConfig(depths=(3, 4)), "one entry a stage"),
+        (lambda: ResNetConfig(depths=(3, 4)), "one entry per stage"),
         (lambda: ResNetConfig(frozen_parts=6), "frozen_parts=6"),
         (lambda: ResNetConfig(frozen_parts=-1), "frozen_parts=-1"),
         (lambda: ResNetConfig(groups=3), "groups=3"),

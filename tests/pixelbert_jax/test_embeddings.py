@@ -1,4 +1,4 @@
-"""Words and pixels as vectors, against plain numpy."""
+"""Tokens and pixels as vectors, against plain numpy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +92,7 @@ def test_layer_norm_of_pixels():
 
 
 def test_conv_before_pool():
-    """3x3 convolution that sees zeros outside the valid region, ReLU, pool, s_v."""
+    """3x3 convolution that reads zeros outside the valid region, ReLU, pool, s_v."""
     module, x = pixel_embedding(projection="conv3x3_then_pool"), features()
     pixels, mask = module(jnp.array(x), jnp.array(SIZES))
     kernel, segment = np.asarray(module.conv.kernel[...]), np.asarray(module.segment[...])
@@ -110,7 +110,7 @@ def test_conv_before_pool():
 
 
 def test_row_and_column_positions():
-    """What two neighbours' features being equal leaves is the difference of their positions."""
+    """With equal features, two neighbours differ only by the difference of their positions."""
     module = pixel_embedding(position="rowcol", pool=False)
     pixels, _ = module(jnp.ones((1, 3, 4, CHANNELS)), jnp.array([[3, 4]]))
     pixels = np.asarray(pixels).reshape(3, 4, WIDTH)
@@ -128,14 +128,14 @@ def test_grid_larger_than_the_tables():
 
 
 def test_sine_positions_by_hand():
-    """DETR's: sine and cosine by turns, of the place within the valid region."""
+    """DETR's: alternating sine and cosine of the position within the valid region."""
     out = np.asarray(sine_positions(jnp.array(SIZES), 5, 5, 8))
     for i, (rows, columns) in enumerate(SIZES):
         for row, column in np.ndindex(rows, columns):
             expected = []
-            for place in ((row + 1) / rows * 2 * np.pi, (column + 1) / columns * 2 * np.pi):
+            for position in ((row + 1) / rows * 2 * np.pi, (column + 1) / columns * 2 * np.pi):
                 for wave_length in (1, 10000 ** (2 / 4)):
-                    expected += [np.sin(place / wave_length), np.cos(place / wave_length)]
+                    expected += [np.sin(position / wave_length), np.cos(position / wave_length)]
             np.testing.assert_allclose(out[i, row, column], expected, atol=1e-5)
 
 

@@ -201,7 +201,7 @@ def test_dropout_follows_its_key(kind):
         assert np.abs(one - two).max() > 0.01
 
 
-def test_every_layer_drops_its_own_places():
+def test_every_layer_drops_its_own_positions():
     """Two layers with equal parameters: the second does not repeat the first one's draw."""
     module, (x, mask) = make_encoder(dropout=0.5), sequence()
     graphdef, state = nnx.split(module.layers)

@@ -1,4 +1,4 @@
-"""What the downstream tasks share: pairs of texts and images against each one alone, and the classifier."""
+"""Shared by the downstream tasks: pairs of texts and images against each one alone, and the classifier."""
 
 import math
 
@@ -85,7 +85,7 @@ def test_classifier_by_hand():
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_first_place_alone_is_that_of_the_whole(layers, dtype, tolerance):
+def test_first_position_alone_is_that_of_the_whole(layers, dtype, tolerance):
     """`fuse_at`, whose last layer computes [CLS] only, with padded texts and images."""
     config = small_model(encoder={"layers": layers, "activation": "relu" if layers == 1 else "gelu"}, dtype=dtype)
     model = PixelBert(config, platform="cpu", rngs=nnx.Rngs(params=0))

@@ -37,7 +37,7 @@ def made(make):
 
 
 def texts(rows=ROWS, seed=0):
-    """Ids and a mask, 3 to 8 words."""
+    """Ids and a mask, 3 to 8 tokens."""
     rng = np.random.default_rng(seed)
     return rng.integers(5, VOCABULARY, (rows, LENGTH)), np.arange(LENGTH) < rng.integers(3, LENGTH + 1, (rows, 1))
 
@@ -78,20 +78,20 @@ def test_whole_image_by_hand():
     model, p = made(lambda rngs: ImageBert(small_imagebert(WITH_WHOLE), rngs=rngs))
     p = {name.removeprefix("region_embedding."): array for name, array in p.items()}
     fields = make_regions(ROWS, REGIONS, whole=WHOLE)
-    seen, mask = model.encode_visual(fields)
-    assert seen.shape == (ROWS, 1 + REGIONS, 32)
+    visual, mask = model.encode_visual(fields)
+    assert visual.shape == (ROWS, 1 + REGIONS, 32)
     everything = np.tile([0.0, 0.0, 1.0, 1.0], (ROWS, 1, 1))
     first = regions_by_hand(p, fields["whole"][:, None], everything, "whole")
-    np.testing.assert_allclose(seen[:, :1], first, atol=1e-5)
-    np.testing.assert_allclose(seen[:, 1:], regions_by_hand(p, fields["regions"], fields["boxes"]), atol=1e-5)
+    np.testing.assert_allclose(visual[:, :1], first, atol=1e-5)
+    np.testing.assert_allclose(visual[:, 1:], regions_by_hand(p, fields["regions"], fields["boxes"]), atol=1e-5)
     np.testing.assert_array_equal(mask, np.concatenate([np.ones((ROWS, 1), bool), fields["region_mask"]], 1))
     given = model.encode_regions(*(fields[name] for name in ("regions", "boxes", "region_mask", "whole")))
-    for actual, expected in zip(given, (seen, mask), strict=True):
+    for actual, expected in zip(given, (visual, mask), strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("segment", [True, False])
-def test_words_by_hand(segment):
+def test_tokens_by_hand(segment):
     """With the segment's vector, or without, as in Pixel-BERT."""
     config = dataclasses.replace(small_imagebert(), text=dataclasses.replace(small_imagebert().text, segment=segment))
     module, p = made(lambda rngs: TextEmbedding(config, rngs=rngs))
@@ -131,12 +131,12 @@ def test_decay_of_vectors(decay_vectors):
         np.testing.assert_allclose(update, -0.03 if is_matrix or decay_vectors else 0, rtol=1e-6, err_msg=name)
 
 
-# Words and regions together.
+# Tokens and regions together.
 
 
 @pytest.fixture(scope="module")
-def matching():
-    """A model with a matching head, and its hidden states and logits of texts with regions, compiled."""
+def fused():
+    """Hidden states and image-text matching (ITM) logits of texts with regions, compiled."""
     module, _ = made(lambda rngs: ModelForPretraining(small_imagebert(WITH_WHOLE), rngs=rngs))
 
     @nnx.jit
@@ -152,46 +152,46 @@ def fields():
     return make_regions(ROWS, REGIONS, whole=WHOLE)
 
 
-def words_moved(hidden, expected):
-    """Whether the hidden states of each row's words differ by more than rounding."""
+def tokens_changed(hidden, expected):
+    """Whether the hidden states of each row's tokens differ by more than rounding."""
     return (np.abs(hidden - expected)[:, :LENGTH].max((1, 2)) > 1e-3).all()
 
 
-def test_absent_regions_are_never_attended_to(matching, fields):
-    """Whatever is in them, no other place changes; what is in the others counts."""
+def test_absent_regions_are_never_attended_to(fused, fields):
+    """Whatever is in them, no other position changes; the other regions matter."""
     assert not fields["region_mask"].all()
     ids, text_mask = texts()
-    expected, logits = matching(ids, text_mask, fields)
+    expected, logits = fused(ids, text_mask, fields)
     other = make_regions(ROWS, REGIONS, seed=1)
     there = fields["region_mask"][..., None]
     changed = {name: np.where(there, fields[name], other[name]) for name in ("regions", "boxes")}
-    hidden, again = matching(ids, text_mask, fields | changed)
+    hidden, again = fused(ids, text_mask, fields | changed)
     mask = np.concatenate([text_mask, np.ones((ROWS, 1), bool), fields["region_mask"]], 1)
     np.testing.assert_array_equal(hidden[mask], expected[mask])
     np.testing.assert_array_equal(again, logits)
     assert np.abs(hidden - expected)[~mask].max() > 0.1
     for name in ("regions", "boxes"):
         moved = {name: np.where(there, other[name], fields[name])}
-        assert words_moved(matching(ids, text_mask, fields | moved)[0], expected), name
+        assert tokens_changed(fused(ids, text_mask, fields | moved)[0], expected), name
     fewer = fields["region_mask"] & (np.arange(REGIONS) > 0)
-    assert words_moved(matching(ids, text_mask, fields | {"region_mask": fewer})[0], expected)
+    assert tokens_changed(fused(ids, text_mask, fields | {"region_mask": fewer})[0], expected)
 
 
-def test_the_order_of_regions_does_not_matter(matching, fields):
+def test_the_order_of_regions_does_not_matter(fused, fields):
     """They have one position: a region's hidden state goes with it, and the score stays."""
     ids, text_mask = texts()
-    expected, logits = matching(ids, text_mask, fields)
+    expected, logits = fused(ids, text_mask, fields)
     order = np.array([3, 1, 4, 0, 2])
     moved = {name: fields[name][:, order] for name in ("regions", "boxes", "region_mask")}
-    hidden, again = matching(ids, text_mask, fields | moved)
+    hidden, again = fused(ids, text_mask, fields | moved)
     np.testing.assert_allclose(again, logits, atol=1e-5)
     np.testing.assert_allclose(hidden[:, -REGIONS:], expected[:, -REGIONS:][:, order], atol=1e-5)
     assert np.abs(hidden[:, -REGIONS:] - expected[:, -REGIONS:]).max() > 0.1
     swapped = fields | {"boxes": fields["boxes"][:, order]}  # other features in the same boxes
-    assert words_moved(matching(ids, text_mask, swapped)[0], expected)
+    assert tokens_changed(fused(ids, text_mask, swapped)[0], expected)
 
 
-def test_dropout_of_words_and_regions():
+def test_dropout_of_tokens_and_regions():
     """In training both are dropped, by draws of their own: the encoder's input is zero or 1 / (1 - rate) of it."""
     config = small_imagebert(WITH_WHOLE, encoder={"dropout": 0.25})
     model, _ = made(lambda rngs: ImageBert(config, rngs=rngs))
@@ -206,7 +206,7 @@ def test_dropout_of_words_and_regions():
     for part in (kept[:, :LENGTH], kept[:, LENGTH:]):
         assert 0.2 < 1 - part.mean() < 0.3
     count = min(LENGTH, kept.shape[1] - LENGTH)
-    assert (kept[0, :count] != kept[0, LENGTH : LENGTH + count]).any()  # further rows are draws of other places
+    assert (kept[0, :count] != kept[0, LENGTH : LENGTH + count]).any()  # further rows are draws of other positions
     np.testing.assert_array_equal(plain[:, LENGTH:], visual[0])
 
 
@@ -230,7 +230,7 @@ def torch_parts(torch, p, bert, dummy):
 
 
 def test_parity_with_pytorch(tmp_path):
-    """Hugging Face's BERT over inputs_embeds: text of type 0 at 0, 1, ...; regions of type 1 all at one place."""
+    """Hugging Face's BERT over inputs_embeds: text of type 0 at 0, 1, ...; regions of type 1 at one position."""
     torch = pytest.importorskip("torch")
     from tests.pixelbert_jax.weights.references import overlaid, run, torch_bert
 
@@ -252,23 +252,23 @@ def test_parity_with_pytorch(tmp_path):
     boxes = np.concatenate([everything, area_vectors(fields["boxes"])], 1)
     tensor = lambda array: torch.from_numpy(np.asarray(array, np.float32))  # noqa: E731
     mask = np.concatenate([text_mask, np.ones((ROWS, 1), bool), fields["region_mask"]], 1)
-    places = np.concatenate([np.arange(LENGTH), np.full(1 + REGIONS, dummy)])
+    positions = np.concatenate([np.arange(LENGTH), np.full(1 + REGIONS, dummy)])
     with torch.no_grad():
         found = torch.cat(
             [layers["whole"](tensor(fields["whole"]))[:, None], layers["feature"](tensor(fields["regions"]))], 1
         )
-        words = bert.embeddings.word_embeddings(torch.from_numpy(ids))
+        tokens = bert.embeddings.word_embeddings(torch.from_numpy(ids))
         reference = bert(
-            inputs_embeds=torch.cat([words, found + layers["box"](tensor(boxes))], 1),
+            inputs_embeds=torch.cat([tokens, found + layers["box"](tensor(boxes))], 1),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
-            token_type_ids=torch.from_numpy(np.tile(places >= dummy, (ROWS, 1)).astype(np.int64)),
-            position_ids=torch.from_numpy(np.tile(places, (ROWS, 1))),
+            token_type_ids=torch.from_numpy(np.tile(positions >= dummy, (ROWS, 1)).astype(np.int64)),
+            position_ids=torch.from_numpy(np.tile(positions, (ROWS, 1))),
             output_hidden_states=True,
         ).hidden_states
 
     def read(module, ids, text_mask, fields):
-        seen = module.model.encode_visual(fields)
-        return module.model._join(ids, text_mask, *seen, None)[0], module.model.fuse(ids, text_mask, *seen)
+        visual = module.model.encode_visual(fields)
+        return module.model._join(ids, text_mask, *visual, None)[0], module.model.fuse(ids, text_mask, *visual)
 
     ours = run(*overlaid(module, arrays | shared), read, ids, text_mask, fields)
     for actual, expected in zip(ours, (reference[0], reference[-1]), strict=True):

@@ -1,4 +1,4 @@
-"""Opening trained models: every bit, from any place, on any devices; damage is refused by name."""
+"""Opening trained models: every bit, from any kind of path, on any devices; damage is refused by name."""
 
 import dataclasses
 import json
@@ -76,7 +76,7 @@ def test_the_optimizers_arrays_are_not_read(saved_run, loaded, tmp_path):
     assert_trees_equal(arrays(pixelbert_jax.load(copy)), arrays(loaded))
 
 
-def test_a_moving_average_takes_the_place_of_the_parameters(loaded, data_dir, tmp_path):
+def test_a_moving_average_replaces_the_parameters(loaded, data_dir, tmp_path):
     averaged = pixelbert_jax.load(save_run(tmp_path / "run", data_dir, ema=True))
     assert_trees_equal(arrays(averaged), {name: array + 1 for name, array in arrays(loaded).items()})
 
@@ -119,7 +119,7 @@ def test_an_export_is_plain_safetensors(exported, loaded):
         export(loaded, exported, "")
 
 
-def test_an_export_keeps_the_ids_of_odd_word_pieces(loaded, tmp_path):
+def test_an_export_keeps_the_ids_of_odd_tokens(loaded, tmp_path):
     pieces = list(loaded.tokenizer.vocabulary)
     pieces[7:10] = ["x\u2028y", "", "z\x85\x0b\r"]
     odd = dataclasses.replace(loaded, tokenizer=Tokenizer(tuple(pieces)))
@@ -135,11 +135,11 @@ def test_an_export_keeps_the_ids_of_odd_word_pieces(loaded, tmp_path):
 def test_from_the_hub(exported, loaded, monkeypatch):
     import huggingface_hub
 
-    asked = []
+    requested = []
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(exported))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: requested.append(name) or str(exported))
     assert_trees_equal(arrays(pixelbert_jax.load("someone/pixelbert")), arrays(loaded))
-    assert asked == ["someone/pixelbert"]
+    assert requested == ["someone/pixelbert"]
 
 
 def flip(path):

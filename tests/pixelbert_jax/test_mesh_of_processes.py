@@ -24,7 +24,7 @@ class FakeMesh:
     ("owners", "together"),
     [([0, 0, 1, 1], True), ([1, 1, 0, 0], True), ([0, 1, 0, 1], False), ([0, 0, 1, 0], False), ([3], True)],
 )
-def test_devices_of_a_process_are_told_together_or_apart(owners, together):
+def test_devices_of_a_process_are_together_or_apart(owners, together):
     assert are_together(owners) == together
 
 

@@ -23,7 +23,7 @@ ROWS, TEXTS = 4, 3
 
 @dataclasses.dataclass(frozen=True)
 class GivenLogits(Nlvr2Task):
-    """The task with logits from outside in place of a model's."""
+    """The task with given logits instead of a model's."""
 
     def forward(self, module, batch, key):
         return module
@@ -61,7 +61,7 @@ def test_loss_and_accuracy():
     assert loss == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_filling_sentences_do_not_count():
+def test_padding_sentences_do_not_count():
     arrays, given = batch(), logits()
     arrays["pair_mask"][-1, 1:] = False
     plain = run(arrays)

@@ -35,7 +35,7 @@ def test_agree_where_cells_are_equal(size, stride, padding):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_a_value_that_is_no_number_is_seen(platform):
+def test_nan_is_kept(platform):
     x = np.zeros((1, 4, 4, 1), np.float32)
     x[0, 1, 2] = np.nan
     out = max_pool(x, 2, 2, (0, 0), platform=platform)

@@ -12,7 +12,7 @@ from PIL import Image
 import pixelbert_jax
 from data_pipelines.errors import DataError
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.predictor import Predictor, _drawn_out
+from pixelbert_jax.predictor import Predictor, _interpolated
 
 TEXTS = ["a red circle", "a small blue cross and a large green square", "the large cross", "a black cross", ""]
 
@@ -103,7 +103,7 @@ def test_the_backbone_runs_once_an_image_and_compiles_once(loaded, expected, mon
 
 def test_rank(predictor, expected):
     ranked = predictor.rank(IMAGES, TEXTS[1])
-    assert [place for place, _ in ranked] == np.argsort(-np.asarray(expected[:, 1])).tolist()
+    assert [index for index, _ in ranked] == np.argsort(-np.asarray(expected[:, 1])).tolist()
     np.testing.assert_allclose([p for _, p in ranked], np.sort(expected[:, 1])[::-1], atol=1e-5)
 
 
@@ -111,22 +111,22 @@ def test_fill_mask(predictor, loaded):
     text = "a [MASK] circle and a large [MASK]"
     filled = predictor.fill_mask(IMAGES[2], text, top=3)
     ids = loaded.tokenizer.encode(text, 32)
-    places = np.flatnonzero(ids == loaded.tokenizer.mask)
-    assert places.tolist() == [2, 7]
-    logits = loaded.model.token_logits(hidden(loaded, IMAGES[2], text), places[None])[0]
+    positions = np.flatnonzero(ids == loaded.tokenizer.mask)
+    assert positions.tolist() == [2, 7]
+    logits = loaded.model.token_logits(hidden(loaded, IMAGES[2], text), positions[None])[0]
     probability = np.asarray(jax.nn.softmax(logits))
     assert len(filled) == 2
     for guesses, row in zip(filled, probability, strict=True):
         best = np.argsort(-row)[:3]
-        assert [word for word, _ in guesses] == [loaded.tokenizer.vocabulary[i] for i in best]
+        assert [token for token, _ in guesses] == [loaded.tokenizer.vocabulary[i] for i in best]
         np.testing.assert_allclose([p for _, p in guesses], row[best], atol=1e-5)
 
 
 def attention_by_hand(loaded, image, text, layer):
     """Probabilities HxSxS in plain numpy, for a sequence without padding."""
     ids, pixels = sequence(loaded, image, text)
-    words = loaded.model.model.text_embedding(ids)
-    x = jnp.concatenate([words, pixels], axis=1)
+    tokens = loaded.model.model.text_embedding(ids)
+    x = jnp.concatenate([tokens, pixels], axis=1)
     mask = jnp.ones(x.shape[:2], bool)
     graphdef, state = nnx.split(loaded.model.model.encoder.layers)
     one = [nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], nnx.as_pure(state))) for i in range(layer + 1)]
@@ -147,21 +147,21 @@ def attention_by_hand(loaded, image, text, layer):
 @pytest.mark.parametrize(("image", "grid"), [(0, (6, 6)), (1, (3, 6)), (2, (6, 4))])
 def test_attention_map(predictor, loaded, layer, image, grid):
     text = "a red circle and a red cross"
-    probability, words = attention_by_hand(loaded, IMAGES[image], text, layer)
-    for word, places in (("circle", [3]), ("red", [2, 6]), ("red cross", [6, 7])):
+    probability, length = attention_by_hand(loaded, IMAGES[image], text, layer)
+    for word, positions in (("circle", [3]), ("red", [2, 6]), ("red cross", [6, 7])):
         for head in (None, 0, 1):
             found = predictor.attention_map(IMAGES[image], text, word, layer=layer, head=head)
             rows = probability.mean(0) if head is None else probability[head]
             assert found.grid.shape == grid and found.weights.shape == IMAGES[image].shape[:2]
-            np.testing.assert_allclose(found.grid.ravel(), rows[places, words:].mean(0), atol=1e-6)
+            np.testing.assert_allclose(found.grid.ravel(), rows[positions, length:].mean(0), atol=1e-6)
             np.testing.assert_array_equal(found.image, IMAGES[image])
 
 
 def test_a_map_is_drawn_where_its_cell_lies():
     grid = np.zeros((3, 4), np.float32)
     grid[2, 1] = 1.0
-    original = np.zeros((210, 300, 3), np.uint8)  # resized to 42x60 in cells of 16: the last row is cut off
-    weights = _drawn_out(grid, 16, (42, 60), original)
+    original = np.zeros((210, 300, 3), np.uint8)  # resized to 42x60 in cells of 16: the last row is cropped
+    weights = _interpolated(grid, 16, (42, 60), original)
     assert weights.shape == (210, 300)
     row, column = np.unravel_index(weights.argmax(), weights.shape)
     assert 160 <= row < 210 and 80 <= column < 160

@@ -1,4 +1,4 @@
-"""Asking fine-tuned models: answers and judgements against the model called by hand; what a model cannot do."""
+"""Predictions of fine-tuned models: answers and judgements against the model called by hand; what a model cannot do."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def pretrained(saved_run):
 
 
 def of_task(pretrained: LoadedModel, name: str, task: Task) -> LoadedModel:
-    """A model of another task with random weights, whose heads say different things of different inputs."""
+    """A model of another task with random weights, whose heads give different outputs for different inputs."""
     model = task.init(rngs=nnx.Rngs(0))
     state = nnx.state(model, nnx.Param)
     rng = np.random.default_rng(0)

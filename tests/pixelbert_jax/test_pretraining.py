@@ -1,4 +1,4 @@
-"""Pre-training: losses and accuracies against plain numpy, what counts, what the encoder sees."""
+"""Pre-training: losses and accuracies against plain numpy, what counts, what the encoder reads."""
 
 import dataclasses
 import math
@@ -27,26 +27,26 @@ KEY = jax.random.key(0)
 
 @dataclasses.dataclass(frozen=True)
 class GivenLogits(PretrainingTask):
-    """The task with logits from outside in place of a model's."""
+    """The task with given logits instead of a model's."""
 
     def forward(self, module, batch, key):
         return module
 
 
 def logits(seed=0):
-    """Random logits of words and pairs; some are right."""
+    """Random logits of tokens and pairs; some are right."""
     rng = np.random.default_rng(seed)
-    words = rng.normal(0, 2, (ROWS * TEXTS, MASKED, VOCABULARY)).astype(np.float32)
-    return words, rng.normal(0, 2, ROWS * TEXTS).astype(np.float32)
+    tokens = rng.normal(0, 2, (ROWS * TEXTS, MASKED, VOCABULARY)).astype(np.float32)
+    return tokens, rng.normal(0, 2, ROWS * TEXTS).astype(np.float32)
 
 
 def batch():
-    """A batch of which two pairs only fill it up."""
+    """A batch with two padding pairs."""
     arrays = make_batch(ROWS, TEXTS, masked=MASKED)
     arrays["pair_mask"] = np.ones((ROWS, TEXTS), bool)
     arrays["pair_mask"][-1, 1:] = False
-    words = logits()[0].argmax(-1).reshape(ROWS, TEXTS, MASKED)
-    arrays["mlm_target"][0] = words[0]  # as if predicted
+    predicted = logits()[0].argmax(-1).reshape(ROWS, TEXTS, MASKED)
+    arrays["mlm_target"][0] = predicted[0]
     return arrays
 
 
@@ -58,26 +58,26 @@ def run(config=None, arrays=None, key=KEY, given=None, totals_of=None, **fields)
     return float(loss), {name: (float(a), int(b)) for name, (a, b) in sums.items()}
 
 
-def word_losses(words, targets):
-    """Cross-entropy of each place, in float64."""
-    words = words.astype(np.float64)
-    log_sum = np.log(np.exp(words).sum(-1))
-    return log_sum - np.take_along_axis(words, targets[..., None], -1)[..., 0]
+def token_losses(tokens, targets):
+    """Cross-entropy at each position, in float64."""
+    tokens = tokens.astype(np.float64)
+    log_sum = np.log(np.exp(tokens).sum(-1))
+    return log_sum - np.take_along_axis(tokens, targets[..., None], -1)[..., 0]
 
 
-def expected_figures(arrays, on_negatives=True):
-    """(sum, count) of each figure, from the definitions."""
-    words, pair = logits()
+def expected_metrics(arrays, on_negatives=True):
+    """(sum, count) of each metric, from the definitions."""
+    tokens, pair = logits()
     targets = arrays["mlm_target"].reshape(-1, MASKED)
     label, used = arrays["itm_label"].reshape(-1), arrays["pair_mask"].reshape(-1)
     counted = arrays["mlm_mask"].reshape(-1, MASKED) & used[:, None]
     if not on_negatives:
         counted &= (label == 1)[:, None]
-    right = words.argmax(-1) == targets
+    right = tokens.argmax(-1) == targets
     probability = 1 / (1 + np.exp(-pair.astype(np.float64)))
     pair_loss = -np.log(np.where(label == 1, probability, 1 - probability))
     return {
-        "mlm_loss": (word_losses(words, targets)[counted].sum(), counted.sum()),
+        "mlm_loss": (token_losses(tokens, targets)[counted].sum(), counted.sum()),
         "mlm_accuracy": (right[counted].sum(), counted.sum()),
         "itm_loss": (pair_loss[used].sum(), used.sum()),
         "itm_accuracy": (((probability > 0.5) == label)[used].sum(), used.sum()),
@@ -88,7 +88,7 @@ def expected_figures(arrays, on_negatives=True):
 def test_losses_and_accuracies(on_negatives):
     config = PretrainingConfig(mlm_weight=0.5, itm_weight=2.0, mlm_on_negatives=on_negatives)
     loss, sums = run(config)
-    expected, _ = expected_figures(batch(), on_negatives)
+    expected, _ = expected_metrics(batch(), on_negatives)
     assert sums.keys() == expected.keys()
     for name, (total, count) in expected.items():
         assert sums[name] == (pytest.approx(total, rel=1e-5), count), name
@@ -97,39 +97,39 @@ def test_losses_and_accuracies(on_negatives):
     assert loss == pytest.approx(0.5 * mlm + 2 * itm, rel=1e-5)
 
 
-def test_evaluation_reports_matched_pairs_and_chosen_words():
+def test_evaluation_reports_matched_pairs_and_chosen_tokens():
     arrays = batch()
-    chosen = tuple(int(word) for word in np.unique(arrays["mlm_target"])[::2])
+    chosen = tuple(int(token) for token in np.unique(arrays["mlm_target"])[::2])
     _, sums = run(key=None, reported_ids=chosen)
-    expected, (right, counted, label) = expected_figures(arrays)
+    expected, (right, counted, label) = expected_metrics(arrays)
     matched = counted & (label == 1)[:, None]
-    words = matched & np.isin(arrays["mlm_target"].reshape(-1, MASKED), chosen)
-    assert 0 < words.sum() < matched.sum() < counted.sum()
+    tokens = matched & np.isin(arrays["mlm_target"].reshape(-1, MASKED), chosen)
+    assert 0 < tokens.sum() < matched.sum() < counted.sum()
     assert sums.keys() == expected.keys() | {"mlm_accuracy_matched", "mlm_accuracy_words"}
     assert sums["mlm_accuracy_matched"] == ((right & matched).sum(), matched.sum())
-    assert sums["mlm_accuracy_words"] == ((right & words).sum(), words.sum())
+    assert sums["mlm_accuracy_words"] == ((right & tokens).sum(), tokens.sum())
     assert "mlm_accuracy_words" not in run(key=None)[1]
 
 
-def test_filling_rows_do_not_count():
-    """Whatever stands in them, not-a-number included."""
+def test_padding_rows_do_not_count():
+    """Whatever is in them, NaN included."""
     expected = run(key=None)
-    arrays, (words, pair) = batch(), logits()
+    arrays, (tokens, pair) = batch(), logits()
     arrays["mlm_target"][-1, 1:] = 7
     arrays["mlm_mask"][-1, 1:] = True
     arrays["itm_label"][-1, 1:] = 1 - arrays["itm_label"][-1, 1:]
-    words[-2:], pair[-2:] = np.nan, np.nan
-    assert run(arrays=arrays, key=None, given=(words, pair)) == expected
+    tokens[-2:], pair[-2:] = np.nan, np.nan
+    assert run(arrays=arrays, key=None, given=(tokens, pair)) == expected
 
 
 def test_parts_add_up_to_the_batch():
     """With the whole batch's totals, the losses of its rows sum to its loss."""
     whole, parts = run()[0], 0.0
-    words, pair = logits()
+    tokens, pair = logits()
     for row in range(ROWS):
         pairs = slice(row * TEXTS, (row + 1) * TEXTS)
         arrays = {name: array[row : row + 1] for name, array in batch().items()}
-        parts += run(arrays=arrays, given=(words[pairs], pair[pairs]), totals_of=batch())[0]
+        parts += run(arrays=arrays, given=(tokens[pairs], pair[pairs]), totals_of=batch())[0]
     assert parts == pytest.approx(whole, rel=1e-6)
 
 
@@ -153,7 +153,7 @@ def module():
     return module
 
 
-def test_matching_logit_reads_the_first_position(module):
+def test_itm_logit_reads_the_first_position(module):
     hidden = np.random.default_rng(0).normal(size=(3, 5, 32)).astype(np.float32)
     kernel, bias = np.asarray(module.itm_head.kernel[...]), np.asarray(module.itm_head.bias[...])
     expected = (hidden[:, 0] @ kernel + bias)[:, 0]
@@ -161,32 +161,32 @@ def test_matching_logit_reads_the_first_position(module):
 
 
 def test_token_logits_by_hand(module):
-    """Dense, GELU (with erf), LayerNorm, the word embeddings, a bias; at the given places."""
+    """Dense, GELU (with erf), LayerNorm, the token embeddings, a bias; at the given positions."""
     hidden = np.random.default_rng(0).normal(size=(2, 6, 32)).astype(np.float32)
     position = np.array([[4, 1, 0], [2, 2, 5]])
-    head, word = module.mlm_head, np.asarray(module.model.text_embedding.word[...])
+    head, token_VxD = module.mlm_head, np.asarray(module.model.text_embedding.word[...])
     x = hidden[np.arange(2)[:, None], position]
     x = x @ np.asarray(head.transform.kernel[...]) + np.asarray(head.transform.bias[...])
     x = x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
     x = x * np.asarray(head.layer_norm.scale[...]) + np.asarray(head.layer_norm.bias[...])
-    expected = x @ word.T + np.asarray(head.bias[...])
+    expected = x @ token_VxD.T + np.asarray(head.bias[...])
     actual = module.token_logits(jnp.array(hidden), jnp.array(position))
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-def test_model_and_head_share_the_words(module):
-    words = [path for path, _ in nnx.to_flat_state(nnx.state(module)) if "word" in path]
-    assert words == [("model", "text_embedding", "word")]
+def test_model_and_head_share_the_token_embeddings(module):
+    paths = [path for path, _ in nnx.to_flat_state(nnx.state(module)) if "word" in path]
+    assert paths == [("model", "text_embedding", "word")]
 
 
 @pytest.mark.parametrize(("sampled", "key", "pixels"), [(4, KEY, 4), (0, KEY, 12), (100, KEY, 12), (4, None, 12)])
-def test_pixels_that_the_encoder_sees(monkeypatch, sampled, key, pixels):
+def test_pixels_that_the_encoder_reads(monkeypatch, sampled, key, pixels):
     """Samples in training; all of the canvas's 3x4 in evaluation, and then without dropout."""
-    seen, fuse_at = [], PixelBert.fuse_at
+    calls, fuse_at = [], PixelBert.fuse_at
 
     def spy(self, text, text_mask, pixels, mask, dropout_key, *, index_NxQ):
-        seen.append((pixels.shape, mask.shape, dropout_key is None))
+        calls.append((pixels.shape, mask.shape, dropout_key is None))
         return fuse_at(self, text, text_mask, pixels, mask, dropout_key, index_NxQ=index_NxQ)
 
     monkeypatch.setattr(PixelBert, "fuse_at", spy)
@@ -194,7 +194,7 @@ def test_pixels_that_the_encoder_sees(monkeypatch, sampled, key, pixels):
     arrays = make_batch(ROWS, TEXTS) | {"row": np.arange(ROWS)}
     loss, _ = abstract_loss(task, arrays, key)
     assert loss.shape == () and loss.dtype == jnp.float32
-    assert seen == [((ROWS * TEXTS, pixels, 32), (ROWS * TEXTS, pixels), key is None)]
+    assert calls == [((ROWS * TEXTS, pixels, 32), (ROWS * TEXTS, pixels), key is None)]
 
 
 def test_fields_are_what_the_loss_takes():

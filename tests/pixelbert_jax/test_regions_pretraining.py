@@ -21,7 +21,7 @@ from tests.pixelbert_jax.helpers import (
     randomize,
     small_imagebert,
 )
-from tests.pixelbert_jax.test_pretraining import word_losses
+from tests.pixelbert_jax.test_pretraining import token_losses
 
 ROWS, TEXTS, MASKED, REGIONS, CLASSES, SIZE = 4, 3, 2, 5, 7, 6
 PAIRS = ROWS * TEXTS
@@ -30,7 +30,7 @@ KEY = jax.random.key(0)
 
 @dataclasses.dataclass(frozen=True)
 class GivenOutputs(RegionsPretrainingTask):
-    """The task over given logits in place of a model's; a region's hidden state is its class logits, then features."""
+    """The task with given logits instead of a model's; a region's hidden state is its class logits, then features."""
 
     def forward(self, module, batch, key):
         return module.outputs
@@ -48,18 +48,18 @@ class Heads:
 
 
 def outputs():
-    """Random logits of words and pairs, and class logits and features of regions."""
+    """Random logits of tokens and pairs, and class logits and features of regions."""
     rng = np.random.default_rng(0)
     shapes = (PAIRS, MASKED, VOCABULARY), (PAIRS,), (PAIRS, REGIONS, CLASSES + SIZE)
     return tuple(rng.normal(0, 2, shape).astype(np.float32) for shape in shapes)
 
 
 def batch():
-    """Two pairs only fill it up; some predictions are right."""
+    """A batch with two padding pairs; some predictions are right."""
     arrays = make_regions_batch(ROWS, TEXTS, REGIONS, masked=MASKED)
     arrays["pair_mask"][-1, 1:] = False
-    words, _, regions = outputs()
-    arrays["mlm_target"][0] = words.argmax(-1).reshape(ROWS, TEXTS, MASKED)[0]
+    tokens, _, regions = outputs()
+    arrays["mlm_target"][0] = tokens.argmax(-1).reshape(ROWS, TEXTS, MASKED)[0]
     arrays["region_class"] = regions[::TEXTS, :, :CLASSES].argmax(-1).astype(np.int32)  # as the first text predicts
     return arrays
 
@@ -83,9 +83,9 @@ def run(config=None, arrays=None, given=None, totals_of=None, evaluated=False):
     return float(loss), {n: (float(a), int(b)) for n, (a, b) in sums.items()}, tuple(map(np.asarray, gradients))
 
 
-def expected_figures(conditional, feature_error):
-    """(sum, count) of each figure, from the definitions, in loops over pairs."""
-    arrays, (words, pair, regions) = batch(), (array.astype(np.float64) for array in outputs())
+def expected_metrics(conditional, feature_error):
+    """(sum, count) of each metric, from the definitions, in loops over pairs."""
+    arrays, (tokens, pair, regions) = batch(), (array.astype(np.float64) for array in outputs())
     sums = {name: np.zeros(2) for name in ("mlm_loss", "moc_loss", "mrfr_loss", "itm_loss")}
     sums |= {name: np.zeros(2) for name in ("mlm_accuracy", "moc_accuracy", "itm_accuracy")}
     for row, k in np.argwhere(arrays["pair_mask"]):
@@ -97,13 +97,13 @@ def expected_figures(conditional, feature_error):
             continue
         for m in np.flatnonzero(arrays["mlm_mask"][row, k]):
             target = arrays["mlm_target"][row, k, m]
-            sums["mlm_loss"] += word_losses(words[n, m], target), 1
-            sums["mlm_accuracy"] += words[n, m].argmax() == target, 1
+            sums["mlm_loss"] += token_losses(tokens[n, m], target), 1
+            sums["mlm_accuracy"] += tokens[n, m].argmax() == target, 1
         for r in np.flatnonzero(arrays["region_target"][row, k]):
             logits, feature = np.split(regions[n, r], [CLASSES])
             target = arrays["region_class"][row, r]
             errors = (feature - arrays["regions"][row, r].astype(np.float64)) ** 2
-            sums["moc_loss"] += word_losses(logits, target), 1
+            sums["moc_loss"] += token_losses(logits, target), 1
             sums["moc_accuracy"] += logits.argmax() == target, 1
             sums["mrfr_loss"] += errors.sum() if feature_error == "sum" else errors.mean(), 1
     return {name: (total, int(count)) for name, (total, count) in sums.items()}
@@ -115,7 +115,7 @@ WEIGHTS = {"mlm_weight": 0.5, "moc_weight": 2.0, "mrfr_weight": 3.0, "itm_weight
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("feature_error", ["sum", "mean"])
 def test_losses_and_accuracies(conditional, feature_error):
-    expected = expected_figures(conditional, feature_error)
+    expected = expected_metrics(conditional, feature_error)
     fields = {"conditional_mask": conditional, "feature_error": feature_error}
     for weights in ({}, WEIGHTS):
         loss, sums, _ = run(RegionsPretrainingConfig(**fields, **weights))
@@ -136,12 +136,12 @@ def test_what_a_mismatched_pair_teaches(conditional):
     arrays = batch()
     arrays["region_target"] = arrays["region_mask"][:, None] & np.ones((1, TEXTS, 1), bool)
     arrays["mlm_mask"][:] = True
-    words, pair, regions = run(RegionsPretrainingConfig(conditional_mask=conditional), arrays)[2]
+    tokens, pair, regions = run(RegionsPretrainingConfig(conditional_mask=conditional), arrays)[2]
     used, matched = arrays["pair_mask"].reshape(-1), arrays["itm_label"].reshape(-1) == 1
     assert (used & ~matched).sum() > 3
     counted = used & matched if conditional else used
     np.testing.assert_array_equal(pair != 0, used)
-    np.testing.assert_array_equal((words != 0).any((1, 2)), counted)
+    np.testing.assert_array_equal((tokens != 0).any((1, 2)), counted)
     there = np.repeat(arrays["region_mask"], TEXTS, axis=0) & counted[:, None]
     for part in (regions[..., :CLASSES], regions[..., CLASSES:]):
         np.testing.assert_array_equal((part != 0).any(-1), there)
@@ -149,23 +149,23 @@ def test_what_a_mismatched_pair_teaches(conditional):
 
 
 def test_a_weight_of_zero_leaves_a_loss_out():
-    for name, places in (("mlm", 0), ("itm", 1)):
+    for name, index in (("mlm", 0), ("itm", 1)):
         gradients = run(RegionsPretrainingConfig(**{f"{name}_weight": 0.0}))[2]
-        assert [(array != 0).any() for array in gradients] == [i != places for i in range(3)], name
+        assert [(array != 0).any() for array in gradients] == [i != index for i in range(3)], name
     for name, part in (("moc", slice(None, CLASSES)), ("mrfr", slice(CLASSES, None))):
         regions = run(RegionsPretrainingConfig(**{f"{name}_weight": 0.0}))[2][2]
         assert not regions[..., part].any() and regions.any(), name
 
 
-def test_filling_pairs_do_not_count():
-    """Whatever stands in them, not-a-number included."""
+def test_padding_pairs_do_not_count():
+    """Whatever is in them, NaN included."""
     expected = run(evaluated=True)
-    arrays, (words, pair, regions) = batch(), outputs()
+    arrays, (tokens, pair, regions) = batch(), outputs()
     arrays["mlm_mask"][-1, 1:] = True
     arrays["region_target"][-1, 1:] = True
     arrays["itm_label"][-1, 1:] = 1
-    words[-2:], pair[-2:], regions[-2:] = np.nan, np.nan, np.nan
-    assert run(arrays=arrays, given=(words, pair, regions), evaluated=True)[:2] == expected[:2]
+    tokens[-2:], pair[-2:], regions[-2:] = np.nan, np.nan, np.nan
+    assert run(arrays=arrays, given=(tokens, pair, regions), evaluated=True)[:2] == expected[:2]
     assert expected[1].keys() == run()[1].keys() | {"mlm_accuracy_matched"}
 
 
@@ -231,28 +231,28 @@ def model_batch(task, **options):
 
 
 def test_forward_is_the_model_pair_by_pair(model):
-    """K texts a row, each with the row's regions less what is hidden from it; the heads read their own places."""
+    """K texts per row, each with the row's regions without its zeroed features; the heads read their own positions."""
     task, module, compiled = model
     arrays = model_batch(task)
     arrays["region_zeroed"][0] = np.eye(TEXTS, REGIONS, dtype=bool)
-    words, logits, hidden = compiled(arrays)[0]
+    tokens, logits, hidden = compiled(arrays)[0]
     assert hidden.dtype == np.float32
     whole = arrays.get("whole")
-    alone = nnx.jit(lambda module, ids, mask, *seen: module.model.fuse(ids, mask, *module.model.encode_regions(*seen)))
+    alone = nnx.jit(lambda module, ids, mask, *arrs: module.model.fuse(ids, mask, *module.model.encode_regions(*arrs)))
     for row, k in [(0, 0), (0, 1), (1, 2), (3, 0)]:
         n = row * TEXTS + k
         feature = np.where(arrays["region_zeroed"][row, k, :, None], np.float16(0), arrays["regions"][row])
-        seen = (feature[None], arrays["boxes"][row][None], arrays["region_mask"][row][None])
-        seen += () if whole is None else (whole[row][None],)
-        expected = alone(module, arrays["text"][row, k][None], arrays["text_mask"][row, k][None], *seen)
+        given = (feature[None], arrays["boxes"][row][None], arrays["region_mask"][row][None])
+        given += () if whole is None else (whole[row][None],)
+        expected = alone(module, arrays["text"][row, k][None], arrays["text_mask"][row, k][None], *given)
         np.testing.assert_allclose(hidden[n], expected[0, -REGIONS:], atol=1e-5)
         np.testing.assert_allclose(logits[n], module.itm_logit(expected)[0], atol=1e-5)
-        at_places = module.token_logits(expected, arrays["mlm_position"][row, k][None])
-        np.testing.assert_allclose(words[n], at_places[0], atol=1e-4)
+        at_positions = module.token_logits(expected, arrays["mlm_position"][row, k][None])
+        np.testing.assert_allclose(tokens[n], at_positions[0], atol=1e-4)
 
 
-def test_hidden_features_are_hidden(model):
-    """They change the target of the regression and nothing else; those that are kept, and boxes, are seen."""
+def test_zeroed_features_are_no_input(model):
+    """They change the target of the regression and nothing else; kept features and all boxes are visual input."""
     task, _, compiled = model
     arrays = model_batch(task)
     zeroed = arrays["region_mask"] & (np.arange(REGIONS) % 2 == 0)
@@ -267,15 +267,15 @@ def test_hidden_features_are_hidden(model):
         np.testing.assert_array_equal(actual, expected)
     assert {name for name in sums if not np.array_equal(sums[name], moved[name])} == {"mrfr_loss"}
     there = arrays["region_mask"] & ~zeroed
-    for name, places in (("regions", there), ("boxes", zeroed)):
-        seen = arrays | {name: np.where(places[..., None], other[name], arrays[name])}
-        assert np.abs(compiled(seen)[0][1] - outputs[1]).max() > 1e-4, name
+    for name, chosen in (("regions", there), ("boxes", zeroed)):
+        altered = arrays | {name: np.where(chosen[..., None], other[name], arrays[name])}
+        assert np.abs(compiled(altered)[0][1] - outputs[1]).max() > 1e-4, name
     kept = arrays | {"region_zeroed": np.zeros_like(arrays["region_zeroed"])}
     assert np.abs(compiled(kept)[0][1] - outputs[1]).max() > 1e-4
 
 
-def test_each_text_hides_regions_of_its_own(model):
-    """What is hidden from one text is seen by the others of its row."""
+def test_each_text_masks_its_own_regions(model):
+    """A feature that is zeroed for one text is visual input of the other texts of its row."""
     task, _, compiled = model
     arrays = model_batch(task)
     arrays["region_zeroed"][:] = False

@@ -81,7 +81,7 @@ def test_features_do_not_depend_on_the_canvas(config):
     assert_blind_to_canvas(make_backbone(config))
 
 
-def test_swapped_height_and_width_would_be_seen(monkeypatch):
+def test_swapped_height_and_width_would_be_noticed(monkeypatch):
     """The slip that a known peer has: the mask takes the height for the width."""
     right = resnet.valid_mask
     monkeypatch.setattr(resnet, "valid_mask", lambda size, height, width: right(size[:, ::-1], height, width))

@@ -32,9 +32,9 @@ KEY = jax.random.key(0)
 
 @dataclasses.dataclass(frozen=True)
 class GivenScores(RetrievalTask):
-    """The task over a table of scores, images x texts, in place of a model; a text's first word is its number."""
+    """The task over a table of scores, images x texts, instead of a model; a text's first token is its number."""
 
-    def _score(self, module, seen, image_BxK, text_BxKxT, mask_BxKxT, dropout_key):
+    def _score(self, module, visual, image_BxK, text_BxKxT, mask_BxKxT, dropout_key):
         return module.table[image_BxK, text_BxKxT[..., 0]]
 
 
@@ -58,7 +58,7 @@ def table():
 
 
 def batch(rows=ROWS, others=OTHERS):
-    """Text `number` stands for itself; in one row candidates are missing, and one row only fills the batch."""
+    """Text `number` stands for itself; in one row candidates are missing, and one row is a padding row."""
     arrays = make_pairs(rows, 1 + others)
     arrays["text"][..., 0] = np.arange(rows * (1 + others)).reshape(rows, -1) % TEXTS
     arrays["pair_mask"][1:2, 3:] = False
@@ -77,7 +77,7 @@ def value_and_gradient(config, scores, arrays, totals_of, key):
 
 
 def run(arrays, config, key=None, scores=None, totals_of=None):
-    """Loss, figures and the gradient of the scores."""
+    """Loss, metrics and the gradient of the scores."""
     arrays = arrays | {"row": np.arange(len(arrays["text"]))}
     scores = table() if scores is None else scores
     (value, sums), gradient = value_and_gradient(config, scores, arrays, totals_of or arrays, key)
@@ -178,8 +178,8 @@ def test_losses_by_definition():
 
 
 @LOSSES
-def test_a_image_without_other_candidates(weights):
-    """Binary alone has something to say of it; nothing is infinite."""
+def test_an_image_without_other_candidates(weights):
+    """Only the binary loss counts it; nothing is infinite."""
     arrays = batch()
     arrays["pair_mask"][:, 1:] = False
     loss, sums, gradient = run(arrays, RetrievalConfig(OTHERS, 3, **weights), KEY)
@@ -196,11 +196,11 @@ def test_a_tie_is_lost():
     assert run(arrays, RetrievalConfig(OTHERS, 2), scores=scores)[1]["retrieval_accuracy"] == (0, ROWS - 1)
 
 
-def test_filling_rows_do_not_count():
+def test_padding_rows_do_not_count():
     arrays = batch()
     plain = run(arrays, RetrievalConfig(OTHERS, 2))
     scores = table()
-    scores[-1] = np.nan  # the image of the filling row
+    scores[-1] = np.nan  # the image of the padding row
     arrays["text"][-1, :, 0] = 3
     other = run(arrays, RetrievalConfig(OTHERS, 2), scores=scores)
     assert other[:2] == plain[:2]
@@ -216,7 +216,7 @@ def test_parts_add_up_to_the_batch():
 
 @LOSSES
 def test_image_side_by_hand(weights):
-    """As many images as there are, so chance chooses nothing: each true text against all images but its own."""
+    """As many images as there are, so nothing is random: each true text against all images but its own."""
     arrays = batch()
     arrays["image_group"][3] = arrays["image_group"][0]
     config = RetrievalConfig(OTHERS, 2, image_negatives=True, **weights)
@@ -233,17 +233,17 @@ def test_image_side_by_hand(weights):
     assert loss == pytest.approx(expected[0] / (ROWS - 1), rel=1e-5)
     np.testing.assert_allclose(gradient, expected[2] / (ROWS - 1), atol=1e-6)
     texts_alone = dataclasses.replace(config, image_negatives=False)
-    assert run(arrays, config)[:2] == run(arrays, texts_alone)[:2]  # evaluation asks for texts alone
+    assert run(arrays, config)[:2] == run(arrays, texts_alone)[:2]  # evaluation scores texts alone
 
 
 def test_other_images_are_other_images():
-    """Never the row's own, one of its group or a filling row; none twice; each allowed one sooner or later."""
+    """Never the row's own, one of its group or a padding row; none twice; each allowed one sooner or later."""
     rows, number = 9, 3
     arrays = {name: jnp.array(array) for name, array in batch(rows).items()}
-    arrays["image_group"] = jnp.array([0, 1, 2, 0, 3, 3, 3, 4, 0])  # the last row fills, and has group 0
+    arrays["image_group"] = jnp.array([0, 1, 2, 0, 3, 3, 3, 4, 0])  # the last row is a padding row, and has group 0
     task = RetrievalTask(small_model(), RetrievalConfig(number, 1, image_negatives=True))
     other_images = jax.jit(lambda key: task._other_images(arrays, key))
-    seen = np.zeros((rows, rows), int)
+    counts = np.zeros((rows, rows), int)
     for key in jax.random.split(KEY, 40):
         image, text, mask, used = map(np.asarray, other_images(key))
         assert image.shape == used.shape == (rows, 1 + number)
@@ -254,15 +254,15 @@ def test_other_images_are_other_images():
         for row in range(rows - 1):
             others = image[row, 1:]
             assert len(set(others)) == number
-            seen[row, others] += 1
+            counts[row, others] += 1
     group = np.asarray(arrays["image_group"])
     allowed = (group[:, None] != group) & (np.arange(rows) < rows - 1)
     allowed[-1] = False
-    np.testing.assert_array_equal(seen > 0, allowed)
+    np.testing.assert_array_equal(counts > 0, allowed)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_fewer_images_than_are_asked_for(rows):
+def test_fewer_images_than_requested(rows):
     """In a small (micro-)batch: the loss of those that there are."""
     arrays = batch(rows, OTHERS)
     arrays["pair_mask"][:] = True
@@ -300,7 +300,7 @@ FROZEN = {"frozen_parts": 2}  # all parts of the small backbone
 
 
 def test_only_the_transformer_learns(monkeypatch):
-    """The backbone runs once an image, not in training; all candidates are scored without dropout, the hard with."""
+    """The backbone runs once per image, not in training; all candidates are scored without dropout, the hard with."""
     # The multi-class loss alone leaves the bias of the scores without a gradient, rounding apart.
     task = RetrievalTask(small_model(FROZEN), RetrievalConfig(4, 2, binary_weight=1.0))
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))
@@ -331,7 +331,7 @@ def test_only_the_transformer_learns(monkeypatch):
 
 
 def test_a_batch_can_be_learned_by_heart_on_any_number_of_devices():
-    """From texts and from images, which a backbone that stays as it is has to tell apart."""
+    """From texts and from images, which a frozen backbone has to distinguish."""
     # With the multi-class loss alone the bias of the scores would follow rounding.
     config = RetrievalConfig(4, 2, image_negatives=True, binary_weight=1.0)
     arrays = make_pairs(8, 5) | {"image_group": np.arange(8, dtype=np.int32)}
@@ -356,9 +356,9 @@ def test_a_model_of_regions():
 
     @nnx.jit
     def loss_and_scores(module):
-        seen = module.model.encode_visual(arrays)
+        visual = module.model.encode_visual(arrays)
         scores = [
-            module.itm_logit(module.model.fuse(text, mask, *(jnp.repeat(x[i : i + 1], len(text), 0) for x in seen)))
+            module.itm_logit(module.model.fuse(text, mask, *(jnp.repeat(x[i : i + 1], len(text), 0) for x in visual)))
             for i in range(ROWS)
         ]
         return task.loss(module, arrays, task.totals(arrays), KEY)[0], jnp.stack(scores)

@@ -42,14 +42,14 @@ def test_uniform(chosen):
         assert np.abs(observed - DRAWS * share).max() < 4.5 * deviation
 
 
-def test_fewer_valid_than_asked():
+def test_fewer_valid_than_requested():
     mask = one_mask(valid=3)
     index, chosen = sample_pixels(jax.random.split(jax.random.key(1), 1), mask, SAMPLES, 10)
     for row, valid in zip(np.asarray(index[0]), np.asarray(chosen[0]), strict=True):
         assert set(row[valid]) == set(np.flatnonzero(mask[0])) and valid.sum() == 3
 
 
-def test_more_asked_than_the_grid_has():
+def test_more_requested_than_the_grid_has():
     index, chosen = sample_pixels(jax.random.split(jax.random.key(1), 1), one_mask(), 100, 2)
     assert index.shape == (1, 2, PIXELS)
     assert (np.sort(index[0]) == np.arange(PIXELS)).all()

@@ -15,8 +15,8 @@ from tests.pixelbert_jax.helpers import (
     small_model,
 )
 
-# Figures of the first step of `trainer` on make_batch(). They move when initial values, random
-# draws or the mathematics of the model are changed on purpose: then update them, and say why.
+# Metrics of the first step of `trainer` on make_batch(). They change when initial values, random draws or the
+# mathematics of the model are changed on purpose: then update them, and state the reason.
 GOLDEN = {
     "loss": 4.702720,
     "mlm_loss": 3.902601,
@@ -48,7 +48,7 @@ def place(trainer, batch):
 
 
 def run(trainer, batch, count=1, state=None):
-    """States after each of `count` steps, on the host, and the figures of the last."""
+    """States after each of `count` steps, on the host, and the metrics of the last."""
     state = jax.device_put(state, trainer.shardings) if state is not None else trainer.init()
     batch, states = place(trainer, batch), []
     for _ in range(count):
@@ -59,7 +59,7 @@ def run(trainer, batch, count=1, state=None):
 
 @pytest.fixture(scope="module")
 def two_steps(trainer, batch):
-    """The first two states of `trainer`, and the figures of the second step."""
+    """The first two states of `trainer`, and the metrics of the second step."""
     return run(trainer, batch, 2)
 
 
@@ -120,8 +120,8 @@ def test_initial_values_do_not_depend_on_the_mesh(trainer):
 
 def test_seed_changes_initial_values(trainer):
     other = make_small_trainer(MODEL, seed=1, ema_decay=0.5)
-    word = [t.init().params["model"]["text_embedding"]["word"] for t in (trainer, other)]
-    assert not np.array_equal(*word)
+    embeddings = [t.init().params["model"]["text_embedding"]["word"] for t in (trainer, other)]
+    assert not np.array_equal(*embeddings)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def plain_step(batch):
 
 @pytest.mark.parametrize(("accumulation", "devices"), [(2, 1), (4, 2)])
 def test_micro_batches_add_up_to_the_batch(plain_step, batch, accumulation, devices):
-    """The same step to rounding, sampled pixels included, although words are counted unevenly."""
+    """The same step to rounding, sampled pixels included, although tokens are counted unevenly."""
     mesh = MeshConfig(data=1, fsdp=devices, min_split_size=SPLIT)
     trainer = make_small_trainer(mesh=mesh, devices=devices, accumulation=accumulation)
     states, metrics = run(trainer, batch)
@@ -152,7 +152,7 @@ def test_moving_average_by_hand(trainer, two_steps):
 
 def test_bad_gradient_changes_nothing_but_the_counters(trainer, batch, two_steps):
     before = two_steps[0][-1]
-    bad = batch | {"text": np.full_like(batch["text"], 10**6)}  # no such word: embedding is NaN
+    bad = batch | {"text": np.full_like(batch["text"], 10**6)}  # no such token: its embedding is NaN
     (first, second), metrics = run(trainer, bad, 2, before)
     assert not np.isfinite(metrics["loss"]) and not np.isfinite(metrics["gradient_norm"])
     for state, count in ((first, 1), (second, 2)):
@@ -178,7 +178,7 @@ def test_evaluation_reads_the_average_and_changes_nothing(trainer, batch, two_st
     assert without["mlm_loss"][0] != sums["mlm_loss"][0]
 
 
-def test_figures_of_evaluation_add_up(trainer, batch, two_steps):
+def test_metrics_of_evaluation_add_up(trainer, batch, two_steps):
     """Over the rows that count, whatever the other rows are: nothing is shared within a batch."""
     whole = trainer.eval_step(two_steps[0][-1], place(trainer, batch))
     parts = []
@@ -201,11 +201,11 @@ def test_frozen_part_stays_bit_by_bit(trainer, two_steps):
 
 def test_module_has_the_average(trainer, two_steps):
     state = two_steps[0][-1]
-    word = trainer.module(state).model.text_embedding.word[...]
-    np.testing.assert_array_equal(word, state.ema["model"]["text_embedding"]["word"])
+    embedding = trainer.module(state).model.text_embedding.word[...]
+    np.testing.assert_array_equal(embedding, state.ema["model"]["text_embedding"]["word"])
 
 
-def test_compiles_once_a_canvas():
+def test_compiles_once_per_canvas():
     trainer = make_small_trainer(task=PretrainingConfig(sampled_pixels=0))
     state = trainer.init()
     for canvases, canvas in enumerate([(32, 48), (48, 32)], start=1):

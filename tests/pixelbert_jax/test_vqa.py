@@ -24,7 +24,7 @@ CONFIG = VqaConfig(answers=ANSWERS, answer_slots=SLOTS)
 
 @dataclasses.dataclass(frozen=True)
 class GivenLogits(VqaTask):
-    """The task with logits from outside in place of a model's."""
+    """The task with given logits instead of a model's."""
 
     def forward(self, module, batch, key):
         return module
@@ -97,7 +97,7 @@ def test_a_question_without_a_known_answer_counts():
 
 
 def test_no_single_answer_is_a_set_of_several():
-    """The loss teaches each of them; DAQUAR's accuracy asks for all."""
+    """The loss teaches each of them; DAQUAR's accuracy needs all."""
     arrays = batch()
     loss, plain = run(arrays)
     scores = expected(arrays)[1]
@@ -107,8 +107,8 @@ def test_no_single_answer_is_a_set_of_several():
     assert run(arrays)[1]["vqa_score"] == (pytest.approx(plain["vqa_score"][0] - scores[:TEXTS].sum()), ROWS * TEXTS)
 
 
-def test_filling_questions_do_not_count():
-    """Whatever stands in them, not-a-number included."""
+def test_padding_questions_do_not_count():
+    """Whatever is in them, NaN included."""
     arrays, given = batch(), logits()
     arrays["pair_mask"][-1, 1:] = False
     plain = run(arrays)
@@ -147,7 +147,7 @@ def test_bad_configurations():
         VqaTask(small_model(), VqaConfig()).init(rngs=nnx.Rngs(params=0))
 
 
-def test_questions_of_a_image_do_not_influence_each_other():
+def test_questions_of_an_image_do_not_influence_each_other():
     """Another second question: the first one's logits stay, and so do those of other images."""
     task = VqaTask(small_model(), CONFIG)
     module = task.init(platform="cpu", rngs=nnx.Rngs(params=0))

@@ -1,1 +1,1 @@
-"""Forms of files that several data sets read."""
+"""File formats that several data sets read."""

@@ -1,7 +1,7 @@
-"""COCO photographs on disk: the same ones under the same ids, whatever the year of the folder that they lie in.
+"""COCO photographs on disk: a photograph has the same id in the folders of all years.
 
-An annotation may name its file. Then that file is its image, whatever the id says: programs that export sets in COCO's
-format number the images anew.
+If an annotation names its file, the file is the image, whatever the id is, because programs that export data sets in
+COCO's format assign new ids.
 """
 
 import collections
@@ -23,9 +23,9 @@ class Photographs:
     """The images in COCO's folders.
 
     Attributes:
-      source_dir: where the folders lie.
-      by_id: COCO id -> file, of those whose names tell it.
-      by_name: file name -> file; the first folder wins.
+      source_dir: parent of the folders.
+      by_id: COCO id -> file, for file names with a COCO id.
+      by_name: file name -> file; the first folder has priority.
     """
 
     source_dir: Path
@@ -33,29 +33,29 @@ class Photographs:
     by_name: Mapping[str, Path]
 
     def candidate(self, coco_id: int, texts: Sequence[Any], published_as: str, labels: Sequence[str] = ()) -> Candidate:
-        """A COCO image, in whichever folder it was found; `published_as` names it where it was not."""
+        """A candidate for a COCO image in any folder; `published_as` is its location for messages if it is missing."""
         path = self.by_id.get(coco_id)
         return Candidate(f"coco/{coco_id}", texts, reader(path), str(path or published_as), labels)
 
     def named(
         self, file_name: str, stated_id: int | None, texts: Sequence[Any], folder: str, shared: Container[str] = ()
     ) -> Candidate:
-        """The image of an annotation that names its file.
+        """A candidate for the image of an annotation that names its file.
 
         Args:
-          file_name: as the annotation has it, perhaps with folders.
-          stated_id: the image's number there.
-          texts: its captions.
-          folder: of its split, such as train2017.
-          shared: last parts of names that several files of the annotation have.
+          file_name: file name in the annotation, which may include folders.
+          stated_id: image id in the annotation.
+          texts: captions of the image.
+          folder: folder of the split, such as train2017.
+          shared: last parts of file names that several files of the annotation have.
         """
         name = PurePosixPath(file_name.replace("\\", "/"))
-        elsewhere = name.is_absolute() or ".." in name.parts  # on the machine that wrote it
+        elsewhere = name.is_absolute() or ".." in name.parts  # a path on the machine that wrote the annotation
         if elsewhere:
             name = PurePosixPath(name.name)
         coco_id = karpathy.coco_id_of(name.name)
         path = None if elsewhere and name.name in shared else self._exact(name, folder, shared)
-        if path is None and coco_id is None and name.stem == str(stated_id):  # 139.jpg, where 000000000139.jpg lies
+        if path is None and coco_id is None and name.stem == str(stated_id):  # 139.jpg for the file 000000000139.jpg
             coco_id = stated_id if stated_id in self.by_id else None
         if path is None and coco_id is not None:
             path = self.by_id.get(coco_id)
@@ -63,10 +63,10 @@ class Photographs:
         return Candidate(identity, texts, reader(path), str(path or f"{folder}/{name}"))
 
     def _exact(self, name: PurePosixPath, folder: str, shared: Container[str]) -> Path | None:
-        """The file of that very name: in the folder of its split, or in another one where only one image has it."""
+        """The file with exactly this name: in the folder of its split, or in another one if only one image has it."""
         if len(name.parts) > 1 or name.name in shared:
-            places = (self.source_dir / folder / name, self.source_dir / name)
-            if path := next((place for place in places if _is_there(place)), None):
+            locations = (self.source_dir / folder / name, self.source_dir / name)
+            if path := next((location for location in locations if _is_there(location)), None):
                 return path
         if name.name in shared:
             return None
@@ -77,7 +77,7 @@ class Photographs:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether it is a file; names that no file can have are not there."""
+    """Whether a path is a file; False for invalid file names."""
     try:
         return path.is_file()
     except OSError:
@@ -85,10 +85,10 @@ def _is_there(path: Path) -> bool:
 
 
 def find_photographs(source_dir: Path, folders: Sequence[str]) -> Photographs:
-    """All images in those of the folders that are there.
+    """All images in those of the folders that exist.
 
     Raises:
-      DataError: none of them is there.
+      DataError: none of the folders exists.
     """
     found = [path for name in folders if (path := source_dir / name).is_dir()]
     if not found:
@@ -101,12 +101,12 @@ def find_photographs(source_dir: Path, folders: Sequence[str]) -> Photographs:
 
 
 def shared_names(file_names: Iterable[str]) -> frozenset[str]:
-    """Last parts of names that several different files have, so that they alone name none of these."""
+    """Last parts of file names that several different files have, so that they do not identify a file."""
     counts = collections.Counter(PurePosixPath(name).name for name in {n.replace("\\", "/") for n in file_names})
     return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def disagrees(file_name: str, stated_id: int | None) -> bool:
-    """Whether the number in a file name is another one than the id that is stated."""
+    """Whether the number in a file name differs from the stated id."""
     number = karpathy.coco_id_of(PurePosixPath(file_name.replace("\\", "/")).name)
     return number is not None and stated_id is not None and number != stated_id

@@ -1,4 +1,4 @@
-"""What img2dataset wrote, with its settings "webdataset" or "files": images with their URLs, captions and states.
+"""Output of img2dataset with its formats "webdataset" or "files": images with their URLs, captions and states.
 
 00000.tar   or   00000/000000012.jpg, .txt, .json
 00000_stats.json
@@ -23,20 +23,20 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def find_folders(folder: Path) -> list[Path]:
-    """The folders of images in a folder; none unless some image has a .json beside it, which tells its URL."""
+    """The folders of images in a folder; empty unless some image has a .json, which contains its URL."""
     folders = sorted(path for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
     return folders if any(any(path.glob("*.json")) for path in folders) else []
 
 
 def read_shards(split: str, unused: collections.Counter[str], paths: Sequence[Path]) -> Iterator[Row]:
-    """Rows of tar files, one after the other; `unused` as in `read_samples`. DataError if one is damaged."""
+    """Rows of tar files, in order; `unused` as in `read_samples`. Raises DataError if a file is damaged."""
     for sample in read_samples(paths, unused):
         address = f"{split}/{sample.path.stem}/{sample.key}"
-        yield _row(address, sample.about, sample.texts, Source(sample.image, sample.place))
+        yield _row(address, sample.about, sample.texts, Source(sample.image, sample.location))
 
 
 def read_folders(split: str, unused: collections.Counter[str], folders: Sequence[Path]) -> Iterator[Row]:
-    """Rows of folders, one after the other, sorted by name; `unused` becomes suffix -> number of other files."""
+    """Rows of folders, in order and sorted by name; `unused` becomes suffix -> number of other files."""
     unused.clear()
     for folder in folders:
         images: dict[str, str] = {}
@@ -51,15 +51,15 @@ def read_folders(split: str, unused: collections.Counter[str], folders: Sequence
         for stem, name in sorted(images.items()):
             path = folder / name if name else None
             about = parse_about(_content(folder / f"{stem}.json"))
-            # The .txt has nothing else than the .json, which must be read in any case.
-            is_told = any(not fault_of(text) for text in texts_of(None, about))
-            text = None if is_told else _content(folder / f"{stem}.txt")
+            # The .txt has only texts that are also in the .json, which must be read in any case.
+            has_text = any(not fault_of(text) for text in texts_of(None, about))
+            text = None if has_text else _content(folder / f"{stem}.txt")
             source = Source(None if path is None else FileBytes(path), str(path or folder / f"{stem}.jpg"))
             yield _row(f"{split}/{folder.name}/{stem}", about, texts_of(text, about), source)
 
 
 def num_listed(folder: Path, shards: Sequence[Path]) -> int | None:
-    """Rows that img2dataset was to download, from its statistics; None if those of a shard are not there."""
+    """Number of rows in img2dataset's statistics, including failed ones; None if the file of a shard is missing."""
     if not all((folder / f"{shard.stem}_stats.json").exists() for shard in shards):
         return None
     counts = [parse_about(_content(path)).get("count") for path in folder.glob("*_stats.json")]
@@ -67,15 +67,16 @@ def num_listed(folder: Path, shards: Sequence[Path]) -> int | None:
 
 
 def _row(address: str, about: Mapping[str, Any], texts: Sequence[object], source: Source) -> Row:
-    """An image counts as missing if img2dataset says that it failed."""
+    """A row; the image counts as missing if img2dataset reports a failure."""
     url = about.get("url")
     has_url = isinstance(url, str) and bool(url.strip())
     if about.get("status", _SUCCESS) != _SUCCESS:
-        source = Source(None, source.place)
+        source = Source(None, source.location)
     return Row(url.strip() if has_url else address, texts, source, has_url)
 
 
 def _content(path: Path) -> bytes | None:
+    """Content of a file; None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

@@ -12,11 +12,11 @@ class Entry:
     """One image of a split file.
 
     Attributes:
-      split: its split.
-      folder: of the image, as the publisher has it; may be empty.
-      file_name: of the image, without folders.
-      coco_id: by its file name, else as stated; None where neither tells one.
-      stated_id: the COCO id that the file states, None where there is none.
+      split: split of the image.
+      folder: the publisher's folder of the image; may be empty.
+      file_name: file name of the image, without folders.
+      coco_id: COCO id from the file name, or otherwise the stated id; None if there is neither.
+      stated_id: COCO id that the file states; None if there is none.
       texts: sentences.
     """
 
@@ -29,7 +29,7 @@ class Entry:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """All images of a split file, in its order; raises DataError if it is none."""
+    """All images of a split file, in its order; raises DataError if it is not a split file."""
     entries = []
     for image in field(load_json(path), "images", list, path):
         file_name = field(image, "filename", str, path)
@@ -50,13 +50,13 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def coco_id_of(file_name: str) -> int | None:
-    """139 from "000000000139.jpg" or "COCO_val2014_000000000139.jpg"; None from other names."""
+    """The COCO id in a file name: 139 for "000000000139.jpg" and "COCO_val2014_000000000139.jpg"; otherwise None."""
     digits = Path(file_name).stem.rpartition("_")[2]
     return int(digits) if len(digits) == 12 and digits.isascii() and digits.isdigit() else None
 
 
 def foreign_id(value: object) -> object:
-    """An id that a data set gives its image in another one; None where a negative number or NaN says "none"."""
+    """The id of an image in another data set; None for null, negative numbers and NaN, which mean "none"."""
     absent = value is None or isinstance(value, bool) or (isinstance(value, int | float) and not value >= 0)
     return None if absent else value
 

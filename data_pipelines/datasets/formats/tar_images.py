@@ -1,4 +1,4 @@
-"""Tar files, never unpacked: their members front to back, and images read at random where they lie."""
+"""Tar files without unpacking: sequential access to the members, and random access to the images."""
 
 import collections
 import contextlib
@@ -12,14 +12,14 @@ from data_pipelines.errors import DataError, in_short
 from data_pipelines.images.files import MAX_BYTES, BadImageError
 
 UNSAFE = "links or members with unsafe names"
-_MAX_EXTENSION_BYTES = 1 << 20  # of a header that says more about the next member, such as a long name
+_MAX_EXTENSION_BYTES = 1 << 20  # of an extension header for the next member, such as a long name
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES[:2])
-# What tarfile lets out on damaged files, besides its own.
+# Exceptions of tarfile for damaged files.
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, RecursionError)
 
 
 class _CheckedInfo(tarfile.TarInfo):
-    """Refuses headers that would send tarfile back to where it was, without end, or make it read a huge header."""
+    """Rejects headers with which tarfile would loop forever or read a huge extension header."""
 
     def _proc_member(self, file: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size < 0:
@@ -31,10 +31,10 @@ class _CheckedInfo(tarfile.TarInfo):
 
 @contextlib.contextmanager
 def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """An uncompressed tar file to read.
+    """Open an uncompressed tar file for reading.
 
     Raises:
-      DataError: it is none, or is damaged, or cannot be read: also where the block finds that out.
+      DataError: the file is not a tar file, is damaged, or cannot be read; also for such errors in the block.
     """
     try:
         with tarfile.open(path, "r:", tarinfo=_CheckedInfo) as tar:
@@ -49,18 +49,18 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
 def plain_members(
     tar: tarfile.TarFile, unused: collections.Counter[str] | None = None
 ) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
-    """Name and member of each plain file with a safe name, whose bytes lie in one piece; others are passed over.
+    """Name and member of each regular, contiguous file with a safe name; other members are skipped.
 
     Args:
-      tar: the file.
-      unused: counts the others, but for folders.
+      tar: the tar file.
+      unused: counts the skipped members, except folders.
 
     Raises:
-      tarfile.ReadError: the file is damaged, or cut between two members.
+      tarfile.ReadError: the file is damaged, or truncated between two members.
     """
     end = 0
     for member in tar:
-        tar.members = []  # tarfile would remember all of them
+        tar.members = []  # tarfile would keep all members in memory
         if tar.offset <= end:
             raise tarfile.ReadError("members that do not follow each other")
         end = tar.offset
@@ -69,7 +69,7 @@ def plain_members(
             yield name, member
         elif unused is not None and not member.isdir():
             unused[UNSAFE] += 1
-    # tarfile takes a damaged header, and a file cut between two members, for the end.
+    # For tarfile, a damaged header and a truncation between two members look like the end.
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("no end-of-archive block")
@@ -77,7 +77,7 @@ def plain_members(
 
 @dataclasses.dataclass(frozen=True)
 class TarMember:
-    """`Candidate.read` for a file in an uncompressed tar file."""
+    """`Candidate.read` for a member of an uncompressed tar file."""
 
     path: Path
     offset: int
@@ -92,10 +92,10 @@ class TarMember:
 
 
 def list_tar_images(path: Path) -> dict[str, TarMember]:
-    """File name, without folders -> image, for all images of a tar file; the first of a name wins.
+    """File name without folders -> image, for all images of a tar file; the first image with a name has priority.
 
     Raises:
-      DataError: not an uncompressed tar file, or it ends too early.
+      DataError: the file is not an uncompressed tar file, or is truncated.
     """
     found: dict[str, TarMember] = {}
     with open_tar(path) as tar:

@@ -1,7 +1,7 @@
-"""Images that were downloaded from their URLs, found again under the names that downloaders give them.
+"""Find images that were downloaded from URLs, by the file names that downloaders give them.
 
-A name does not say which of the rules below it follows, and may fit several. So each rule is tried on the whole list,
-and the one that finds the most images holds for all of them, the earlier of equals.
+A file name does not tell which of the naming rules below it follows, and it may match several. So each rule is tried on
+the whole list, and the rule that finds the most images is used for all images. If rules are equal, the first one wins.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from data_pipelines.datasets.candidates import FileBytes
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
 from data_pipelines.errors import DataError
 
-ReadUrls = Callable[[], Iterable[tuple[str, str]]]  # URL and caption of each row of a list, anew at each call
-_MOST_DIGITS = 31  # longer runs of digits are no numbers but hashes
+ReadUrls = Callable[[], Iterable[tuple[str, str]]]  # each call reads URL and caption of all rows of a list again
+_MAX_DIGITS = 31  # longer sequences of digits are not numbers but hashes
 
 
 @dataclasses.dataclass(slots=True)
 class ImageFile:
-    """`Candidate.read` for a file whose path is parsed only when it is read: a list may have millions."""
+    """`Candidate.read` for a file; the path is parsed only at reading, because a list may have millions of files."""
 
     path: str
 
@@ -34,11 +34,11 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """How a downloader names an image.
+    """A rule for the file name of a downloaded image.
 
     Attributes:
-      what: the rule, for messages.
-      stem: the name without its suffix; takes the number of the row, from 0, and the URL.
+      what: description of the rule, for messages.
+      stem: function from the row number (from 0) and the URL to the file name without suffix.
     """
 
     what: str
@@ -66,28 +66,28 @@ def url_digest(url: str) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name ends as one of an image does."""
+    """Whether a file name has the suffix of an image."""
     return bool(_without_suffix(name)[1])
 
 
 class ImageFolder:
-    """The images in a folder, and in the folders in it, by name; files without any suffix count as images.
+    """The images in a folder and its subfolders by name; files without a suffix count as images.
 
-    One listing, no look at the files; about 200 bytes of memory an image.
+    The folders are listed once, and no file is opened. It takes about 200 bytes of memory per image.
     """
 
     def __init__(self, path: Path) -> None:
-        """Args: path: of the folder; OSError if it cannot be read."""
+        """Args: path: path of the folder; raises OSError if it cannot be read."""
         self.path = path
-        self.repeated_number = ""  # a file with the number of another one
-        self.min_number, self.max_number = 10**_MOST_DIGITS, -1
-        self._places: dict[str, tuple[str, int, str]] = {}  # stem -> folder, digits to pad it to, suffix
-        self._shared: dict[tuple[str, int, str], tuple[str, int, str]] = {}
+        self.repeated_number = ""  # path of a file with the same number as another file
+        self.min_number, self.max_number = 10**_MAX_DIGITS, -1
+        self._locations: dict[str, tuple[str, int, str]] = {}  # stem -> (folder, number of padded digits, suffix)
+        self._shared: dict[tuple[str, int, str], tuple[str, int, str]] = {}  # equal tuples are stored only once
         for folder in self._add(str(path)):
             self._add(folder)
 
     def _add(self, folder: str) -> list[str]:
-        """Take the images of one folder; returns the folders in it."""
+        """Add the images of one folder; returns its subfolders."""
         folders = []
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -104,52 +104,52 @@ class ImageFolder:
         if _is_number(written):
             stem, digits = _plain(written), len(written)
             self.min_number, self.max_number = min(self.min_number, int(stem)), max(self.max_number, int(stem))
-            if stem in self._places:
+            if stem in self._locations:
                 self.repeated_number = max(self.repeated_number, f"{folder}/{written}{suffix}")
-        place = (folder, digits, suffix)
-        place = self._shared.setdefault(place, place)
-        # Not the first that is listed: the order of a listing is the file system's.
-        self._places[stem] = min(place, self._places.get(stem, place))
+        location = (folder, digits, suffix)
+        location = self._shared.setdefault(location, location)
+        # The minimum, because the order of a listing depends on the file system.
+        self._locations[stem] = min(location, self._locations.get(stem, location))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def __contains__(self, stem: str) -> bool:
-        return stem in self._places
+        return stem in self._locations
 
     def __iter__(self) -> Iterator[str]:
         """The stems."""
-        return iter(self._places)
+        return iter(self._locations)
 
     def find(self, stem: str) -> str | None:
-        """Path of the image of that name, None if there is none."""
-        place = self._places.get(stem)
-        if place is None:
+        """Path of the image with a name; None if there is none."""
+        location = self._locations.get(stem)
+        if location is None:
             return None
-        folder, digits, suffix = place
+        folder, digits, suffix = location
         return f"{folder}/{stem.zfill(digits)}{suffix}"
 
     def forget(self, stems: Iterable[str]) -> None:
-        """As if the images of those names were not there."""
+        """Remove the images with the given names from this object."""
         for stem in stems:
-            del self._places[stem]
+            del self._locations[stem]
 
 
 def choose_naming(
-    folder: ImageFolder, place: str, read_urls: ReadUrls, namings: Sequence[Naming], first_row: str = ""
+    folder: ImageFolder, location: str, read_urls: ReadUrls, namings: Sequence[Naming], first_row: str = ""
 ) -> Naming:
-    """The rule that finds the most images of the list at `place`, the first of equals.
+    """The rule that finds the most images of a list; if rules are equal, the first one.
 
     Args:
-      folder: of the images.
-      place: of the list, for messages.
-      read_urls: gives its rows.
+      folder: folder of the images.
+      location: location of the list, for messages.
+      read_urls: returns the rows of the list.
       namings: the rules to try.
-      first_row: "0" or "1", the number of the first row where images are named by those; "": found out.
+      first_row: "0" or "1", the number of the first row, if images are named by row numbers; "": detect it.
 
     Raises:
-      DataError: the list is empty, no rule finds an image of it, or the images are named by numbers that cannot be
-        those of its rows, or may be so in both ways of counting.
+      DataError: the list is empty, or no rule finds an image of it; or the images are named by numbers, and these
+        cannot be row numbers, or match the rows with both ways of counting.
     """
     counts, rows, first = [0] * len(namings), 0, ""
     for row, (url, _) in enumerate(read_urls()):
@@ -158,22 +158,22 @@ def choose_naming(
         for i, naming in enumerate(namings):
             counts[i] += naming.stem(row, url) in folder
     if not rows:
-        raise DataError(f"{place} lists no image; download it again.")
+        raise DataError(f"{location} lists no image; download it again.")
     most = max(counts)
     if not most:
         looked_for = ", ".join(f"{naming.stem(0, first)}.jpg ({naming.what})" for naming in namings)
         raise DataError(
-            f"None of the {len(folder):,} images in {folder.path} is one of the {rows:,} of {place}: for {first} it "
+            f"None of the {len(folder):,} images in {folder.path} is one of the {rows:,} of {location}: for {first} it "
             f"looked for {looked_for}, there and in the folders in it; rename the images, or move that list away."
         )
     naming = namings[counts.index(most)]
-    return _way_of_counting(folder, place, rows, first_row) if naming in ROW_NUMBERS else naming
+    return _way_of_counting(folder, location, rows, first_row) if naming in ROW_NUMBERS else naming
 
 
-def _way_of_counting(folder: ImageFolder, place: str, rows: int, first_row: str) -> Naming:
-    """From 0 or from 1; the numbers that only one of them has decide, or else `first_row`.
+def _way_of_counting(folder: ImageFolder, location: str, rows: int, first_row: str) -> Naming:
+    """Count rows from 0 or from 1, depending on numbers that only one of the two has, or otherwise on `first_row`.
 
-    Numbers that are not those of the rows would give every image the caption of another one.
+    This raises DataError for numbers that are not row numbers, because every image would get the caption of another.
     """
     if folder.repeated_number:
         raise DataError(
@@ -184,9 +184,9 @@ def _way_of_counting(folder: ImageFolder, place: str, rows: int, first_row: str)
     start = int(first_row) if first_row else int(from_1 and not from_0)
     if folder.max_number >= rows + start:
         raise DataError(
-            f"{folder.path} has an image number {folder.max_number}, but {place} has only {rows:,} rows, counted from "
-            f"{start}, so the numbers are not those of its rows; give the list that the images were downloaded from, "
-            "or name them by the MD5 of their URLs."
+            f"{folder.path} has an image number {folder.max_number}, but {location} has only {rows:,} rows, counted "
+            f"from {start}, so the numbers are not those of its rows; give the list that the images were downloaded "
+            "from, or name them by the MD5 of their URLs."
         )
     if from_0 and start == 1:
         raise DataError(
@@ -195,14 +195,14 @@ def _way_of_counting(folder: ImageFolder, place: str, rows: int, first_row: str)
     if not first_row and not from_0 and not from_1:
         raise DataError(
             f"{folder.path} has images numbered {folder.min_number} to {folder.max_number}, which fit the {rows:,} "
-            f"rows of {place} counted from 0 and from 1 alike; give --first_row=0 or --first_row=1, the number that "
-            "the downloader gave to the first row."
+            f"rows of {location} counted from 0 and from 1 alike; give --first_row=0 or --first_row=1, the number "
+            "that the downloader gave to the first row."
         )
     return ROW_NUMBERS[start]
 
 
 def forget_ambiguous(folder: ImageFolder, read_urls: ReadUrls, naming: Naming) -> int:
-    """Forget the images whose name fits several URLs, for nothing tells whose they are; returns how many."""
+    """Remove images whose name matches several URLs, because their URL is unknown; returns their number."""
     stems, urls = array("q"), array("q")
     for row, (url, _) in enumerate(read_urls()):
         stem = naming.stem(row, url)
@@ -228,20 +228,21 @@ def _crc32(url: str) -> int:
 
 
 def _last_parts(url: str, count: int) -> str:
+    """The last parts of the path of a URL, joined by _ and without an image suffix."""
     path = url.partition("?")[0].partition("#")[0].rstrip("/")
     return _plain(_without_suffix("_".join(path.split("/")[-count:]))[0])
 
 
 def _without_suffix(name: str) -> tuple[str, str]:
-    """Name and suffix of an image; no suffix where it is not one of an image."""
+    """Name and suffix of an image; the suffix is empty if it is not an image suffix."""
     stem, _, ending = name.rpartition(".")
     return (stem, f".{ending}") if stem and f".{ending.lower()}" in IMAGE_SUFFIXES else (name, "")
 
 
 def _is_number(stem: str) -> bool:
-    return stem.isascii() and stem.isdigit() and len(stem) <= _MOST_DIGITS
+    return stem.isascii() and stem.isdigit() and len(stem) <= _MAX_DIGITS
 
 
 def _plain(stem: str) -> str:
-    """A number without its leading zeros; anything else as it is."""
+    """A number without leading zeros; other names are unchanged."""
     return stem.lstrip("0") or "0" if _is_number(stem) else stem

@@ -1,4 +1,4 @@
-"""Rows of a URL, a caption and perhaps an image, made into candidates: one for each URL that has an image."""
+"""Rows with a URL, a caption and possibly an image; each URL with an image becomes a candidate."""
 
 import dataclasses
 from array import array
@@ -18,9 +18,9 @@ class Row:
     """One row.
 
     Attributes:
-      url: of the image, or what tells it from others where the URL is not known.
-      texts: as published.
-      source: the image; without `read` where it is missing.
+      url: URL of the image, or another unique name if the URL is not known.
+      texts: published texts.
+      source: source of the image; without `read` if the image is missing.
       has_url: whether the URL is known.
     """
 
@@ -30,22 +30,22 @@ class Row:
     has_url: bool = True
 
 
-ReadRows = Callable[[], Iterable[Row]]  # the same rows at each call
+ReadRows = Callable[[], Iterable[Row]]  # each call gives the same rows
 
 
 def key_of(digest: str) -> int:
-    """A number below KEY_LIMIT for a URL, from its digest: drawn evenly, the same everywhere."""
+    """A key below KEY_LIMIT for a URL, from its digest; keys are uniformly distributed and the same on all machines."""
     return int(digest[:16], 16)
 
 
 @dataclasses.dataclass(frozen=True)
 class Links:
-    """What became of the rows of a list.
+    """Counts of the rows of a list.
 
     Attributes:
-      rows: how many there are; None where that is not known.
-      found: those whose URL has an image here.
-      repeated: those whose URL an earlier one had.
+      rows: number of rows; None if it is not known.
+      found: number of rows whose URL has an image here.
+      repeated: number of rows with the URL of an earlier row.
     """
 
     rows: int | None
@@ -54,16 +54,16 @@ class Links:
 
     @property
     def missing(self) -> int | None:
-        """Rows whose URL has no image here."""
+        """Number of rows whose URL has no image here; None if it is not known."""
         return None if self.rows is None else self.rows - self.found
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and the share that is missing."""
+        """The counts, and the share of missing rows."""
         share = None if self.rows is None else self.missing / max(self.rows, 1)
         return {**vars(self), "missing": self.missing, "missing_share": share}
 
     def lines(self) -> list[str]:
-        """For the summary."""
+        """Lines for the summary."""
         if self.rows is None:
             lines = [f"{self.found:,} rows with an image; how many are missing is not known, for there is no list"]
         else:
@@ -79,15 +79,15 @@ class Links:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """All rows, looked through once; 8 bytes are kept of each, and the texts of those with a repeated URL.
+    """The result of a first pass over all rows; it keeps 8 bytes per row, and the texts of rows with a repeated URL.
 
     Attributes:
-      read: gives the rows.
-      links: what became of them, as far as they tell.
-      keys: of the URLs that have an image, uint64, sorted, each once.
-      joined: key -> one row for all that have its URL, for URLs of several rows.
+      read: returns the rows.
+      links: counts of the rows.
+      keys: uint64, distinct keys of the URLs that have an image, ascending.
+      joined: key -> one row with the texts of all rows with this URL, for repeated URLs.
       has_urls: whether any URL is known.
-      unused: what else lies among the images -> how many; complete once rows have been read to their end.
+      unused: kind of other files among the images -> their number; complete after all rows have been read.
     """
 
     read: ReadRows
@@ -101,7 +101,7 @@ class Survey:
     def of(
         cls, read: ReadRows, step: Callable[[], None] = lambda: None, unused: Mapping[str, int] | None = None
     ) -> "Survey":
-        """Look through rows; `step` is called after each. `unused` is filled by `read`."""
+        """Read all rows once; `step` is called after each row. `read` fills `unused`."""
         keys, found, has_urls = array("Q"), bytearray(), False
         for row in read():
             has_urls |= row.has_url
@@ -117,9 +117,9 @@ class Survey:
         return cls(read, links, with_image, joined, has_urls, {} if unused is None else unused)
 
     def candidates(self, name: str, first: int = 0, limit: int = KEY_LIMIT) -> Candidates:
-        """Those of data set `name` with a key from `first` to below `limit`, in the order of their first rows."""
+        """Candidates of data set `name` with a key >= `first` and < `limit`, in the order of their first rows."""
         inside = (self.keys >= np.uint64(first)) & (self.keys <= np.uint64(limit - 1))
-        # Of several parts the one with the last images tells what is not used.
+        # If the rows are divided into several splits, the split with the last keys reports the unused files.
         unused = self.unused if limit == KEY_LIMIT else {}
         return Candidates(self._items(name, first, limit), int(inside.sum()), unused=unused)
 
@@ -135,7 +135,7 @@ class Survey:
 
 
 def _join(rows: Iterable[Row], repeated: frozenset[int]) -> dict[int, Row]:
-    """The first image and each different text of rows that have one URL."""
+    """The first image and all different texts of the rows with the same URL."""
     joined: dict[int, Row] = {}
     for row in rows:
         key = key_of(url_digest(row.url))

@@ -1,7 +1,7 @@
-"""WebDataset tar files, as img2dataset writes them, read front to back without unpacking.
+"""WebDataset tar files, as img2dataset writes them, read sequentially without unpacking.
 
-Members of one sample lie together and share the part of their name before its first full stop (after the last slash):
-`000012.jpg`, `000012.txt`, `000012.json`. `divide` says what becomes of names with more full stops.
+The members of a sample are consecutive and have the same key, which is the name up to its first full stop (after the
+last slash): `000012.jpg`, `000012.txt`, `000012.json`. `divide` describes the rule for names with more full stops.
 """
 
 import collections
@@ -29,20 +29,20 @@ _WITHOUT_KEY = "members whose names start with a full stop or have none"
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image and what lies beside it.
+    """An image with its texts and its other data.
 
     Attributes:
-      path: of the tar file.
-      key: part of the name that its members share.
-      place: path and name of the image, for messages.
-      image: reads it; None if there is none.
-      about: its .json; empty if there is none or it is damaged, since it is not essential.
-      texts: as published.
+      path: path of the tar file.
+      key: common part of the names of its members.
+      location: path and name of the image, for messages.
+      image: reads the image; None if there is none.
+      about: content of its .json; empty if the .json is missing or damaged, because it is not essential.
+      texts: published texts.
     """
 
     path: Path
     key: str
-    place: str
+    location: str
     image: TarMember | None
     about: Mapping[str, Any]
     texts: Sequence[object]
@@ -51,18 +51,18 @@ class Sample:
 def read_shards(
     split: str, paths: Sequence[Path], unused: collections.Counter[str] | None = None
 ) -> Iterator[Candidate]:
-    """Candidates of the tar files of a split, one after the other.
+    """Candidates from the tar files of a split, in order.
 
-    Samples without an image are no candidates. The identity is the hash in a sample's .json, or else split, shard and
-    key.
+    Samples without an image are no candidates. The image id is the hash in the .json of the sample, or otherwise the
+    split, the shard and the key.
 
     Args:
-      split: its name.
-      paths: of the tar files.
+      split: name of the split.
+      paths: paths of the tar files.
       unused: as in `read_samples`; samples without an image count too.
 
     Raises:
-      DataError: a file is not a tar file or ends too early.
+      DataError: a file is not a tar file, or is truncated.
     """
     unused = collections.Counter() if unused is None else unused
     for sample in read_samples(paths, unused):
@@ -72,20 +72,20 @@ def read_shards(
             digests = (clean_text(sample.about.get(name)) for name in _HASHES)
             digest = next((digest for digest in digests if digest), None)
             image_id = f"image_text/{digest or f'{split}/{sample.path.stem}/{sample.key}'}"
-            yield Candidate(image_id, sample.texts, sample.image, sample.place, turn=True)
+            yield Candidate(image_id, sample.texts, sample.image, sample.location, turn=True)
 
 
 def read_samples(paths: Sequence[Path], unused: collections.Counter[str] | None = None) -> Iterator[Sample]:
-    """Samples of tar files, one after the other; their images are not read.
+    """Samples from tar files, in order; their images are not read.
 
-    Members that are not plain files, or have unsafe names (absolute, or with ..), are passed over.
+    Members that are not regular files, or have unsafe names (absolute, or with ..), are skipped.
 
     Args:
-      paths: of the tar files.
-      unused: becomes the kinds of members that are no part of a sample -> how many; complete at the end.
+      paths: paths of the tar files.
+      unused: becomes the kind of members that are not part of a sample -> their number; complete at the end.
 
     Raises:
-      DataError: a file is not a tar file or ends too early.
+      DataError: a file is not a tar file, or is truncated.
     """
     unused = collections.Counter() if unused is None else unused
     unused.clear()
@@ -97,7 +97,7 @@ def read_samples(paths: Sequence[Path], unused: collections.Counter[str] | None 
 
 
 def runs(tar: tarfile.TarFile, unused: collections.Counter[str]) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Key and members (rest of the name, with its full stop -> member) of each run with one key."""
+    """Key and members (rest of the name, with its full stop -> member) of each run of members with the same key."""
     current, members = "", {}
     for name, member in plain_members(tar, unused):
         stem, dot, rest = name.name.partition(".")
@@ -121,20 +121,20 @@ def runs(tar: tarfile.TarFile, unused: collections.Counter[str]) -> Iterator[tup
 def divide(
     key: str, members: Mapping[str, tarfile.TarInfo], unused: collections.Counter[str]
 ) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """Samples of a run: key -> members by suffix, those that a sample uses.
+    """Divide a run into samples: key -> used members by suffix.
 
-    The key ends at the first full stop, so the run is one sample, unless it has several images with other full stops in
-    their names and none without: then the full stops are part of the names, and each image is a sample, up to its last.
-    A sample is called as its image is, up to the last full stop.
+    Usually a run is one sample, because the key ends at the first full stop. But if a run has several images, and all
+    of them have further full stops in their names, each image is a sample, and the full stops are part of its name. The
+    key of a sample is the name of its image up to the last full stop.
 
     Args:
-      key: of the run.
-      members: as in `_runs`.
-      unused: counts those that no sample uses.
+      key: key of the run.
+      members: members of the run, as from `runs`.
+      unused: counts the members that no sample uses.
     """
     images = [rest for rest in members if _last(rest) in IMAGE_SUFFIXES]
     whole = len(images) < 2 or any(rest in IMAGE_SUFFIXES for rest in images)
-    if whole and images:  # a run of this key may come again, with another image
+    if whole and images:  # another run with this key and another image may follow
         first = min(images, key=lambda rest: rest.count("."))
         key += first.removesuffix(_last(first))
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
@@ -151,6 +151,7 @@ def divide(
 
 
 def _last(rest: str) -> str:
+    """The last suffix, with its full stop."""
     return f".{rest.rpartition('.')[2]}"
 
 
@@ -163,15 +164,15 @@ def _sample(tar: tarfile.TarFile, path: Path, key: str, members: Mapping[str, ta
     image = None if found is None else TarMember(path, found.offset_data, found.size)
     text = _read(tar, members.get(".txt"), _MAX_TEXT_BYTES)
     about = parse_about(_read(tar, members.get(".json"), MAX_BYTES))
-    place = key if found is None else PurePosixPath(found.name)
-    return Sample(path, key, f"{path}:{place}", image, about, texts_of(text, about))
+    location = key if found is None else PurePosixPath(found.name)
+    return Sample(path, key, f"{path}:{location}", image, about, texts_of(text, about))
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None, max_bytes: int) -> bytes | None:
-    """None if there is no such member or it is too large."""
+    """Read a member; None if it does not exist or is too large."""
     if member is None or member.size > max_bytes:
         return None
-    with tar.extractfile(member) as file:  # in memory: nothing is written to disk
+    with tar.extractfile(member) as file:  # reads to memory; nothing is written to disk
         content = file.read()
     if len(content) != member.size:
         raise tarfile.ReadError("unexpected end of data")
@@ -179,7 +180,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None, max_bytes: int) 
 
 
 def parse_about(content: bytes | None) -> Mapping[str, Any]:
-    """A sample's .json; empty if there is none, and `_DAMAGED`, which is empty too, if it is no JSON object."""
+    """Parse the .json of a sample; empty if it is missing, and `_DAMAGED`, which is also empty, if it is damaged."""
     try:
         about = json.loads(content or b"{}")
     except (ValueError, RecursionError):
@@ -188,10 +189,10 @@ def parse_about(content: bytes | None) -> Mapping[str, Any]:
 
 
 def texts_of(text: bytes | None, about: Mapping[str, Any]) -> Sequence[object]:
-    """From the .txt if there is one, else "texts", "captions" or "caption" of the .json.
+    """The texts of a sample from its .txt, or otherwise from "texts", "captions" or "caption" of its .json.
 
-    What cannot be read is a `NoText`. A .txt that says "nan" where the .json says NaN has no text either: whoever wrote
-    them made a string of what is none.
+    An unreadable text becomes a `NoText`. A .txt with "nan" is not a text if the .json has NaN, because the program
+    that wrote them converted NaN to a string.
     """
     values = [about[name] for name in _TEXT_FIELDS if name in about]
     missing = any(fault_of(value) for value in values)

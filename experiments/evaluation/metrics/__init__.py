@@ -1,1 +1,1 @@
-"""Metrics of the downstream tasks as their authors define them, and the files that their scripts and servers read."""
+"""Metrics of the downstream tasks by their authors' definitions, and the files that their scripts and servers read."""

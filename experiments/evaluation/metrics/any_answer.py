@@ -12,8 +12,8 @@ def any_answer_scores(
     """Scores of a split, by the same comparison as the targets of training (`AnswerVocabulary.soft_targets`).
 
     Args:
-      predictions: question -> the answer that is given, one of the vocabulary; a question without counts as wrong.
-      answers: question -> the answers that are right; one that is not in the vocabulary cannot be given.
+      predictions: question -> the predicted answer, one of the vocabulary; a question without one counts as wrong.
+      answers: question -> the right answers; one that is not in the vocabulary cannot be predicted.
       vocabulary: answers to choose from.
 
     Returns:

@@ -28,19 +28,19 @@ def word_similarity(first: str, second: str, threshold: float, wordnet: WordNet)
 def wups(predicted: Sequence[str], answers: Sequence[str], threshold: float, wordnet: WordNet) -> float:
     """WUPS of one question in [0, 1].
 
-    The smaller of two products: over the right answers of the similarity to the nearest predicted one, and the other
-    way round. An answer that stands twice is a factor twice, as in the authors' calculate_wups.py.
+    The smaller of two products: the product over the right answers of the similarity to the nearest predicted answer,
+    and the reverse. A repeated answer is a repeated factor, as in the authors' calculate_wups.py.
 
     Args:
-      predicted, answers: what is said and what is right; 1 if both are empty, 0 if one is.
-      threshold: of `word_similarity`; 0.9 and 0.0 are reported.
-      wordnet: where similarities come from.
+      predicted, answers: the predicted and the right answers; the score is 1 if both are empty, 0 if one is.
+      threshold: threshold of `word_similarity`; 0.9 and 0.0 are reported.
+      wordnet: the source of the similarities.
     """
     if not predicted or not answers:
         return float(not predicted and not answers)
     similar = functools.partial(word_similarity, threshold=threshold, wordnet=wordnet)
-    covered = math.prod(max(similar(right, said) for said in predicted) for right in answers)
-    justified = math.prod(max(similar(said, right) for right in answers) for said in predicted)
+    covered = math.prod(max(similar(right, given) for given in predicted) for right in answers)
+    justified = math.prod(max(similar(given, right) for right in answers) for given in predicted)
     return min(covered, justified)
 
 
@@ -52,9 +52,9 @@ def daquar_scores(
     """Scores of a split; also plain accuracy where each question has one answer.
 
     Args:
-      predictions: question -> answers that are given; a question without counts as wrong.
-      answers: question -> answers that are right.
-      wordnet: for WUPS, which is left out without.
+      predictions: question -> predicted answers; a question without any counts as wrong.
+      answers: question -> right answers.
+      wordnet: for WUPS; None: no WUPS.
 
     Returns:
       accuracy (the sets are equal; calculate_wups.py with threshold -1); wups_0.9 and wups_0.0; questions and
@@ -69,7 +69,7 @@ def daquar_scores(
         if isinstance(several, str):
             raise DataError(f"The answers {several!r} of question {question!r} are one text; split it into answers.")
     pairs = [(predictions.get(question, ()), right) for question, right in answers.items()]
-    scores = {"accuracy": sum(set(said) == set(right) for said, right in pairs) / len(pairs)}
+    scores = {"accuracy": sum(set(predicted) == set(right) for predicted, right in pairs) / len(pairs)}
     if wordnet is not None:
         for threshold in THRESHOLDS:
             scores[f"wups_{threshold}"] = sum(wups(*pair, threshold, wordnet) for pair in pairs) / len(pairs)

@@ -21,9 +21,9 @@ def pair_scores(
     """Scores of examples of any kind.
 
     Args:
-      predictions: identifier -> what is said; an example without counts as wrong, where the scripts refuse to run.
-      labels: identifier -> what is right.
-      sentence_of: gives what the identifiers of one sentence's examples have in common.
+      predictions: identifier -> prediction; an example without one counts as wrong, where the scripts refuse to run.
+      labels: identifier -> label.
+      sentence_of: identifier -> what the identifiers of all examples of its sentence have in common.
 
     Returns:
       accuracy; consistency: share of the sentences of which all examples are right; examples, sentences and
@@ -59,8 +59,8 @@ def nlvr_scores(predictions: Mapping[str, bool], labels: Mapping[str, bool]) -> 
     """`pair_scores` of an NLVR (v1) split; a sentence has up to four drawings in six permutations, all of which count.
 
     Args:
-      predictions: identifier of a permutation (SENTENCE-DRAWING-PERMUTATION) -> what is said.
-      labels: identifier of a drawing as published (SENTENCE-DRAWING) -> what is right.
+      predictions: identifier of a permutation (SENTENCE-DRAWING-PERMUTATION) -> prediction.
+      labels: identifier of a drawing as published (SENTENCE-DRAWING) -> label.
 
     Raises:
       DataError: as there, or an identifier is of another form.
@@ -83,27 +83,27 @@ def nlvr_sentence(identifier: str) -> str:
 
 
 def write_predictions(path: Path, predictions: Mapping[str, bool]) -> None:
-    """Write lines `identifier,True` or `identifier,False`, as NLVR2 wants them, whole or not at all.
+    """Write lines `identifier,True` or `identifier,False`, NLVR2's format, atomically.
 
     Raises:
-      DataError: an identifier cannot stand in such a line, or what is said is neither true nor false.
+      DataError: an identifier cannot be part of such a line, or a prediction is neither true nor false.
     """
     broken = next((name for name in predictions if not name or set(name) & set(",\r\n") or name != name.strip()), None)
     if broken is not None:
-        raise DataError(f"The identifier {broken!r} cannot stand in a line of {path}; rename that example.")
-    unclear = next((name for name, said in predictions.items() if said not in (True, False)), None)
+        raise DataError(f"The identifier {broken!r} cannot be part of a line of {path}; rename that example.")
+    unclear = next((name for name, answer in predictions.items() if answer not in (True, False)), None)
     if unclear is not None:
         raise DataError(
-            f"The prediction {predictions[unclear]!r} for {unclear!r} is neither true nor false; say which."
+            f"The prediction {predictions[unclear]!r} for {unclear!r} is neither true nor false; give one of them."
         )
-    write_atomically(path, "".join(f"{name},{bool(said)}\n" for name, said in predictions.items()))
+    write_atomically(path, "".join(f"{name},{bool(answer)}\n" for name, answer in predictions.items()))
 
 
 def read_predictions(path: Path) -> dict[str, bool]:
-    """identifier -> what is said, of a file as `write_predictions` writes it.
+    """identifier -> prediction, from a file that `write_predictions` wrote.
 
     Raises:
-      DataError: it cannot be read or is no such file, or an identifier stands twice.
+      DataError: it cannot be read or is not such a file, or an identifier occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -112,20 +112,20 @@ def read_predictions(path: Path) -> dict[str, bool]:
     predictions: dict[str, bool] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            name, _, said = line.strip().partition(",")
-            if said.lower() not in _LABELS:
+            name, _, answer = line.strip().partition(",")
+            if answer.lower() not in _LABELS:
                 raise DataError(f"{path}, line {number}: not `identifier,True` or `identifier,False`; correct it.")
             if name in predictions:
                 raise DataError(f"{path}, line {number}: {name!r} has a prediction already; remove one.")
-            predictions[name] = _LABELS[said.lower()]
+            predictions[name] = _LABELS[answer.lower()]
     return predictions
 
 
 def write_nlvr_predictions(path: Path, predictions: Mapping[str, bool], split: str) -> None:
-    """Write lines `SPLIT-SENTENCE-DRAWING-PERMUTATION.png,True`, whole or not at all.
+    """Write lines `SPLIT-SENTENCE-DRAWING-PERMUTATION.png,True`, atomically.
 
     Args:
-      path: of the file.
+      path: path of the file.
       predictions: as `nlvr_scores` takes them.
       split: as in the names of the images; the script drops it.
 
@@ -133,16 +133,16 @@ def write_nlvr_predictions(path: Path, predictions: Mapping[str, bool], split: s
       DataError: `split` has a hyphen, a comma or a full stop, at which the script splits.
     """
     if not split or set(split) & set("-,."):
-        raise DataError(f"The split {split!r} cannot stand in a file of predictions; use a plain word such as dev.")
-    write_predictions(path, {f"{split}-{identifier}.png": said for identifier, said in predictions.items()})
+        raise DataError(f"The split {split!r} cannot be part of a file of predictions; use a plain word such as dev.")
+    write_predictions(path, {f"{split}-{identifier}.png": answer for identifier, answer in predictions.items()})
 
 
 def read_nlvr_predictions(path: Path) -> dict[str, bool]:
-    """As `nlvr_scores` takes them, of such a file; raises DataError if it cannot be read or is none."""
+    """The predictions of such a file, as `nlvr_scores` takes them; raises DataError if it is not one."""
     names = read_predictions(path)
-    predictions = {"-".join(name.split(".")[0].split("-")[1:]): said for name, said in names.items()}
+    predictions = {"-".join(name.split(".")[0].split("-")[1:]): answer for name, answer in names.items()}
     if len(predictions) != len(names):
-        raise DataError(f"{path}: an example stands twice, under two splits; give a file of one split.")
+        raise DataError(f"{path}: an example occurs twice, under two splits; give a file of one split.")
     return predictions
 
 

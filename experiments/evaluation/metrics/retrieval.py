@@ -10,11 +10,11 @@ from data_pipelines.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """How many wrong items come before the first right one; 0 is best. An equal score comes before.
+    """How many wrong items rank before the first right one; 0 is best. A wrong item with an equal score ranks before.
 
     Attributes:
-      text_I: int64, of each image among all texts: its best text.
-      image_T: int64, of each text among all images.
+      text_I: int64, for each image the rank of its best text among all texts.
+      image_T: int64, for each text the rank of its image among all images.
     """
 
     text_I: np.ndarray
@@ -27,7 +27,7 @@ class Ranks:
 
 
 def rank_items(scores_IxT: np.ndarray, image_of_text: np.ndarray) -> Ranks:
-    """Rank every text for every image and the other way round, exactly; memory beside the scores is that of one row.
+    """Rank every text for every image and every image for every text, exactly, in the memory of one more row.
 
     Args:
       scores_IxT: a score for each image and text, more is better; may be infinite.

@@ -1,4 +1,4 @@
-"""VQA accuracy as the official script (vqaEval.py of the VQA authors) has it, and the server's file."""
+"""VQA accuracy as in the official script (vqaEval.py of the VQA authors), and the server's file."""
 
 import collections
 import json
@@ -51,8 +51,8 @@ def vqa_scores(
       without_answers: how many there are, have no prediction, have no annotator's answer.
 
     Raises:
-      DataError: an annotation is no such entry or stands twice, a question has too few answers for this accuracy, none
-        has answers, or a prediction is not a text or is for a question that is not there.
+      DataError: an annotation is not such an entry or occurs twice, a question has too few answers for this accuracy,
+        no question has answers, or a prediction is not a text or is for a question that is not in the annotations.
     """
     accuracies: dict[int | str, float] = {}
     types: dict[str, dict[str, list[float]]] = {key: collections.defaultdict(list) for key in _TYPES}
@@ -60,7 +60,7 @@ def vqa_scores(
     for annotation in annotations:
         question, answers = _question(annotation)
         if question in accuracies:
-            raise DataError(f"Question {question!r} stands twice in the annotations; remove one of them.")
+            raise DataError(f"Question {question!r} occurs twice in the annotations; remove one of them.")
         if 0 < len(answers) < _FEWEST_ANSWERS:
             raise DataError(
                 f"Question {question!r} has {len(answers)} answers, too few for the accuracy of VQA, which compares "
@@ -85,16 +85,16 @@ def vqa_scores(
 
 
 def write_predictions(path: Path, predictions: Mapping[int | str, str]) -> None:
-    """Write the file that the VQA server takes, a JSON list of {"question_id", "answer"}, whole or not at all."""
+    """Write the file that the VQA server takes, a JSON list of {"question_id", "answer"}, atomically."""
     entries = [{"question_id": question, "answer": answer} for question, answer in predictions.items()]
     write_atomically(path, json.dumps(entries, ensure_ascii=False))
 
 
 def read_predictions(path: Path) -> dict[int | str, str]:
-    """question_id -> answer of a file as `write_predictions` writes it; more keys are let be.
+    """question_id -> answer, from a file that `write_predictions` wrote; other keys are ignored.
 
     Raises:
-      DataError: the file cannot be read or is no such list, or a question stands twice.
+      DataError: the file cannot be read or is not such a list, or a question occurs twice.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))

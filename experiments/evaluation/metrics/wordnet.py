@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 
-# What `morphy` of WordNet takes from the end of a noun, and what it puts there.
+# Suffixes that WordNet's `morphy` removes from a noun, and their replacements.
 _ENDINGS = (
     ("s", ""),
     ("ses", "s"),
@@ -118,7 +118,7 @@ class WordNet:
         return depth
 
     def _name(self, synset: int) -> str:
-        """As NLTK calls it and sorts by, such as dog.n.01."""
+        """NLTK's name of a synset, by which it sorts, such as dog.n.01."""
         word = self._first_word[synset].lower()
         synsets = self._synsets.get(word, [])
         return f"{word}.n.{synsets.index(synset) + 1 if synset in synsets else 0:02d}"
@@ -144,7 +144,7 @@ class WordNet:
 
 
 def _read(path: Path, parse: Callable[[list[str]], None]) -> None:
-    """Hand the fields of each line to `parse`, but for the licence on top, whose lines begin with a space."""
+    """Call `parse` with the fields of each line, except the licence on top, whose lines begin with a space."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

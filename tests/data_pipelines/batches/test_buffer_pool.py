@@ -1,4 +1,4 @@
-"""Memory is used again when nobody can see it any more, and not before."""
+"""The buffer pool reuses memory after the last reference to it is gone, and not before."""
 
 import sys
 import threading
@@ -25,7 +25,7 @@ def address(array: np.ndarray) -> int:
 
 
 def held_while_others_write(hold):
-    """What `hold` makes of an array full of 7, after others took memory and filled it with 9."""
+    """Result of `hold` for an array full of 7, after other arrays were taken and filled with 9."""
     memory = BufferPool()
     array = memory.take(SHAPE)
     array[:] = 7
@@ -40,12 +40,12 @@ def test_memory_is_used_again():
     memory = BufferPool()
     first = memory.take(SHAPE)
     assert first.shape == SHAPE and first.dtype == np.uint8 and first.flags.writeable and first.flags.c_contiguous
-    place = address(first)
+    old_address = address(first)
     second = memory.take(SHAPE)
     assert not np.shares_memory(first, second)
     del first
     smaller = memory.take((6, 1 << 9, 1 << 9))
-    assert address(smaller) == place and smaller.shape == (6, 1 << 9, 1 << 9)
+    assert address(smaller) == old_address and smaller.shape == (6, 1 << 9, 1 << 9)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_somebody_holds_is_left_alone(hold):
 
 
 def on_devices(array: np.ndarray, partition: PartitionSpec | None = None) -> jax.Array:
-    """As the loop puts batches there, on one device, or on several; it lies in the array's own memory."""
+    """As the training loop does it, on one or several devices; the JAX array uses the memory of the array."""
     cpus = jax.devices("cpu")
     sharding = SingleDeviceSharding(cpus[0])
     if partition is not None:
@@ -90,14 +90,14 @@ def on_devices(array: np.ndarray, partition: PartitionSpec | None = None) -> jax
     ids=["one", "sharded", "replicated", "shard", "forwarded", "read", "exported", "donated"],
 )
 def test_what_a_device_reads_is_left_alone(hold):
-    """The device's array lies in the block, without a copy: to write there would change it."""
+    """The JAX array uses the block without a copy, so writing to the block would change it."""
     held = held_while_others_write(hold)
     assert (np.asarray(held) == 7).all()
 
 
 @pytest.mark.parametrize("partition", [None, PartitionSpec("d")])
 def test_nobody_writes_into_a_donated_array(partition):
-    """A program that may write its result over its argument takes other memory: the block is not the device's own."""
+    """A computation with a donated argument uses other memory for its result, because JAX does not own the block."""
     memory = BufferPool()
     array = memory.take(SHAPE)
     array[:] = 7
@@ -110,16 +110,16 @@ def test_nobody_writes_into_a_donated_array(partition):
 
 
 def test_a_block_serves_again_when_the_device_has_let_it_go():
-    memory, places = BufferPool(), set()
+    memory, addresses = BufferPool(), set()
     for _ in range(12):
         array = memory.take(SHAPE)
-        places.add(address(array))
+        addresses.add(address(array))
         jax.block_until_ready(on_devices(array) + 1)
-    assert len(places) <= 3  # JAX lets go of memory when it is next asked for something
+    assert len(addresses) <= 3  # JAX releases memory at its next call
 
 
 def test_what_a_computation_still_reads_is_left_alone():
-    """Nobody holds the batch any more, but a program that was started with it runs on."""
+    """There is no reference to the batch, but a computation that reads it is still running."""
 
     @jax.jit
     def read_late(batch, matrix):
@@ -139,7 +139,7 @@ def test_what_a_computation_still_reads_is_left_alone():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_of_a_stream_stay_what_they_are(workers):
-    """Held on the devices while later ones are made, in threads or in a process."""
+    """Batches on the devices do not change while threads or a process make later ones."""
     config = DataConfig(train=(SourceConfig("fake"),), workers=workers, threads=4, prefetch=4)
     stream = load_batches(range(12), filled_batch, config, place=lambda batch: jax.device_put(batch["images"]))
     try:
@@ -161,16 +161,16 @@ def test_no_more_blocks_are_kept_than_a_few():
     memory = BufferPool()
     held = [memory.take((1 << 20,)) for _ in range(20)]
     assert len({address(array) for array in held}) == 20 and len(memory._blocks) == 8
-    assert memory.take((10,)).size == 10 and len(memory._blocks) == 8  # a small one is the allocator's
+    assert memory.take((10,)).size == 10 and len(memory._blocks) == 8  # small arrays are not from the pool
 
 
 def test_threads_never_share_memory(monkeypatch):
-    """All take at once, each pauses before it learns that a block is free, and all hold what they have got."""
+    """All threads take memory at once, pause before they check that a block is free, and keep their arrays."""
     memory, workers, rounds = BufferPool(), 4, 5
     taken = np.zeros((rounds, workers), np.int64)
     together = threading.Barrier(workers, timeout=60)
 
-    own = 0  # references that this function adds
+    own = 0  # this function adds references
 
     def counted_late(block: object) -> int:
         time.sleep(1e-3)
@@ -193,5 +193,5 @@ def test_threads_never_share_memory(monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert taken.all() and all(len(set(places)) == workers for places in taken.tolist())
-    assert len(np.unique(taken)) == workers == len(memory._blocks)  # they were found to be free
+    assert taken.all() and all(len(set(row)) == workers for row in taken.tolist())
+    assert len(np.unique(taken)) == workers == len(memory._blocks)  # the blocks were found to be free

@@ -1,4 +1,4 @@
-"""Batches of the downstream tasks: the contract with the tasks, each question once, labels, images, candidates."""
+"""Batches of the downstream tasks: the fields of the tasks, each question once, labels, images, candidates."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.batches.nlvr2 import Nlvr2Batches
 from data_pipelines.batches.pretraining import PretrainingBatches, comparable
 from data_pipelines.batches.retrieval import RetrievalBatches
-from data_pipelines.batches.shared import shown_row
+from data_pipelines.batches.shared import shuffled_image_row
 from data_pipelines.batches.vqa import VqaBatches
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.errors import DataError
@@ -40,7 +40,7 @@ COUNTS = (1, 4, 7, 3, 2)  # questions of each image
 
 
 def questions() -> FakeRecords:
-    """Every question has words of its own and ten equal answers."""
+    """Every question has its own words and ten equal answers."""
     found, word = [], iter(WORDS)
     for number, count in enumerate(COUNTS):
         texts = [f"{next(word)} what is it ?" for _ in range(count)]
@@ -104,22 +104,22 @@ def test_batches_fit_the_tasks_contract(maker, task, canvas, evaluation):
 @pytest.mark.parametrize(("maker", "canvas"), [(case[0], case[2]) for case in CASES[:2]])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_evaluated_texts_come_exactly_once(maker, canvas, seed):
-    """K divides neither the questions of most images nor the rows; all else is masked."""
+    """K does not divide the number of questions of most images; all other slots are masked."""
     maker = dataclasses.replace(maker, evaluation=True)
     plan = evaluated_plan(4, canvas, seed=seed)
     seen = []
     for number in range(len(plan)):
-        batch, asked = maker(plan[number]), np.zeros((4, K), bool)
+        batch, valid = maker(plan[number]), np.zeros((4, K), bool)
         for row, k, text in maker.texts_of(plan[number]):
             of = maker.sources[0][plan[number].record_B[row]]
             assert batch["pair_mask"][row, k]
-            shown = TOKENIZER.decode(batch["text"][row, k])
-            assert shown == of.texts[text]
+            decoded = TOKENIZER.decode(batch["text"][row, k])
+            assert decoded == of.texts[text]
             image = batch["images"][row] if canvas == 0 else batch["images"][row, 0]
             assert image[0, 0, 0] == 10 + int(of.image_id.split("/")[1])
-            asked[row, k] = True
-            seen.append(shown)
-        np.testing.assert_array_equal(batch["pair_mask"], asked)
+            valid[row, k] = True
+            seen.append(decoded)
+        np.testing.assert_array_equal(batch["pair_mask"], valid)
         fillers = plan[number].record_B < 0
         assert batch["images"][fillers].max(initial=0) == 0 and (batch["image_size"][fillers] == 1).all()
     everything = [text for r in maker.sources[0].records for text in r.texts]
@@ -128,20 +128,20 @@ def test_evaluated_texts_come_exactly_once(maker, canvas, seed):
 
 
 @pytest.mark.parametrize("evaluation", [False, True])
-def test_what_a_batch_asks_is_told_without_reading_records(monkeypatch, evaluation):
-    """Of two sources; the batch shows those texts in those places."""
+def test_texts_of_a_batch_are_known_without_reading_records(monkeypatch, evaluation):
+    """With two sources; the batch has these texts at these positions."""
     other = FakeRecords([record(0, [f"{word} it ?" for word in WORDS[-5:]], [{"question_id": 0}] * 5)])
     maker = vqa_maker(evaluation=evaluation)
     maker = dataclasses.replace(maker, sources=(*maker.sources, other))
     plan = one_batch([0, -1, 1, 0, 0], visits=[0, 0, 1, 0, 1])
     plan = dataclasses.replace(plan, source_B=np.array([0, 0, 0, 1, 1]))
     batch = maker(plan)
-    shown = {(row, k): TOKENIZER.decode(batch["text"][row, k]) for row, k in np.argwhere(batch["pair_mask"]).tolist()}
+    decoded = {(row, k): TOKENIZER.decode(batch["text"][row, k]) for row, k in np.argwhere(batch["pair_mask"]).tolist()}
     texts = [[r.texts for r in source.records] for source in maker.sources]
     monkeypatch.setattr(FakeRecords, "__getitem__", lambda *_: pytest.fail("read a record"))
-    told = {(row, k): texts[plan.source_B[row]][plan.record_B[row]][text] for row, k, text in maker.texts_of(plan)}
-    assert told == shown
-    assert len(told) == (1 + 1 + 3 + 2 if evaluation else 4 * K)
+    expected = {(row, k): texts[plan.source_B[row]][plan.record_B[row]][text] for row, k, text in maker.texts_of(plan)}
+    assert expected == decoded
+    assert len(expected) == (1 + 1 + 3 + 2 if evaluation else 4 * K)
 
 
 def test_rows_of_a_seeded_plan_are_the_same_in_another_order():
@@ -159,12 +159,12 @@ def test_rows_of_a_seeded_plan_are_the_same_in_another_order():
     assert plain == mixed and list(plain) != list(mixed)
 
 
-def test_training_shows_all_texts_of_a_image_in_its_visits():
-    """Four questions in two visits of three: each once, and two of them again."""
+def test_training_visits_use_all_texts_of_an_image():
+    """Four questions in two visits of three: each question once, and two of them again."""
     batch = vqa_maker()(one_batch([1, 1], visits=[0, 1]))
     assert batch["pair_mask"].all()
-    shown = {TOKENIZER.decode(ids) for ids in batch["text"].reshape(-1, LENGTH)}
-    assert shown == set(questions()[1].texts)
+    decoded = {TOKENIZER.decode(ids) for ids in batch["text"].reshape(-1, LENGTH)}
+    assert decoded == set(questions()[1].texts)
 
 
 @pytest.mark.parametrize(("maker", "canvas"), [(case[0], case[2]) for case in CASES[:2]])
@@ -178,21 +178,21 @@ def test_hosts_together_load_what_one_host_loads(maker, canvas, hosts):
         assert_same(whole(plan), {name: np.concatenate([part[name] for part in parts]) for name in whole(plan)})
 
 
-def asked(*answers: list[str] | None) -> FakeRecords:
+def image_with_answers(*answers: list[str] | None) -> FakeRecords:
     """One image with a question for each list of answers."""
     labels = [{"question_id": k} | ({"answers": a} if a is not None else {}) for k, a in enumerate(answers)]
     return FakeRecords([record(0, [f"{WORDS[k]} ?" for k in range(len(answers))], labels)])
 
 
 def slots(batch: dict) -> list[dict[int, float]]:
-    """Answer -> score in the slots in use, by question."""
+    """Answer -> score in the used slots, for each question."""
     pairs = zip(batch["answer"][0], batch["answer_score"][0], strict=True)
     return [{int(a): round(float(s), 3) for a, s in zip(*pair, strict=True) if s} for pair in pairs]
 
 
 def test_soft_targets_lie_in_the_slots():
-    """Votes of ten people; an unknown answer is left out, and a question with none of the list keeps its place."""
-    votes = asked(
+    """Votes of ten people; an unknown answer is skipped, and a question without a known answer keeps its row."""
+    votes = image_with_answers(
         ["red"] * 1 + ["a cat"] * 2 + ["2"] * 3 + ["dog"] * 4,
         ["dog"] * 10,
         ["blue"] * 4 + ["two"] * 6,
@@ -200,14 +200,14 @@ def test_soft_targets_lie_in_the_slots():
     batch = vqa_maker(votes, evaluation=True)(one_batch([0]))
     assert slots(batch) == [{0: 0.3, 3: 0.6, 2: 0.9}, {}, {1: 1.0, 2: 1.0}]
     assert batch["pair_mask"].all()
-    assert batch["answer"][0, 0].tolist() == [2, 3, 0]  # the most right one first
+    assert batch["answer"][0, 0].tolist() == [2, 3, 0]  # the highest score first
     two = vqa_maker(votes, evaluation=True, answer_slots=2)(one_batch([0]))
     assert slots(two)[0] == {2: 0.9, 3: 0.6}
     assert slots(vqa_maker(votes, evaluation=True, answers=None)(one_batch([0]))) == [{}, {}, {}]
 
 
 def test_answers_that_are_right():
-    given = asked(["red", "blue"], ["cat"], None)
+    given = image_with_answers(["red", "blue"], ["cat"], None)
     votes = vqa_maker(given, evaluation=True)
     right = dataclasses.replace(votes, config=dataclasses.replace(CONFIG, answers_are="right"))
     assert slots(right(one_batch([0]))) == [{0: 1.0, 1: 1.0}, {3: 1.0}, {}]
@@ -215,7 +215,7 @@ def test_answers_that_are_right():
     assert slots(sets(one_batch([0]))) == slots(right(one_batch([0])))
     assert sets(one_batch([0]))["one_is_enough"].tolist() == [[False, True, True]]
     assert right(one_batch([0]))["one_is_enough"].all() and votes(one_batch([0]))["one_is_enough"].all()
-    # Where people vote, the answer of a single one, as Visual Genome has them, is right.
+    # With votes, a single answer, as in Visual Genome, is right.
     assert slots(votes(one_batch([0]))) == [{0: 0.3, 1: 0.3}, {3: 1.0}, {}]
 
 
@@ -235,7 +235,7 @@ def test_left_and_right_images():
 
 def test_another_number_of_images_is_refused():
     for maker, has, needs in ((vqa_maker(sentences()), 2, 1), (nlvr2_maker(questions()), 1, 2)):
-        with pytest.raises(DataError, match=rf"has {has} image\(s\), the task needs {needs}; change task.pic"):
+        with pytest.raises(DataError, match=rf"has {has} image\(s\), the task needs {needs}; change task.images"):
             maker(one_batch([1], canvas=2))
 
 
@@ -259,7 +259,7 @@ def test_a_question_of_200_words_is_cut():
 
 @pytest.mark.parametrize(("maker", "canvas"), [(case[0], case[2]) for case in CASES[:2]])
 def test_shuffled_images_are_of_another_record(maker, canvas):
-    """Neighbours may be visits of one record; the image moves with its size, and nothing else does."""
+    """Neighbouring rows may be visits of one record; only the image and its size move."""
     plan = one_batch([2, 2, 2, -1, 1, 1, 0, -1], canvas=canvas, visits=[0, 1, 2, 0, 0, 1, 0, 0])
     maker = dataclasses.replace(maker, evaluation=True)
     plain, shuffled = maker(plan), dataclasses.replace(maker, shuffle_images=True)(plan)
@@ -270,11 +270,11 @@ def test_shuffled_images_are_of_another_record(maker, canvas):
         np.testing.assert_array_equal(shuffled[name][[3, 7]], plain[name][[3, 7]])
 
 
-def test_a_batch_of_one_record_shows_nothing_when_shuffled():
+def test_a_shuffled_batch_of_one_record_has_no_image():
     plan = one_batch([2, 2, -1], visits=[0, 1, 0])
-    assert [shown_row(plan, row) for row in (0, 1)] == [None, None]
+    assert [shuffled_image_row(plan, row) for row in (0, 1)] == [None, None]
     same_number = dataclasses.replace(plan, source_B=np.array([0, 1, 0]))
-    assert shown_row(same_number, 0) == 1
+    assert shuffled_image_row(same_number, 0) == 1
     for maker in (vqa_maker(), PretrainingBatches((questions(),), TOKENIZER, CONFIG, 3)):
         batch = dataclasses.replace(maker, shuffle_images=True)(plan)
         assert batch["images"].max() == 0 and (batch["image_size"] == 1).all()
@@ -285,7 +285,7 @@ def test_a_batch_of_one_record_shows_nothing_when_shuffled():
 
 
 def captions() -> FakeRecords:
-    """Two records of one photograph; texts that others have too, up to case and full stop."""
+    """Two records of one photograph, and texts that other records have, too, up to case and full stop."""
     texts = [
         ["w1 w1", "w2 w2", "w3 w3"],
         ["w4 w4", "W5  w5 ."],
@@ -303,7 +303,7 @@ def retrieval_maker(negatives: int = 4, **fields) -> RetrievalBatches:
     return RetrievalBatches((captions(),), TOKENIZER, config, 3, **{"negatives": negatives} | fields)
 
 
-def shown(batch: dict, row: int) -> list[str]:
+def candidates_of(batch: dict, row: int) -> list[str]:
     """The candidates of a row."""
     return [TOKENIZER.decode(ids) for ids in batch["text"][row][batch["pair_mask"][row]]]
 
@@ -317,7 +317,7 @@ def test_retrieval_fits_the_tasks_contract():
 
 
 def test_candidates_are_texts_of_other_images():
-    """The true one first; no text twice, however often its record stands in the batch, and none like an own one."""
+    """The true text first; no text twice, and none equal to another text of the image, even if a record is repeated."""
     records = captions()
     of_photograph = [[0, 3], [1], [2], [0, 3], [4]]
     plan_records = [0, 1, 2, 3, 4, 4, 4]
@@ -326,7 +326,7 @@ def test_candidates_are_texts_of_other_images():
         batch = retrieval_maker()(one_batch(plan_records, step, visits=[step % 3, step % 2, 0, 0, 0, 1, 2]))
         assert batch["pair_mask"].all()
         for row, number in enumerate(plan_records):
-            first, *rest = shown(batch, row)
+            first, *rest = candidates_of(batch, row)
             assert batch["images"][row, 0, 0, 0] == 10 + number
             own = {comparable(t) for t in records[number].texts}
             photographs = {comparable(t) for i in of_photograph[number] for t in records[i].texts}
@@ -347,10 +347,10 @@ def test_rows_of_one_photograph_are_a_group():
     assert group[1] == group[3] and group[2] == group[5] and len(set(group[[0, 1, 2]])) == 3
 
 
-def test_fewer_candidates_than_asked_for():
-    """All that there are, each once; an image alone has none."""
+def test_fewer_candidates_than_negatives():
+    """All other texts, each once; a single image has none."""
     batch = retrieval_maker(negatives=20)(one_batch([1, 4, 4, -1]))
-    assert sorted(shown(batch, 0)[1:]) == sorted(captions()[4].texts)
+    assert sorted(candidates_of(batch, 0)[1:]) == sorted(captions()[4].texts)
     assert batch["pair_mask"].sum(1).tolist() == [5, 3, 3, 0]
     assert retrieval_maker()(one_batch([0]))["pair_mask"].tolist() == [[True] + [False] * 4]
 

@@ -1,4 +1,4 @@
-"""Batches of pre-training: the contract with the task, pairs, negatives, and sameness everywhere."""
+"""Batches of pre-training: the fields of the task, pairs, negatives, and reproducibility."""
 
 import dataclasses
 import pickle
@@ -49,7 +49,7 @@ def plan() -> Plan:
 
 
 def originals(maker: PretrainingBatches, batch: dict) -> np.ndarray:
-    """Texts with their masked words put back, BxK strings."""
+    """Texts with the original tokens at the masked positions, BxK strings."""
     text = batch["text"].copy()
     rows, texts, slots = np.nonzero(batch["mlm_mask"])
     text[rows, texts, batch["mlm_position"][rows, texts, slots]] = batch["mlm_target"][rows, texts, slots]
@@ -71,11 +71,11 @@ def test_half_of_the_pairs_match_and_the_others_do_not(maker, plan):
     for step in range(10):
         batch = maker(plan[step])
         assert batch["itm_label"].sum() == 8 * K / 2
-        for row, shown in enumerate(originals(maker, batch)):
+        for row, texts in enumerate(originals(maker, batch)):
             record = maker.sources[0][int(plan[step].record_B[row])]
             own = {maker.tokenizer.decode(maker.tokenizer.encode(t, 24)) for t in record.texts}
             for k in range(K):
-                assert (shown[k] in own) == bool(batch["itm_label"][row, k])
+                assert (texts[k] in own) == bool(batch["itm_label"][row, k])
 
 
 def test_images_lie_in_the_top_left_corner(maker, plan):
@@ -97,7 +97,7 @@ def test_the_texts_of_an_image_differ_and_change_with_the_pass(maker):
 
     assert len(set(texts(0, 0))) == K
     assert len({tuple(texts(p, 0)) for p in range(10)}) > 3
-    # Two visits of two texts make up a pass over all four.
+    # Two visits with two texts each are a pass over all four texts.
     pairs = dataclasses.replace(maker, config=dataclasses.replace(maker.config, texts_per_image=2))
     row = [BatchPlan(0, 0, *(np.full(2, v) for v in (0, 5, 0, visit))) for visit in (0, 1)]
     seen = [t for r in row for t in pairs._own_texts(maker.sources[0][5], r, 0)]
@@ -134,7 +134,7 @@ def test_seed_changes_masks_and_mismatches(maker, plan):
     assert (maker(plan[0])["text"] != other(plan[0])["text"]).any()
 
 
-def test_fillers_count_for_nothing(maker):
+def test_padding_rows_have_no_effect(maker):
     plan = EvaluationPlan([np.zeros(40, int)], rows=16)
     batch = maker(plan[2])
     assert batch["pair_mask"][:8].all() and not batch["pair_mask"][8:].any()
@@ -150,7 +150,7 @@ def test_shuffled_images_move_the_image_and_nothing_else(maker, plan):
 
 
 class FakeRecords:
-    """Records made in memory."""
+    """Records in memory."""
 
     def __init__(self, ids: list[str], texts: list[tuple[str, ...]]):
         png = resize.cv2.imencode(".png", np.zeros((48, 48, 3), np.uint8))[1].tobytes()
@@ -189,9 +189,9 @@ def test_mismatched_texts_share_neither_image_nor_words(maker):
     taken = set()
     for step in range(40):
         batch = fake(one_batch(4, step))
-        shown = originals(fake, batch)
+        texts = originals(fake, batch)
         for row, k in np.argwhere(batch["itm_label"] == 0):
-            taken.add((int(row), shown[row, k].removesuffix(" [UNK]")))
+            taken.add((int(row), texts[row, k].removesuffix(" [UNK]")))
     assert {text for row, text in taken if row in (0, 1)} == {"a blue square", "a pink cross"}
     assert {text for row, text in taken if row == 2} == {
         "a red circle",
@@ -201,8 +201,8 @@ def test_mismatched_texts_share_neither_image_nor_words(maker):
     assert {text for row, text in taken if row == 3} == {"a red circle", "a red square"}
 
 
-def test_texts_are_chosen_by_the_same_chances_in_the_same_order(maker):
-    """A run that goes on under another version of this code must see the same batches: the rules, spelled out."""
+def test_texts_are_chosen_by_the_same_random_numbers_in_the_same_order(maker):
+    """A run that continues with another version of this code must get the same batches; this spells out the rules."""
     ids = [f"coco/{i // 2}" for i in range(8)]
     texts = [tuple(f"text {i * j % 7}" for j in range(1 + i % 4)) for i in range(8)]
     fake = fake_maker(maker, ids, texts)
@@ -257,7 +257,7 @@ def test_comparable():
 
 
 class OfTexts:
-    """Records of which only the texts are asked for."""
+    """Records of which only the texts are used."""
 
     def __init__(self, *texts: tuple[str, ...]) -> None:
         self._texts = texts
@@ -276,7 +276,7 @@ def test_a_mismatched_pair_needs_another_text():
 
 @pytest.mark.parametrize("rate", [0.5, 1.0])
 def test_mirrored_images_and_nothing_else(maker, plan, rate):
-    """The same rows whoever loads them; a pass later other ones."""
+    """The choice does not depend on the host; in the next pass, other rows are mirrored."""
     flipping = dataclasses.replace(maker, config=dataclasses.replace(maker.config, flip_rate=rate))
     shares = []
     for step in range(4):

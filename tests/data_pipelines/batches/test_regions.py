@@ -1,4 +1,4 @@
-"""Batches of regions: what a row shows, which regions are masked, whose image is replaced."""
+"""Batches of regions: the regions of a row, masked regions, and replaced images."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ RECORDS = 12
 
 
 def regions(number: int, count: int, size: int = SIZE, unknown: int = 0) -> Regions:
-    """Features, boxes, classes and the global feature tell whose they are; the last `unknown` have no class."""
+    """Features, boxes, classes and the global feature identify the image; the last `unknown` regions have no class."""
     place = np.arange(count)
     corner = np.stack([place, place + number], 1) / 64
     return Regions(
@@ -45,7 +45,7 @@ def regions(number: int, count: int, size: int = SIZE, unknown: int = 0) -> Regi
 
 
 class RegionRecords(FakeRecords):
-    """Records made in memory, with regions."""
+    """Records in memory with regions."""
 
     def __init__(self, records: list[Record], size: int = SIZE, global_size: int = GLOBAL):
         super().__init__(records)
@@ -57,36 +57,36 @@ def with_regions(number: int, texts: list[str], count: int = SLOTS + 1, **option
 
 
 def scenes(records: int = RECORDS) -> RegionRecords:
-    """Images with five texts of their own and two to six regions."""
+    """Images with five different texts and two to six regions."""
     return RegionRecords(
         [with_regions(i, [f"w{5 * i + k} what is it ?" for k in range(5)], 2 + i % 5) for i in range(records)]
     )
 
 
 def maker(records: RegionRecords | None = None, kind: type = RegionsPretrainingBatches, **fields):
-    """Batches of some records; fields of DataConfig, and those of the batches themselves."""
+    """A maker of batches; the options are fields of DataConfig and of the batches."""
     own = {name: fields.pop(name) for name in ("rows", "shuffle_images", "negatives", "seed") if name in fields}
     config = dataclasses.replace(CONFIG, **fields)
     return kind((records or scenes(),), TOKENIZER, config, **{"seed": 3} | own)
 
 
 def plan_of(rows: int = RECORDS, step: int = 0) -> BatchPlan:
-    """Every record in its row, with a text that changes from step to step."""
+    """A plan with one row per record and with a text that changes at every step."""
     return dataclasses.replace(one_batch(list(range(rows)), step), pass_B=np.full(rows, step))
 
 
-def shown_numbers(batch: dict) -> list[int]:
-    """Whose regions each row shows."""
+def image_numbers(batch: dict) -> list[int]:
+    """Number of the image whose regions each row has."""
     return [int(feature) // 16 for feature in batch["regions"][:, 0, 0]]
 
 
-# What a row shows.
+# The regions of a row.
 
 
-def test_the_surest_regions_with_padding():
-    """The first so many; an image with fewer leaves the rest empty."""
+def test_the_highest_scoring_regions_with_padding():
+    """The first regions are used; for an image with fewer, the other slots are empty."""
     batch = maker()(plan_of())
-    assert batch["regions"].shape == (RECORDS, SLOTS, SIZE) and shown_numbers(batch) == list(range(RECORDS))
+    assert batch["regions"].shape == (RECORDS, SLOTS, SIZE) and image_numbers(batch) == list(range(RECORDS))
     for row in range(RECORDS):
         all_of_it = regions(row, 2 + row % 5)
         count = min(SLOTS, len(all_of_it))
@@ -100,22 +100,22 @@ def test_the_surest_regions_with_padding():
 
 
 def test_whole_images():
-    """The mean of the regions that no text of the row finds hidden, or what the source has; padding has none."""
+    """The mean of the regions that are masked in no text of the row, or the stored feature; zero in padding rows."""
     plan = dataclasses.replace(plan_of(), record_B=np.r_[np.arange(RECORDS - 1), -1])
     mean, stored = (maker(whole_image=kind)(plan) for kind in ("mean", "stored"))
     assert mean["whole"].shape == (RECORDS, SIZE) and stored["whole"].shape == (RECORDS, GLOBAL)
     assert mean["whole"].dtype == stored["whole"].dtype == np.float16
     for row in range(RECORDS - 1):
-        shown = regions(row, 2 + row % 5).features[:SLOTS].astype(np.float64)
-        shown = shown[~mean["region_zeroed"][row].any(0)[: len(shown)]]
-        expected = shown.mean(0) if len(shown) else np.zeros(SIZE)
+        features = regions(row, 2 + row % 5).features[:SLOTS].astype(np.float64)
+        features = features[~mean["region_zeroed"][row].any(0)[: len(features)]]
+        expected = features.mean(0) if len(features) else np.zeros(SIZE)
         np.testing.assert_allclose(mean["whole"][row], expected, rtol=1e-3)
         np.testing.assert_array_equal(stored["whole"][row], np.full(GLOBAL, 100 + row))
     assert not mean["whole"][-1].any() and not stored["whole"][-1].any()
     assert_same(*({name: b[name] for name in b if name != "whole"} for b in (mean, stored)))
 
 
-def test_fillers_show_nothing():
+def test_padding_rows_have_no_regions():
     plan = dataclasses.replace(plan_of(), record_B=np.r_[np.arange(RECORDS - 2), -1, -1])
     for kind in (RegionsPretrainingBatches, RetrievalBatches):
         batch = maker(kind=kind, texts_per_image=K if kind is RegionsPretrainingBatches else 1)(plan)
@@ -159,10 +159,10 @@ def test_bad_configurations_are_refused():
             {"regions": 0, "whole_image": "mean"},
             "data.regions=0 with data.whole_image='mean': set the first above 0",
         ),
-        ({"region_mask_rate": 0.0}, "data.region_mask_rate=0.0 must lie between 0 and 1"),
-        ({"region_mask_rate": 1.0}, "data.region_mask_rate=1.0 must lie between 0 and 1"),
-        ({"region_keep_rate": 1.1}, r"data.region_keep_rate=1.1 must lie in \[0, 1\]"),
-        ({"replaced_images": -0.1}, r"data.replaced_images=-0.1 must lie in \[0, 1\]"),
+        ({"region_mask_rate": 0.0}, "data.region_mask_rate=0.0 must be between 0 and 1"),
+        ({"region_mask_rate": 1.0}, "data.region_mask_rate=1.0 must be between 0 and 1"),
+        ({"region_keep_rate": 1.1}, r"data.region_keep_rate=1.1 must be in \[0, 1\]"),
+        ({"replaced_images": -0.1}, r"data.replaced_images=-0.1 must be in \[0, 1\]"),
     ]
     for fields, message in cases:
         with pytest.raises(DataError, match=message):
@@ -174,7 +174,7 @@ def test_bad_configurations_are_refused():
 
 
 def test_a_region_without_a_class():
-    """It is given as class 0, which the task takes for a number of a class."""
+    """It gets class 0, because the task needs a valid class index."""
     records = RegionRecords([with_regions(i, [f"w{i} what"], 4, unknown=i) for i in range(RECORDS)][:5])
     batch = maker(records, texts_per_image=1)(plan_of(5))
     assert batch["region_class"].min() == 0
@@ -184,7 +184,7 @@ def test_a_region_without_a_class():
 
 
 def test_rates_of_masked_and_kept_regions():
-    """A share of the regions that are there is masked, for each text apart, and of those a share keeps its feature."""
+    """For each text, a share of the existing regions is masked; a share of these keeps its feature."""
     for mask_rate, keep_rate in ((0.15, 0.1), (0.5, 0.75)):
         make = maker(region_mask_rate=mask_rate, region_keep_rate=keep_rate)
         batches = [make(plan_of(step=step)) for step in range(40)]
@@ -195,24 +195,26 @@ def test_rates_of_masked_and_kept_regions():
         assert abs(target[there].mean() - mask_rate) < 4 * deviation
         deviation = np.sqrt(keep_rate * (1 - keep_rate) / target.sum())
         assert abs(1 - zeroed[target].mean() - keep_rate) < 4 * deviation
-        both = (target[:, :, 0] & target[:, :, 1])[there[:, :, 0]].mean()  # two texts of a row draw apart
+        both = (target[:, :, 0] & target[:, :, 1])[
+            there[:, :, 0]
+        ].mean()  # the masks of two texts of a row are independent
         assert abs(both - mask_rate**2) < 4 * np.sqrt(mask_rate**2 / there[:, :, 0].sum())
         places = target.mean((0, 2))[there[0, :, 0]]
         assert places.min() > 0 and (target[0] != target[1]).any()
 
 
 def test_all_or_none_keep_their_features():
-    kept, hidden = (maker(region_keep_rate=rate)(plan_of()) for rate in (1.0, 0.0))
+    kept, zeroed = (maker(region_keep_rate=rate)(plan_of()) for rate in (1.0, 0.0))
     assert kept["region_target"].any() and not kept["region_zeroed"].any()
-    np.testing.assert_array_equal(hidden["region_zeroed"], hidden["region_target"])
-    np.testing.assert_array_equal(hidden["region_target"], kept["region_target"])
+    np.testing.assert_array_equal(zeroed["region_zeroed"], zeroed["region_target"])
+    np.testing.assert_array_equal(zeroed["region_target"], kept["region_target"])
 
 
 MASKS = ("region_target", "region_zeroed")
 
 
 def test_masks_depend_on_seed_step_and_row_alone():
-    """Not on words, neighbours or the records of other rows; other seeds, steps and rows draw anew."""
+    """They do not depend on texts or other rows; other seeds, steps and rows have other masks."""
     batch = maker()(plan_of())
     others = [maker(mask_rate=0.6), maker(max_text_length=5), maker(replaced_images=0.0, whole_image="mean")]
     for other in others:
@@ -229,8 +231,8 @@ def test_masks_depend_on_seed_step_and_row_alone():
 
 
 @pytest.mark.parametrize("replaced", [0.0, 0.5])
-def test_words_and_labels_do_not_depend_on_regions(replaced):
-    """They are those of a model of pixels, whatever the rates of regions are."""
+def test_tokens_and_labels_do_not_depend_on_regions(replaced):
+    """They are the same as for a model of pixels, for all rates of regions."""
     fields = {"replaced_images": replaced}
     batch = maker(**fields)(plan_of())
     other = maker(region_mask_rate=0.6, region_keep_rate=0.5, regions=2, **fields)(plan_of())
@@ -250,20 +252,20 @@ def test_hosts_together_load_what_one_host_loads(hosts):
         assert_same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
-# Whose image is replaced.
+# Replaced images.
 
 
 def pairs_of(make, batch: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Whose image each row shows, B, and whose text each pair has, BxK."""
+    """Number of the image of each row, B, and of the image that each text belongs to, BxK."""
     text_of = {f"w{5 * i + k}": i for i in range(RECORDS) for k in range(5)}
     text_BxK = np.array([[text_of[text.split()[0]] for text in row] for row in originals(make, batch)])
-    return np.array(shown_numbers(batch)), text_BxK
+    return np.array(image_numbers(batch)), text_BxK
 
 
 @pytest.mark.parametrize("texts", [1, 3])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_half_of_the_pairs_mismatch_and_a_share_of_them_by_their_image(share, texts):
-    """Either the image is another's, for all texts of a row, or a text is; the label says which pairs belong."""
+    """Either the image of a row is replaced for all its texts, or single texts; the labels agree."""
     make = maker(replaced_images=share, texts_per_image=texts)
     rows, replaced_rows, sources = np.arange(RECORDS), set(), set()
     for step in range(10):
@@ -288,7 +290,7 @@ def test_half_of_the_pairs_mismatch_and_a_share_of_them_by_their_image(share, te
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 7])
 @pytest.mark.parametrize("texts", [1, 2, 3, 4])
 def test_half_of_the_pairs_where_it_does_not_come_out_even(rows, texts):
-    """Never more than half of the pairs are mismatched, rounded down."""
+    """At most half of the pairs are mismatched, rounded down."""
     for share in (0.0, 0.4, 0.9, 1.0):
         make = maker(replaced_images=share, texts_per_image=texts)
         label = make(plan_of(rows))["itm_label"]
@@ -305,37 +307,37 @@ def test_replaced_images_share_neither_image_nor_words():
     seen = {row: set() for row in range(5)}
     for step in range(80):
         batch = make(plan_of(5, step))
-        shown = originals(make, batch)
-        for row, image in enumerate(shown_numbers(batch)):
-            assert comparable(shown[row, 0]) in map(comparable, records[row].texts)
+        texts = originals(make, batch)
+        for row, image in enumerate(image_numbers(batch)):
+            assert comparable(texts[row, 0]) in map(comparable, records[row].texts)
             assert batch["itm_label"][row, 0] == (image == row)
             if image != row:
                 seen[row].add(image)
     assert seen == {0: {2, 3, 4}, 1: {2, 3, 4}, 2: {0, 1, 4}, 3: {0, 1, 4}, 4: {0, 1, 2, 3}}
 
 
-def test_a_image_stays_where_no_other_fits():
-    """Its pairs match, and the label says so."""
+def test_an_image_stays_where_no_other_fits():
+    """Its pairs are matched, and the labels agree."""
     records = [with_regions(i, ["w1 w1"], 4) for i in range(2)]
     batch = maker(RegionRecords(records), replaced_images=1.0, texts_per_image=1)(plan_of(2))
-    assert batch["itm_label"].all() and shown_numbers(batch) == [0, 1]
+    assert batch["itm_label"].all() and image_numbers(batch) == [0, 1]
 
 
 def test_images_of_pixels_can_be_replaced_too():
     make = maker(kind=PretrainingBatches, regions=0, replaced_images=0.5, texts_per_image=1)
     batch = make(plan_of())
-    shown = batch["images"][:, 0, 0, 0] - 10
-    assert (shown != np.arange(RECORDS)).sum() == 3 and (batch["itm_label"] == 0).sum() == 6
-    assert not batch["itm_label"][shown != np.arange(RECORDS)].any()
-    whose = [shown_numbers(maker(replaced_images=0.5, texts_per_image=1)(plan_of())), list(shown)]
+    images = batch["images"][:, 0, 0, 0] - 10
+    assert (images != np.arange(RECORDS)).sum() == 3 and (batch["itm_label"] == 0).sum() == 6
+    assert not batch["itm_label"][images != np.arange(RECORDS)].any()
+    whose = [image_numbers(maker(replaced_images=0.5, texts_per_image=1)(plan_of())), list(images)]
     assert whose[0] == whose[1]
 
 
-def test_shuffled_images_move_the_regions_and_nothing_of_the_words():
-    """The control: each row shows the next one's regions, all of them, with labels and texts as before."""
+def test_shuffled_images_move_the_regions_but_no_tokens():
+    """The control: each row has all regions of the next row, and its own labels and texts."""
     for share in (0.0, 0.5):
         plain, shuffled = (maker(shuffle_images=s, replaced_images=share)(plan_of()) for s in (False, True))
-        assert shown_numbers(shuffled) == [*range(1, RECORDS), 0]
+        assert image_numbers(shuffled) == [*range(1, RECORDS), 0]
         of_images = {"regions", "boxes", "region_mask", "region_class", *MASKS}
         assert_same(*({name: b[name] for name in b if name not in of_images} for b in (plain, shuffled)))
         for row in range(RECORDS):
@@ -348,12 +350,12 @@ def test_shuffled_images_move_the_regions_and_nothing_of_the_words():
     assert not alone["region_mask"].any() and not alone["region_target"].any() and alone["pair_mask"].all()
 
 
-# The contract with the tasks.
+# The fields of the tasks.
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Drawn scenes with regions, opened, and their tokenizer."""
+    """Opened records of drawn scenes with regions, and their tokenizer."""
     folder = tmp_path_factory.mktemp("drawn")
     options = {"num_train": 20, "num_validation": 0, "num_test": 0, "regions": "drawn", "num_regions": 5}
     prepare("shapes", folder, options=options, num_threads=2)

@@ -1,4 +1,4 @@
-"""What workers are told of the candidates: of every data set, it gives the same records there."""
+"""Candidates in exchange files: for every data set, workers get the same records."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +84,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], dict]] = {
 
 
 def exchanged(tmp_path: Path, name: str, source: Path, **options: object) -> int:
-    """Number of candidates, all of which went through files and give the same records as before."""
+    """Number of candidates, after a check that they give the same records after writing and reading."""
     (tmp_path / "exchange").mkdir(exist_ok=True)
     exchange = Exchange(tmp_path / "exchange", 10)
     builder = datasets.builder_class(name)(
@@ -122,14 +122,14 @@ def test_regions(tmp_path: Path, form: str) -> None:
         pytest.importorskip("h5py", reason="needs h5py, of the extra `regions`")
         path = region_hdf5(tmp_path / "x.h5", found, form)
     assert exchanged(tmp_path, "coco_captions", coco(tmp_path / "coco"), regions=str(path)) == 3
-    # The source is stored once, and not in the chunks.
+    # The source is stored once, not in the chunks.
     written = {file.name: file.read_bytes() for file in (tmp_path / "exchange").iterdir()}
     assert sorted(written) == ["candidates-train-000000", "candidates-validation-000000", "regions"]
     name = b"Npz" if form == "npz" else path.name.encode()
     assert [file for file, content in written.items() if name in content] == ["regions"]
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     exchange = Exchange(tmp_path, 10)
     assert exchange.read_regions() is None
     for read in (lambda: exchange.read_verdicts("train", 3), lambda: exchange.read_candidates("train", 3, None)):

@@ -1,4 +1,4 @@
-"""`prepare` on Apache Beam writes what it writes without, byte for byte, and refuses what it refuses."""
+"""`prepare` on Apache Beam writes the same bytes as without it, and raises the same errors."""
 
 import json
 import os
@@ -40,17 +40,17 @@ FEW = {"num_train": 2, "num_validation": 0, "num_test": 0}  # drawn scenes
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several orders a split, most of them full."""
+    """Several chunks per split, most of them full."""
     monkeypatch.setattr(prepare_job, "CHUNK", 3)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Name and content of all that lies in a folder."""
+    """Name and content of all files in a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def both(tmp_path: Path, name: str, source: Path | None, **arguments: Any) -> dict[str, Any]:
-    """Prepare in both ways, expect the same bytes, and return the summary."""
+    """Prepare with and without Beam, check that the bytes are equal, and return the summary."""
     folders = [
         prepare(name, tmp_path / way, source, num_threads=2, beam_runner=runner, **arguments)
         for way, runner in {"plain": None, "beam": "direct"}.items()
@@ -63,7 +63,7 @@ def both(tmp_path: Path, name: str, source: Path | None, **arguments: Any) -> di
 
 
 def mine(folder: Path) -> Path:
-    """Own images: 20 good ones in two splits, and all that can be wrong with others; lines of one image lie apart."""
+    """Users' own images: 20 good ones in two splits, bad ones of every kind, and separated lines of one image."""
     for i in range(20):
         write_image(folder / f"{i}.jpg", width=16 + i, seed=i)
     (folder / "empty.jpg").write_bytes(b"")
@@ -74,7 +74,7 @@ def mine(folder: Path) -> Path:
     entries[7:7] = [{"image": "cut.jpg", "texts": ["c"]}, {"image": "0.jpg", "texts": ["again"]}]
     entries += [{"image": "16.jpg", "texts": [""]}, {"image": "folder.jpg", "texts": ["d"]}]
     lines(folder / "train.jsonl", *entries)
-    # An image is usable in the later split where the earlier one had no text for it, and not where it had one.
+    # An image is usable in the later split only if the earlier split had no text for it.
     later = [{"image": f"{i}.jpg", "texts": ["later"]} for i in (0, 16, 17, 18)]
     return lines(folder / "validation.jsonl", *later)
 
@@ -123,8 +123,8 @@ def test_tar_files_with_a_hash_that_repeats(tmp_path: Path) -> None:
 def test_regions_that_are_joined(tmp_path: Path, form: str) -> None:
     source = coco(tmp_path / "coco", train=(1, 2, 3, 6, 7, 8, 9, 10))
     found = detections(("1", "3", "4", "6", "7", "9"))
-    found["3"]["boxes"][1] = (0, 0, 0, 0)  # no area: left out and counted
-    found["6"]["features"][0, 0] = float("nan")  # costs its image
+    found["3"]["boxes"][1] = (0, 0, 0, 0)  # no area: skipped and counted
+    found["6"]["features"][0, 0] = float("nan")  # its image is skipped
     path = region_tsv(tmp_path / "x.tsv", found) if form == "tsv" else region_hdf5(tmp_path / "x.h5", found)
     options = {"regions": str(path), "max_regions": 1}
     summary = both(tmp_path, "coco_captions", source, options=options, max_bad_share=0.5, num_shards=2)
@@ -139,7 +139,7 @@ def test_splits_that_no_regions_join_are_skipped(tmp_path: Path) -> None:
         tar(tmp_path / "tar" / split / "0.tar", {f"{split}.jpg": encode(), f"{split}.txt": split})
     path = region_tsv(tmp_path / "x.tsv", {"validation": {**detections(("1",))["1"], "img_w": 16}})
     summary = both(tmp_path, "image_text", tmp_path / "tar", options={"regions": str(path)})
-    assert summary["notes"] == ["split train left out: none of its images has regions"]
+    assert summary["notes"] == ["split train skipped: none of its images has regions"]
 
 
 def test_pairs_and_labels(tmp_path: Path) -> None:
@@ -160,22 +160,22 @@ def test_drawn_regions_below_the_current_folder(tmp_path: Path, monkeypatch: pyt
 
 
 def refusal(tmp_path: Path, name: str, source: Path, **arguments: Any) -> str:
-    """What both ways say, which must be the same; nothing is left behind."""
-    told = []
+    """The error message with and without Beam, which must be equal; no files are left."""
+    messages = []
     for runner in (None, "direct"):
         with pytest.raises(DataError) as error:
             prepare(name, tmp_path / "data", source, beam_runner=runner, **arguments)
-        told.append(str(error.value))
+        messages.append(str(error.value))
         assert [path.name for path in (tmp_path / "data" / name).iterdir()] == [".lock"]
-    assert told[0] == told[1]
-    return told[0]
+    assert messages[0] == messages[1]
+    return messages[0]
 
 
 def test_too_many_bad_images(tmp_path: Path) -> None:
     source = mine(tmp_path / "mine")
     (source / "none.jpg").write_bytes(b"<html>")
-    told = refusal(tmp_path, "image_text", source, max_bad_share=0.1)
-    assert told == (
+    message = refusal(tmp_path, "image_text", source, max_bad_share=0.1)
+    assert message == (
         "At least 3 of 20 images (15.0%) cannot be used, more than --max_bad_share=0.1: 1 empty file, 1 not a JPEG, "
         f"PNG, WebP, BMP or GIF, 1 truncated or damaged file (first: {source}/empty.jpg: empty file); repair the "
         "source files or raise --max_bad_share."
@@ -186,15 +186,15 @@ def test_nothing_usable(tmp_path: Path) -> None:
     for i, text in enumerate(("a", "")):
         write_image(tmp_path / "source" / f"{i}.jpg", seed=i)
         lines(tmp_path / "source" / f"{('a', 'b')[i]}.jsonl", {"image": f"{i}.jpg", "texts": [text]})
-    told = refusal(tmp_path, "image_text", tmp_path / "source")
-    assert told == (
+    message = refusal(tmp_path, "image_text", tmp_path / "source")
+    assert message == (
         f"No usable image with a text in split 'b', 1 images found: 1 no text (first: {tmp_path}/source/1.jpg), 1 "
-        "empty texts; give an image of it a text in UTF-8."
+        "empty texts; give at least one image a text in UTF-8."
     )
 
 
 def test_identical_images_and_texts_that_are_none(tmp_path: Path) -> None:
-    """Counted in the order of the images, over both splits, whichever worker looked at them."""
+    """They are counted in the order of the images, over both splits, independently of the workers."""
     for split in ("a", "b"):
         members: dict[str, Any] = {}
         for i in range(7):
@@ -246,21 +246,21 @@ def test_disk_that_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_workers_that_see_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they write is not there for the main process."""
+    """The main process does not find their files."""
     monkeypatch.setattr(prepare_job.Job, "_run", lambda *_: None)
     with pytest.raises(DataError, match=r"verdicts-train-000000, which another .*; give a --data_dir that all workers"):
         prepare("shapes", tmp_path, options=FEW, beam_runner="direct")
     assert [path.name for path in (tmp_path / "shapes").iterdir()] == [".lock"]
 
 
-def test_an_order_that_is_carried_out_twice(tmp_path: Path) -> None:
-    """As a runner may do: the file stays the same, and what fails leaves it as it was."""
+def test_an_order_that_is_processed_twice(tmp_path: Path) -> None:
+    """A runner may do this: the file stays the same, also after a failure."""
     exchange = Exchange(tmp_path / "exchange", 2)
     exchange.folder.mkdir()
     exchange.write_candidates("train", 0, [Candidate("x/1", ["a"], encode, "1.jpg", turn=True)])
     exchange.write_positions("train", 0, array("q", [0]))
     features = builder_class("image_text")(data_dir=tmp_path / "data").info.features
-    worker = Worker(exchange, shards.Serializer(features), 1, None, lambda place: None)
+    worker = Worker(exchange, shards.Serializer(features), 1, None, lambda location: None)
     (tmp_path / "out").mkdir()
     order = Shard("train", 0, tmp_path / "out" / "file")
     worker.verify("train", 0)
@@ -292,7 +292,7 @@ def test_an_order_that_is_carried_out_twice(tmp_path: Path) -> None:
         ({"beam_runner": "FlinkRunner", "options": {"regions": "x.tsv"}}, "^--regions=x.tsv is relative"),
     ],
 )
-def test_what_is_wrong_is_told_before_any_work(tmp_path: Path, arguments: dict, message: str) -> None:
+def test_errors_are_raised_before_any_work(tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepare(**{"name": "shapes", "data_dir": tmp_path / "data", **arguments})
     assert list(tmp_path.iterdir()) == []
@@ -315,7 +315,7 @@ def test_without_beam(tmp_path: Path) -> None:
 
 
 def test_command_with_worker_processes(tmp_path: Path) -> None:
-    """Other processes than the one that is compared with: neither bytes nor what is printed depend on it."""
+    """With worker processes, the bytes and the output are the same as without them."""
     source = mine(tmp_path / "mine")
     flags = (f"--source_dir={source}", "--max_bad_share=0.3", "--num_shards=2")
     workers = ("--", "--direct_num_workers=2", "--direct_running_mode=multi_processing")

@@ -1,4 +1,4 @@
-"""What programs on Apache Beam share: errors and signals come out of a pipeline as they went in."""
+"""Common parts of the programs on Apache Beam: errors and signals of workers leave a pipeline unchanged."""
 
 from typing import NoReturn
 
@@ -13,19 +13,19 @@ from data_pipelines.errors import DataError
 
 
 @pytest.mark.parametrize(
-    ("error", "expected", "told"),
+    ("error", "expected", "message"),
     [
         (DataError("a.jpg is bad; remove it."), DataError, "^a.jpg is bad; remove it.$"),
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
         (ZeroDivisionError("a fault of ours"), Exception, "a fault of ours"),
     ],
 )
-def test_errors_of_workers(error: BaseException, expected: type[BaseException], told: str) -> None:
+def test_errors_of_workers(error: BaseException, expected: type[BaseException], message: str) -> None:
     def fail(_: int) -> NoReturn:
         raise error
 
     options = pipeline_options("direct", [], "runner", "docs/data.md")
-    with pytest.raises(expected, match=told) as raised:
+    with pytest.raises(expected, match=message) as raised:
         run_pipeline(lambda pipeline: pipeline | beam.Create([1]) | beam.Map(fail), options)
     assert isinstance(raised.value, DataError) == (expected is DataError)
 

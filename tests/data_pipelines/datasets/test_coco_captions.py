@@ -179,7 +179,7 @@ def test_real_coco(read_all) -> None:
 
 
 def exported(source: Path, names: dict[int, str], split: str = "train") -> Path:
-    """A set of own images in COCO's format: id -> file name; the caption of each is its file's name."""
+    """A data set in COCO's format: id -> file name; the caption of each image is its file name."""
     content = {
         "images": [{"id": i, "file_name": name} for i, name in names.items()],
         "annotations": [{"id": i, "image_id": i, "caption": f"of {name}"} for i, name in names.items()],
@@ -189,7 +189,7 @@ def exported(source: Path, names: dict[int, str], split: str = "train") -> Path:
 
 
 def test_the_file_that_an_annotation_names_is_its_image(tmp_path: Path, read_all) -> None:
-    """Ids that are not the numbers in the names do not count, and the summary tells how many there are."""
+    """Ids that differ from the numbers in the names are ignored, and the summary reports their number."""
     names = {1: f"{3:012d}.jpg", 2: f"{1:012d}.jpg", 3: f"{2:012d}.jpg", 9: f"{9:012d}.jpg"}
     for i in (1, 2, 3, 9):
         write_image(tmp_path / "coco" / "train2017" / f"{i:012d}.jpg", seed=i)
@@ -204,12 +204,12 @@ def test_the_file_that_an_annotation_names_is_its_image(tmp_path: Path, read_all
 
 
 def test_names_of_their_own(tmp_path: Path, read_all) -> None:
-    """Both splits have a file of one name; folders, other systems' slashes and whole paths serve too."""
+    """Both splits have a file with the same name; folders, backslashes and absolute paths work, too."""
     source = exported(tmp_path / "coco", {1: "a.jpg", 2: "x/b.jpg", 3: "y\\b.jpg", 4: "/home/me/c.jpg", 139: "139.jpg"})
     exported(source, {1: "a.jpg"}, "val")
-    places = ("train2017/a.jpg", "train2017/x/b.jpg", "y/b.jpg", "train2017/c.jpg", "train2017/000000000139.jpg")
-    for seed, place in enumerate((*places, "val2017/a.jpg")):
-        write_image(source / place, seed=seed)
+    files = ("train2017/a.jpg", "train2017/x/b.jpg", "y/b.jpg", "train2017/c.jpg", "train2017/000000000139.jpg")
+    for seed, location in enumerate((*files, "val2017/a.jpg")):
+        write_image(source / location, seed=seed)
     splits = read_all("coco_captions", source)
     assert [(r.image_id, r.texts) for r in splits["train"]] == [
         ("coco_captions/train2017/a.jpg", ("of a.jpg",)),
@@ -223,18 +223,18 @@ def test_names_of_their_own(tmp_path: Path, read_all) -> None:
 
 
 def test_a_name_that_is_not_there_takes_no_other_file(tmp_path: Path, read_all) -> None:
-    """Neither the file with the id for its number, nor one of that name in another folder where two have the name."""
+    """Not the file with the id as its number, and not a file with this name in another folder if two have the name."""
     names = {1: "z.jpg", 2: "x/b.jpg", 3: "y/b.jpg", 4: "", 5: "a/" + "x" * 9999, 6: "../../a.jpg", 7: "a/\0.jpg"}
     source = exported(tmp_path / "coco", names)
     write_image(tmp_path / "a.jpg")
-    for place in ("train2017/000000000001.jpg", "train2017/b.jpg", "train2017/x/b.jpg"):
-        write_image(source / place)
+    for location in ("train2017/000000000001.jpg", "train2017/b.jpg", "train2017/x/b.jpg"):
+        write_image(source / location)
     with pytest.raises(DataError, match=r"6 of 7 images .* 6 image file not found \(first: train2017/z.jpg\)"):
         read_all("coco_captions", source)
 
 
 def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
-    """A negative id is none; of two that differ that of the file name counts, also for what is left out."""
+    """A negative id means none; if two ids differ, the file name counts, also for skipped images."""
     source = coco(tmp_path / "coco", train=(1, 2, 3), val=())
     path = karpathy_coco(source / "dataset_coco.json", {1: "train", 2: "train", 3: "test"})
     content = json.loads(path.read_text())

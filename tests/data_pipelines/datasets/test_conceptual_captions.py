@@ -1,4 +1,4 @@
-"""Conceptual Captions: published lists with images by any downloader's names, and what img2dataset writes."""
+"""Conceptual Captions: published lists with images named by any downloader, and output of img2dataset."""
 
 import hashlib
 import json
@@ -126,7 +126,7 @@ def test_known_names() -> None:
 
 
 def test_one_rule_holds_for_all_images(tmp_path: Path, read_all) -> None:
-    """A file that happens to have another row's number, or the last part of its URL, is nobody's image."""
+    """A file that happens to have the number of another row, or the last part of its URL, is not used."""
     source = write_list(tmp_path / "source" / TRAIN, *numbered(5))
     for i in (0, 2):
         write_image(source / "train" / f"{md5(url(i))}.jpg", seed=i)
@@ -147,7 +147,7 @@ def test_earlier_rule_of_equals(tmp_path: Path, read_all) -> None:
     assert [(record.texts, record.image) for record in records] == [(("a",), encode(seed=0)), (("b",), encode(seed=1))]
 
 
-def test_names_that_fit_several_urls_are_nobodys(tmp_path: Path, read_all) -> None:
+def test_names_that_match_several_urls_are_skipped(tmp_path: Path, read_all) -> None:
     urls = ["http://a/1/x.jpg", "http://a/2/image.jpg", "http://b/4/007.jpg", "http://b/3/image.jpg?y=2"]
     rows = [(f"text {i}", its_url) for i, its_url in enumerate([*urls, urls[0]])]
     source = write_list(tmp_path / "source" / TRAIN, *rows)
@@ -155,7 +155,7 @@ def test_names_that_fit_several_urls_are_nobodys(tmp_path: Path, read_all) -> No
         write_image(source / "train" / f"{name}.jpg")
     records = read_all("conceptual_captions", source)["train"]
     assert [record.texts for record in records] == [("text 0", "text 4"), ("text 2",)]
-    assert "train: 1 images left out, whose names fit several URLs" in notes(tmp_path)
+    assert "train: 1 images skipped, because their names match several URLs" in notes(tmp_path)
     assert links(tmp_path) == {"rows": 5, "found": 3, "missing": 2, "missing_share": 0.4, "repeated": 1}
 
 
@@ -185,7 +185,7 @@ def test_numbers_that_are_not_those_of_the_rows(tmp_path: Path, read_all) -> Non
     ],
 )
 def test_number_of_the_first_row(tmp_path: Path, read_all, images: tuple, options: dict, first: int) -> None:
-    """0.jpg, and one with the number of rows, tell it; else a flag does."""
+    """0.jpg, or a file with the number of rows as its name, decides; otherwise a flag does."""
     source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
     for i in images:
         write_image(source / "train" / f"{i}.jpg", seed=i)
@@ -195,7 +195,7 @@ def test_number_of_the_first_row(tmp_path: Path, read_all, images: tuple, option
     assert f"images found by row number, counted from {first}, in" in notes(tmp_path)
 
 
-def test_a_first_row_that_nothing_tells(tmp_path: Path, read_all) -> None:
+def test_a_first_row_that_cannot_be_detected(tmp_path: Path, read_all) -> None:
     source = write_list(tmp_path / "source" / TRAIN, *numbered(4))
     for i in (1, 3):
         write_image(source / "train" / f"{i}.jpg")
@@ -255,7 +255,7 @@ def test_order_of_a_listing_does_not_matter(tmp_path: Path, monkeypatch, backwar
 
 
 def test_repeated_urls(tmp_path: Path, read_all) -> None:
-    """One record with each caption once, at the place of the first row, whichever row's image was downloaded."""
+    """One record with each caption once, at the position of the first row; any row may have the image."""
     rows = [("one", url(0)), ("two", url(1)), ("three", url(0)), ("one", url(0)), ("four", url(2)), ("five", url(2))]
     source = write_list(tmp_path / "source" / TRAIN, *rows)
     for i in (1, 2, 3):
@@ -336,11 +336,11 @@ def test_split_without_images_is_skipped(tmp_path: Path, read_all) -> None:
     write_list(source / VALIDATION, *numbered(2))
     write_image(source / "images" / "train" / "0.jpg")
     assert list(read_all("conceptual_captions", source)) == ["train"]
-    assert "validation: left out, for there is no folder of its images (validation, val, images/" in notes(tmp_path)
+    assert "validation: skipped, because there is no folder of its images (validation, val, images/" in notes(tmp_path)
 
 
 def test_numbers_of_two_lists_in_one_folder(tmp_path: Path, read_all) -> None:
-    """They would be those of either list, so only names made of the URLs serve."""
+    """They could belong to either list, so only names from the URLs are used."""
     source = write_list(tmp_path / "source" / TRAIN, *numbered(3))
     write_list(source / VALIDATION, *[("text", url("v"))])
     write_image(source / "images" / "0.jpg")
@@ -351,7 +351,7 @@ def test_numbers_of_two_lists_in_one_folder(tmp_path: Path, read_all) -> None:
 
 
 def test_lines_of_a_list(tmp_path: Path, read_all) -> None:
-    """With the header that img2dataset wants, another system's line ends and blank lines: none of them is a row."""
+    """With a header for img2dataset, Windows line ends and blank lines: none of them is a row."""
     source = tmp_path / "source"
     write_image(source / "cc3m" / "2.jpg")
     (source / "cc3m.tsv").write_bytes(f"\ufeffcaption\turl\r\na\t{url(0)}\r\n\r\nGr\u00f6\u00dfe\t{url(1)}".encode())
@@ -370,7 +370,7 @@ def test_bad_lines(tmp_path: Path, read_all, line: str) -> None:
 
 
 def sample(key: str, seed: int, about: dict[str, Any] | None = None, **more: bytes | str) -> dict[str, bytes | str]:
-    """Members of one image as img2dataset names them."""
+    """Members of one image with the names of img2dataset."""
     members: dict[str, bytes | str] = {f"{key}.jpg": encode(seed=seed)}
     if about is not None:
         members[f"{key}.json"] = json.dumps(about)
@@ -394,7 +394,7 @@ def write_samples(folder: Path, as_tar: bool, shards: list[dict[str, bytes | str
 
 
 def img2dataset(folder: Path, as_tar: bool) -> Path:
-    """Four rows with an image, two of one URL; two that failed, one of them without an image."""
+    """Four rows with an image, two of them with the same URL; two failed rows, one of them without an image."""
     first = sample("000000000", 0, about(0), txt="caption 0") | sample(
         "000000002", 2, about(2, status="failed_to_resize")
     )
@@ -433,7 +433,7 @@ def test_img2dataset(tmp_path: Path, read_all, as_tar: bool, folder: str) -> Non
     ],
 )
 def test_statistics_of_img2dataset(tmp_path: Path, read_all, as_tar: bool, stats: list, expected: tuple) -> None:
-    """They count if each shard has them."""
+    """They are used if each shard has them."""
     source = tmp_path / "source"
     img2dataset(source / "train", as_tar)
     for number, content in enumerate(stats):
@@ -444,7 +444,7 @@ def test_statistics_of_img2dataset(tmp_path: Path, read_all, as_tar: bool, stats
 
 @pytest.mark.parametrize("as_tar", [False, True])
 def test_img2dataset_with_the_published_list(tmp_path: Path, read_all, as_tar: bool) -> None:
-    """The list counts, whatever the statistics say."""
+    """The list has priority over the statistics."""
     source = write_list(tmp_path / "source" / TRAIN, *numbered(5), ("once more", url(3)), ("and again", url(3)))
     img2dataset(source / "train", as_tar)
     for number in (0, 1):
@@ -492,7 +492,7 @@ def test_folders_of_img2dataset_with_a_damaged_json(tmp_path: Path, read_all) ->
 
 @pytest.mark.parametrize("as_tar", [False, True])
 def test_what_img2dataset_made_of_no_caption(tmp_path: Path, read_all, as_tar: bool) -> None:
-    """NaN, its name in the .txt, and bytes that are not UTF-8 are no captions; other files are counted."""
+    """NaN, "nan" in the .txt, and bytes that are not UTF-8 are no captions; other files are counted."""
     first = sample("0.5", 0, {**about(0), "caption": float("nan")}, txt="nan") | sample("1", 1, about(1), npy="")
     first |= sample("2", 2, {"url": url(2)}, txt="caf\xe9".encode("cp1252"))
     source = write_samples(tmp_path / "source", as_tar, [first | sample("3.5", 3, about(1, "again"))])

@@ -1,4 +1,4 @@
-"""The registry of data sets, and the flags of `prepare` that belong to them."""
+"""The registry of data sets, and their flags of `prepare`."""
 
 import subprocess
 import sys

@@ -41,7 +41,7 @@ def test_json_lines(tmp_path: Path, read_all) -> None:
 
 
 def test_lines_of_one_image_near_and_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image is one candidate at the place of its first line; neighbours need no memory of their texts."""
+    """Each image is one candidate at the position of its first line; neighbouring lines need no memory."""
     write_image(tmp_path / "a.jpg")
     order = "aabcbadcee"
     lines(tmp_path / "train.jsonl", *({"image": f"{x}.jpg", "texts": [f"{x}{i}"]} for i, x in enumerate(order)))
@@ -171,7 +171,7 @@ def test_unsafe_members_are_ignored(tmp_path: Path) -> None:
             member.type, member.linkname, content = kind, "/etc/passwd", encode()
             member.size = len(content) if kind == tarfile.REGTYPE else 0
             file.addfile(member, io.BytesIO(content) if member.size else None)
-    assert [c.place for c in read_shards("train", [path])] == [f"{path}:good.jpg"]
+    assert [c.location for c in read_shards("train", [path])] == [f"{path}:good.jpg"]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -207,7 +207,7 @@ def skipped_of(tmp_path: Path, split: str = "train") -> dict:
 
 
 def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
-    """Left out, counted, and named: NaN, its name as a string, and bytes that are not UTF-8."""
+    """NaN, "nan" as a string, and bytes that are not UTF-8 are skipped, counted and listed."""
     members = (
         sample("0", 0, txt="\ufeffGr\u00f6\u00dfe")
         | sample("1", 1, txt="nan", json='{"caption": NaN}')
@@ -231,9 +231,9 @@ def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
         f"{path}:4.jpg: text is not UTF-8",
     ]
     folder = tmp_path / "data" / "image_text" / "1.1.0"
-    said = describe(folder, read_summary(folder), ResizeRule(64, 128)).splitlines()
-    assert "texts left out in train: 3 NaN instead of a text, 2 text is not UTF-8, 1 damaged .json" in said
-    assert said[-1] == "  ... and 1 more"
+    printed = describe(folder, read_summary(folder), ResizeRule(64, 128)).splitlines()
+    assert "texts skipped in train: 3 NaN instead of a text, 2 text is not UTF-8, 1 damaged .json" in printed
+    assert printed[-1] == "  ... and 1 more"
 
 
 def test_json_lines_that_are_not_utf_8(tmp_path: Path, read_all) -> None:
@@ -250,7 +250,7 @@ def test_json_lines_with_nan(tmp_path: Path, read_all) -> None:
 
 
 def test_names_with_several_full_stops(tmp_path: Path, read_all) -> None:
-    """One image before the first full stop's key is its image; of several each is a sample of its own."""
+    """If a key has one image, it is the image of the sample; if it has several, each is a separate sample."""
     members = {
         "000.seg.png": encode(seed=90),
         "000.jpg": encode(seed=0),
@@ -289,12 +289,12 @@ def test_names_with_several_full_stops(tmp_path: Path, read_all) -> None:
         ".mp3": 1,
         "members whose names start with a full stop or have none": 2,
     }
-    places = [sample.place for sample in read_shards("train", [path])]
-    assert places[1:5] == [f"{path}:{name}" for name in ("007.input.png", "008.Input.JPG", "22.01.png", "22.02.png")]
+    locations = [sample.location for sample in read_shards("train", [path])]
+    assert locations[1:5] == [f"{path}:{name}" for name in ("007.input.png", "008.Input.JPG", "22.01.png", "22.02.png")]
 
 
 def test_several_full_stops_in_any_order(tmp_path: Path, read_all) -> None:
-    """Samples of one key that do not follow each other are different ones too."""
+    """Samples with the same key that are not consecutive are different samples, too."""
     names = ("a 1.5", "b 1.5", "a 1.7", "c.1", "c.2", "b 1.7")
     members: dict[str, bytes | str] = {}
     for seed, name in enumerate(names):
@@ -313,7 +313,7 @@ def test_kinds_of_members_that_are_not_used_are_bounded(tmp_path: Path) -> None:
     assert len(unused) <= 51 and unused.total() == 300 and unused["others"] == 250
 
 
-def test_nothing_usable_says_what_was_found(tmp_path: Path, read_all) -> None:
+def test_the_error_for_nothing_usable_names_what_was_found(tmp_path: Path, read_all) -> None:
     tar(tmp_path / "source" / "0.tar", {"1.json": '{"caption": "a"}', "2.mp3": b""})
     with pytest.raises(DataError) as error:
         read_all("image_text", tmp_path / "source")
@@ -327,12 +327,12 @@ def test_nothing_usable_says_what_was_found(tmp_path: Path, read_all) -> None:
         read_all("image_text", tmp_path / "source")
     assert str(error.value) == (
         f"No usable image with a text in split 'train', 3 images found: 3 no text (first: {path}:1.jpg), 1 text is not "
-        "UTF-8, 1 empty texts; give an image of it a text in UTF-8."
+        "UTF-8, 1 empty texts; give at least one image a text in UTF-8."
     )
 
 
 def test_identical_images(tmp_path: Path) -> None:
-    """The first ten stay, of all splits together; a flag says another number, or all."""
+    """The first ten over all splits are kept; a flag gives another number, or all."""
     for split, count in (("train", 9), ("validation", 5)):
         entries = []
         for i in range(count):
@@ -356,9 +356,9 @@ def test_identical_images(tmp_path: Path) -> None:
         3: ([4, 1], [7, 5], {"same bytes as 3 earlier images": 4}),
         0: ([9, 5], [7, 5], {}),
     }
-    said = describe(folder, summary, ResizeRule(64, 128)).splitlines()
-    place = tmp_path / "source" / "train" / "1.jpg"
-    assert f"images of train that have the same bytes as an earlier one: 7 (first: {place})" in said
+    printed = describe(folder, summary, ResizeRule(64, 128)).splitlines()
+    location = tmp_path / "source" / "train" / "1.jpg"
+    assert f"images of train that have the same bytes as an earlier one: 7 (first: {location})" in printed
     with pytest.raises(DataError, match=r"was prepared with --max_identical=3, not 10; remove that folder"):
         prepare("image_text", tmp_path / "data3", tmp_path / "source", options={"max_identical": 10})
     with pytest.raises(DataError, match="--max_identical=-1 is negative; give 0 to keep all images"):
@@ -378,7 +378,7 @@ def test_data_set_of_a_release_without_an_option(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_a_tar_file(tmp_path: Path) -> None:
-    """Only a few samples are alive at once, whatever the size of the file."""
+    """Only a few samples are in memory at a time, for any size of the file."""
     import gc
 
     path = tar(tmp_path / "0.tar", {f"{i}.jpg": bytes(100_000) for i in range(50)})

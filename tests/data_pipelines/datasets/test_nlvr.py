@@ -1,4 +1,4 @@
-"""NLVR, version 1: six drawings a sentence, in folders or in a tar file."""
+"""NLVR, version 1: six drawings per sentence, in folders or in a tar file."""
 
 import json
 from pathlib import Path

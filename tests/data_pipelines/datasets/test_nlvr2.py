@@ -1,4 +1,4 @@
-"""NLVR2: one record a pair of photographs."""
+"""NLVR2: one record per pair of photographs."""
 
 import json
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_real_nlvr2(read_all) -> None:
     record = splits["dev"][0]
     assert record.image_id == "nlvr2/dev-850-0"
     assert [label["label"] for label in labels(record)] == [False, False]
-    # Four pairs share each of the two sentences of a set.
+    # Each of the two sentences of a set has four pairs.
     groups = [label["group"] for record in splits["dev"] for label in labels(record)]
     assert sorted(groups) == ["dev-850-0"] * 4 + ["dev-850-1"] * 4
     by_group = {label["group"]: text for r in splits["dev"] for text, label in zip(r.texts, labels(r), strict=True)}

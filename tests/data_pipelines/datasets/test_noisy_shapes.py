@@ -21,9 +21,9 @@ def test_share_of_wrong_captions(tmp_path, share):
     found = candidates(NoisyShapes, tmp_path, wrong_captions=share)
     items = list(found.items)
     assert len(items) == found.total == 400
-    # Another scene may have some of the same captions, seldom all four.
+    # Another scene may have some of the same captions, but rarely all four.
     assert sum(not is_right(item) for item in items) / 400 == pytest.approx(share, abs=0.06)
-    assert len({item.texts for item in items}) > 330  # scenes of one object repeat
+    assert len({item.texts for item in items}) > 330  # scenes with one object repeat
 
 
 def test_scenes_are_not_those_of_shapes(tmp_path):

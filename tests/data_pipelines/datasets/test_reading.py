@@ -1,4 +1,4 @@
-"""Bad images and texts: counted, listed, and fatal only when there are many."""
+"""Bad images and texts: counted and listed; an error only if there are many."""
 
 import functools
 import threading

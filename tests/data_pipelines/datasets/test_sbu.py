@@ -1,4 +1,4 @@
-"""SBU captioned photographs: both forms of the published list, and the images held out for validation."""
+"""SBU captioned photographs: both formats of the published list, and the validation split."""
 
 import hashlib
 import json
@@ -144,8 +144,8 @@ def test_layout(tmp_path: Path, read_all) -> None:
         read_all("sbu", tmp_path)
 
 
-def test_validation_is_evaluated_by_hash(tmp_path: Path) -> None:
-    """The images with the smallest hashes, of those that are there, whatever the order of the list."""
+def test_validation_is_chosen_by_hash(tmp_path: Path) -> None:
+    """The existing images with the smallest hashes, independently of the order of the list."""
     there = [i for i in range(20) if i % 4]
     expected = {f"sbu/{digest(i)}" for i in sorted(there, key=digest)[:6]}
     for order in (1, -1):
@@ -175,7 +175,7 @@ def test_validation_is_evaluated_by_hash(tmp_path: Path) -> None:
         (None, "--sbu_validation=1000 leaves nothing to train on"),
     ],
 )
-def test_number_of_images_evaluated(tmp_path: Path, read_all, number: int | None, message: str) -> None:
+def test_number_of_validation_images(tmp_path: Path, read_all, number: int | None, message: str) -> None:
     write_json(tmp_path / JSON, content(1, 2, 3))
     write_images(tmp_path / "images", 1, 2, 3)
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Regions of drawn scenes: pure, apart from the scenes themselves, and learnable but not perfect."""
+"""Regions of drawn scenes: a pure function, independent of images and captions, learnable but not perfect."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from data_pipelines.preparation.run import prepare
 from data_pipelines.storage.records import open_records, read_summary
 from data_pipelines.storage.regions import Regions
 
-# Of the first 20 scenes of train, seed 0, at 48 pixels, as they were before there were regions.
+# Fingerprint of the first 20 scenes of train, seed 0, 48 pixels, from before regions were added.
 PLAIN_FINGERPRINT = "f6efd4f5ae51470c2f6e9d300a5c22a0"
 
 
@@ -39,7 +39,7 @@ def test_pure_function_of_the_scene() -> None:
 
 
 def test_random_numbers_of_their_own(monkeypatch) -> None:
-    """Neither those of a scene nor those of its captions: seeds that differ in more than zeros at their end."""
+    """Different from those of a scene and of its captions: the seeds differ by more than trailing zeros."""
     seeds = []
     default_rng = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.append(seed) or default_rng(seed))
@@ -65,7 +65,7 @@ def test_what_there_is(drawn: list[tuple[Scene, Regions]]) -> None:
 
 
 def test_each_object_has_a_region(drawn: list[tuple[Scene, Regions]]) -> None:
-    """Around it; one in fifty has a wrong class, always one of an object; the others have class background."""
+    """The region is around the object; one in fifty has a wrong class of an object; other regions are background."""
     wrong = objects = 0
     for a_scene, these in drawn:
         found = np.flatnonzero(these.classes != BACKGROUND)
@@ -103,7 +103,7 @@ def test_class_names() -> None:
     assert CLASSES[BACKGROUND] == "background"
 
 
-def test_distractors_show_little_of_any_object(drawn: list[tuple[Scene, Regions]]) -> None:
+def test_distractors_contain_little_of_any_object(drawn: list[tuple[Scene, Regions]]) -> None:
     covered = []
     for a_scene, these in drawn:
         for box in these.boxes[these.classes == BACKGROUND]:
@@ -112,11 +112,11 @@ def test_distractors_show_little_of_any_object(drawn: list[tuple[Scene, Regions]
             shared = np.maximum(np.minimum(box[2:], things[:, 2:]) - np.maximum(box[:2], things[:, :2]), 0)
             covered.append(shared.prod(1).sum() / area)
     assert max(covered) < 0.21
-    assert np.mean(covered) > 0.01  # some of them touch one
+    assert np.mean(covered) > 0.01  # some of them overlap an object
 
 
-def test_confidences_do_not_tell_all(drawn: list[tuple[Scene, Regions]]) -> None:
-    """The top four lose an object now and then, but seldom."""
+def test_confidences_do_not_separate_objects_from_distractors(drawn: list[tuple[Scene, Regions]]) -> None:
+    """Sometimes, but rarely, an object is not among the top four."""
     lost = [(these.classes[4:] != BACKGROUND).any() for _, these in drawn]
     assert 0.001 < np.mean(lost) < 0.2
     background = np.concatenate([these.scores[these.classes == BACKGROUND] for _, these in drawn])
@@ -124,7 +124,7 @@ def test_confidences_do_not_tell_all(drawn: list[tuple[Scene, Regions]]) -> None
     assert 0.69 < background.max() <= 0.7
 
 
-def test_features_show_the_image_in_the_box(drawn: list[tuple[Scene, Regions]]) -> None:
+def test_features_are_the_image_in_the_box(drawn: list[tuple[Scene, Regions]]) -> None:
     noise, values = [], []
     for a_scene, these in drawn[:200]:
         image = shapes_scene.render(a_scene, 48)
@@ -143,7 +143,7 @@ def test_features_show_the_image_in_the_box(drawn: list[tuple[Scene, Regions]]) 
 
 
 def test_classes_can_be_learnt_from_features(drawn: list[tuple[Scene, Regions]]) -> None:
-    """Nearest mean of the classes, learnt on two thirds."""
+    """Classification by the nearest class mean, learnt on two thirds."""
     features = np.concatenate([these.features for _, these in drawn]).astype(np.float32)
     classes = np.concatenate([these.classes for _, these in drawn])
     split = 2 * len(classes) // 3
@@ -166,7 +166,7 @@ def test_images_of_any_size(image_size: int) -> None:
 
 
 def test_prepared(tmp_path: Path) -> None:
-    """Images and captions are those without regions, whose fingerprint stays what it was."""
+    """Images and captions are the same as without regions, and the fingerprint without regions is unchanged."""
     counts = {"num_train": 20, "num_validation": 0, "num_test": 0}
     options = {**counts, "regions": "drawn", "num_regions": 5}
     prepare("shapes", tmp_path / "plain", options=counts)
@@ -210,7 +210,7 @@ def test_plain_tfds_reads_them(tmp_path: Path) -> None:
         ({"regions": "x.tsv"}, "shapes: --regions=x.tsv is unknown; give --regions=drawn"),
         ({"regions": "drawn", "num_regions": 2}, "shapes: --num_regions=2 is not between 3 and 1000"),
         ({"regions": "drawn", "num_regions": 1001}, "shapes: --num_regions=1001 is not between"),
-        ({"num_regions": 9}, "shapes: --num_regions says nothing without --regions; give both or neither"),
+        ({"num_regions": 9}, "shapes: --num_regions has no effect without --regions; give both or neither"),
         ({"max_regions": 9}, "shapes does not take --max_regions"),
     ],
 )

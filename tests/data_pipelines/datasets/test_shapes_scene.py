@@ -1,4 +1,4 @@
-"""Drawn scenes: pure, disjoint, true captions whose words do not give each other away."""
+"""Drawn scenes: a pure function, disjoint splits, and true captions whose words do not predict each other."""
 
 import collections
 import itertools
@@ -27,7 +27,7 @@ def scenes() -> list[Scene]:
 
 
 def content(a_scene: Scene) -> frozenset:
-    """Objects and their places to a pixel of 48."""
+    """Objects and their positions on a grid of 48 pixels."""
     counts = collections.Counter((o.description, int(o.centre[0] * 48), int(o.centre[1] * 48)) for o in a_scene.objects)
     return frozenset(counts.items())
 
@@ -111,7 +111,7 @@ def _relation_holds(text: str, a_scene: Scene) -> bool:
 
 
 def test_words_do_not_predict_each_other(scenes: list[Scene]) -> None:
-    """Chi-square of each pair of attributes, of one object and of two of a caption, stays small."""
+    """Chi-square is small for each pair of attributes, within one object and between two objects of a caption."""
     tables: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for a_scene in scenes:
         things = a_scene.objects
@@ -141,7 +141,7 @@ def test_the_statistic_notices_dependence(scenes: list[Scene]) -> None:
 
 
 def _chi_square_excess(counts: collections.Counter) -> float:
-    """Chi-square of independence, in standard deviations above what independence gives."""
+    """Chi-square, as standard deviations above the value for independence."""
     rows, columns = (max(key[axis] for key in counts) + 1 for axis in (0, 1))
     table = np.array([[counts[r, c] for c in range(columns)] for r in range(rows)], float)
     expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
@@ -150,7 +150,7 @@ def _chi_square_excess(counts: collections.Counter) -> float:
 
 
 def test_masked_words_cannot_be_guessed_from_the_rest_of_a_caption(scenes: list[Scene]) -> None:
-    """Best guess of a word from the attributes before and after it: learnt on half of the texts."""
+    """The best prediction of a word from the attributes before and after it, learnt on half of the texts."""
     for words, make_rng in ((COLOURS, 1 / 6), (SHAPES, 1 / 4)):
         examples = []
         for a_scene in scenes:
@@ -171,7 +171,7 @@ def test_masked_words_cannot_be_guessed_from_the_rest_of_a_caption(scenes: list[
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 96])
-def test_render_shows_colours_in_boxes_only(image_size: int) -> None:
+def test_render_draws_colours_in_boxes_only(image_size: int) -> None:
     for i in range(30):
         a_scene = scene(0, "validation", i)
         image = render(a_scene, image_size)
@@ -182,12 +182,12 @@ def test_render_shows_colours_in_boxes_only(image_size: int) -> None:
             x0, y0, x1, y1 = (value * image_size for value in thing.box)
             outside[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = False
             x, y = (int(value * image_size) for value in thing.centre)
-            # A triangle's centre is inside too: no shape is hollow.
+            # The centre of every shape is inside, also that of a triangle.
             assert np.abs(image[y, x].astype(int) - shapes_scene._RGB[thing.colour]).max() <= 8
         assert (image[outside] == a_scene.background).all()
 
 
-def test_shapes_can_be_told_apart_when_small() -> None:
+def test_small_shapes_can_be_distinguished() -> None:
     images = {}
     for shape in SHAPES:
         thing = Object("black", shape, "small", (0.5, 0.5), 0.2)
@@ -197,6 +197,6 @@ def test_shapes_can_be_told_apart_when_small() -> None:
         assert different >= 12, (a, b)  # of about 92 pixels of the box
 
 
-def test_colours_can_be_told_apart() -> None:
+def test_colours_can_be_distinguished() -> None:
     for a, b in itertools.combinations(COLOURS, 2):
         assert np.abs(np.subtract(shapes_scene._RGB[a], shapes_scene._RGB[b])).max() >= 50, (a, b)

@@ -1,4 +1,4 @@
-"""Visual Genome: regions as texts, COCO's test images left out."""
+"""Visual Genome: regions as texts, without COCO's test images."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_test_images_of_coco_are_skipped(source: Path, read_all, tmp_path: Path)
     assert record.texts == ("region 0 of 2", "region 1 of 2", "region 2 of 2")
     assert record.image == (source / "VG_100K_2" / "2.jpg").read_bytes()
     summary = read_summary(tmp_path / "data" / "visual_genome" / "1.0.0")
-    assert summary["notes"] == ["2 images of COCO's val and test splits left out"]
+    assert summary["notes"] == ["2 images of COCO's val and test splits skipped"]
     assert summary["skipped"]["train"]["images"] == {}
 
 
@@ -108,7 +108,7 @@ def test_image_without_regions_is_counted(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, float("nan"), None])
-def test_a_coco_id_that_says_none(tmp_path: Path, read_all, number: float | None) -> None:
-    """Such photographs are not COCO's, and not one and the same."""
+def test_a_coco_id_that_means_none(tmp_path: Path, read_all, number: float | None) -> None:
+    """Such photographs are not from COCO, and they are different from each other."""
     records = read_all("visual_genome", visual_genome(tmp_path / "vg", {1: number, 2: number}), keep_coco_test=True)
     assert [record.image_id for record in records["train"]] == ["visual_genome/1", "visual_genome/2"]

@@ -18,18 +18,21 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def asked(image: str, *questions: dict) -> dict:
+def image_with_questions(image: str, *questions: dict) -> dict:
     return {"image": image, "questions": list(questions)}
 
 
 def test_splits(source: Path, read_all) -> None:
     lines(
         source / "train.jsonl",
-        asked("a/1.jpg", {"question": "What is  it?", "answers": ["a dog", "dog"], "more": 1}),
-        asked("a/0.jpg", {"question": "Where?", "answers": ["here"], "question_id": 17}),
-        asked("./a/1.jpg", {"question": "Größe?", "answers": ["groß"]}),
+        image_with_questions("a/1.jpg", {"question": "What is  it?", "answers": ["a dog", "dog"], "more": 1}),
+        image_with_questions("a/0.jpg", {"question": "Where?", "answers": ["here"], "question_id": 17}),
+        image_with_questions("./a/1.jpg", {"question": "Größe?", "answers": ["groß"]}),
     )
-    lines(source / "my_test.jsonl", asked("a/1.jpg", {"question": "Who?", "answers": []}, {"question": "Why?"}))
+    lines(
+        source / "my_test.jsonl",
+        image_with_questions("a/1.jpg", {"question": "Who?", "answers": []}, {"question": "Why?"}),
+    )
     splits = read_all("vqa", source)
     assert {s: [(r.image_id, r.texts, list(map(json.loads, r.labels))) for r in rs] for s, rs in splits.items()} == {
         "train": [
@@ -53,11 +56,13 @@ def test_what_is_counted(source: Path, tmp_path: Path) -> None:
     answered = {"answers": ["x"]}
     lines(
         source / "train.jsonl",
-        asked("a/0.jpg", {"question": " ", **answered}, {"question": "Why?", **answered}, {"question": 3, **answered}),
-        asked("a/1.jpg"),
-        asked("a/2.jpg", {"question": "", **answered}),
+        image_with_questions(
+            "a/0.jpg", {"question": " ", **answered}, {"question": "Why?", **answered}, {"question": 3, **answered}
+        ),
+        image_with_questions("a/1.jpg"),
+        image_with_questions("a/2.jpg", {"question": "", **answered}),
     )
-    lines(source / "val.jsonl", asked("a/0.jpg", {"question": "Who?", **answered}))
+    lines(source / "val.jsonl", image_with_questions("a/0.jpg", {"question": "Who?", **answered}))
     folder = prepare("vqa", tmp_path / "data", source)
     summary = read_summary(folder)
     assert summary["skipped"]["train"]["images"] == {"no text": 2}
@@ -82,7 +87,7 @@ def test_what_is_counted(source: Path, tmp_path: Path) -> None:
 )
 def test_bad_questions(source: Path, read_all, tmp_path: Path, question: dict, message: str) -> None:
     first = {"question": "Where?", "answers": ["here"], "question_id": 1}
-    lines(source / "train.jsonl", asked("a/0.jpg", first, question))
+    lines(source / "train.jsonl", image_with_questions("a/0.jpg", first, question))
     with pytest.raises(DataError, match=f"train.jsonl{message}"):
         read_all("vqa", source)
     assert not (tmp_path / "data").exists()
@@ -113,6 +118,6 @@ def test_layout(source: Path, read_all) -> None:
 
 
 def test_missing_image(source: Path, read_all) -> None:
-    lines(source / "train.jsonl", asked("b.jpg", {"question": "Where?", "answers": ["here"]}))
+    lines(source / "train.jsonl", image_with_questions("b.jpg", {"question": "Where?", "answers": ["here"]}))
     with pytest.raises(DataError, match=r"1 of 1 images .* image file not found \(first: .*/b.jpg\)"):
         read_all("vqa", source)

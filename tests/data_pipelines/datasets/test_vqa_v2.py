@@ -48,7 +48,7 @@ def test_splits(source: Path, read_all, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["2017", "flat", "nested"])
-def test_other_places_of_the_images(source: Path, read_all, layout: str) -> None:
+def test_other_locations_of_the_images(source: Path, read_all, layout: str) -> None:
     (source / "images").mkdir()
     if layout == "nested":
         for name in ("train2014", "val2014", "test2015"):
@@ -176,7 +176,7 @@ def test_visual_genome(source: Path, read_all, tmp_path: Path, folder: str) -> N
         {"question_id": 11, "answers": ["Because of 1."]},
     ]
     assert read_summary(folder)["notes"] == [
-        "visual_genome: 2 images of VQA's val and test splits left out",
+        "visual_genome: 2 images of VQA's val and test splits skipped",
         "images of visual_genome that are also in train: 1",
         "images of test-dev that are also in test: 1",
     ]
@@ -187,7 +187,7 @@ def test_visual_genome(source: Path, read_all, tmp_path: Path, folder: str) -> N
 def test_visual_genome_needs_the_list_of_val(source: Path, read_all) -> None:
     visual_genome_qa(source, {1: 2})
     (source / "v2_OpenEnded_mscoco_val2014_questions.json").unlink()
-    with pytest.raises(DataError, match=r"--visual_genome_qa leaves the images of val out, .*put it there"):
+    with pytest.raises(DataError, match=r"--visual_genome_qa skips the images of val, .*put it there"):
         read_all("vqa_v2", source, visual_genome_qa=True)
 
 

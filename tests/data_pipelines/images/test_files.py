@@ -16,21 +16,21 @@ from tests.real_data import real_data
 
 
 def bare_png(height: int, width: int) -> bytes:
-    """A PNG that promises a size and holds no pixels."""
+    """A PNG with a size in its header, but without pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A part of a PNG."""
+    """A chunk of a PNG."""
     crc = struct.pack(">I", zlib.crc32(kind + content))
     return struct.pack(">I", len(content)) + kind + content + crc
 
 
 def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
-    """A PNG with one more part before its pixels."""
-    place = png.index(b"IDAT") - 4
-    return png[:place] + chunk(kind, content) + png[place:]
+    """A PNG with one more chunk before its pixels."""
+    index = png.index(b"IDAT") - 4
+    return png[:index] + chunk(kind, content) + png[index:]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
@@ -80,7 +80,7 @@ def test_truncated_jpeg_is_bad(progressive: bool, kept: float, monkeypatch) -> N
     Image.fromarray(noise).save(buffer, "JPEG", progressive=progressive)
     whole = buffer.getvalue()
     assert verify(whole) == Header("JPEG", 200, 300)
-    # Some OpenCV releases decode what is left and fill the rest: play one of those.
+    # Simulate OpenCV releases that decode a part and fill the rest.
     grey = np.full((200, 300, 3), 128, np.uint8)
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: grey)
     with pytest.raises(BadImageError, match="truncated"):
@@ -98,7 +98,7 @@ def test_truncation_is_found_even_after_a_thumbnail_with_an_end_marker() -> None
 
 
 def test_truncated_jpeg_with_pillows_tolerant_mode_off_by_default() -> None:
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is False  # nothing here may turn it on
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False  # no code may turn it on
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Photographs that lie on their side: turned in users' own data sets and in Predictor, as stored in published ones."""
+"""Photographs with an orientation tag: turned in users' own data sets and in Predictor, not in published data sets."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def test_as_pillow_turns_it(orientation, form):
 
 
 @pytest.mark.parametrize("tag", [0, 9, 300, "6", None])
-def test_other_tags_say_nothing(tag):
+def test_other_tags_are_ignored(tag):
     class Odd:
         def getexif(self):
             return {0x0112: tag}
@@ -64,7 +64,7 @@ def test_other_tags_say_nothing(tag):
     assert orientation_of(Odd()) == orientation_of(Damaged()) == 1
 
 
-def test_the_predictor_reads_it_upright_whatever_the_way_in(tmp_path):
+def test_the_predictor_reads_it_upright_from_any_input(tmp_path):
     file = encoded(6)
     (tmp_path / "phone.png").write_bytes(file)
     expected = upright(image(), 6)
@@ -73,7 +73,7 @@ def test_the_predictor_reads_it_upright_whatever_the_way_in(tmp_path):
 
 
 def own(folder, name):
-    """Two images, one on its side, in the layout of a user's data set."""
+    """Two images, one of them not upright, in the layout of a user's data set."""
     source = folder / "source"
     source.mkdir()
     (source / "phone.png").write_bytes(encoded(6))

@@ -88,10 +88,10 @@ def test_resize_and_place():
 
 @pytest.mark.parametrize("size", [(30, 40), (60, 80), (90, 120), (60, 90)])
 def test_resizing_onto_a_canvas(size):
-    """The same pixels as without one, and none beside them; whether it grows, shrinks or stays."""
+    """The pixels are the same as without a canvas, and no others are written, at any scale."""
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     canvas = np.full((100, 130, 3), 7, np.uint8)
-    place = canvas[: size[0], : size[1]]
-    np.testing.assert_array_equal(resize(image, size, place), resize(image, size))
-    np.testing.assert_array_equal(place, resize(image, size))
+    part = canvas[: size[0], : size[1]]
+    np.testing.assert_array_equal(resize(image, size, part), resize(image, size))
+    np.testing.assert_array_equal(part, resize(image, size))
     assert (canvas[size[0] :] == 7).all() and (canvas[:, size[1] :] == 7).all()

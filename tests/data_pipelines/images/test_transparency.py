@@ -1,4 +1,4 @@
-"""White behind transparent images; the same pixels from a file and from Pillow's image of it."""
+"""Transparent images over white: a file and its Pillow image give the same pixels."""
 
 import io
 
@@ -23,7 +23,7 @@ def saved(image, format="PNG", **options):
 
 
 def black_square():
-    """Black all over; only the middle can be seen."""
+    """A black image in which only the middle is opaque."""
     pixels = np.zeros((6, 6, 4), np.uint8)
     pixels[2:4, 2:4, 3] = 255
     expected = np.full((6, 6, 3), 255, np.uint8)
@@ -32,7 +32,7 @@ def black_square():
 
 
 @pytest.mark.parametrize(("format", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P"), ("GIF", "RGBA")])
-def test_white_lies_behind(format, mode):
+def test_white_background(format, mode):
     image, expected = black_square()
     image = image.quantize(4) if mode == "P" else image.convert(mode)
     encoded = saved(image, format)
@@ -41,7 +41,7 @@ def test_white_lies_behind(format, mode):
     np.testing.assert_array_equal(from_pillow(image), expected)
 
 
-def test_white_lies_behind_webp():
+def test_white_background_webp():
     image, expected = black_square()
     np.testing.assert_array_equal(decode(saved(image, "WEBP", lossless=True)), expected)
 
@@ -91,7 +91,7 @@ def test_16_bits_keep_their_upper_half(dtype):
 def test_a_transparent_colour_of_16_bits():
     import cv2
 
-    pixels = np.array([[[3000, 2000, 1000], [60000, 50000, 40000]]], np.uint16)  # blue first, as OpenCV has it
+    pixels = np.array([[[3000, 2000, 1000], [60000, 50000, 40000]]], np.uint16)  # blue first, as in OpenCV
     whole = cv2.imencode(".png", pixels)[1].tobytes()
     encoded = with_chunk(whole, b"tRNS", np.array([1000, 2000, 3000], ">u2").tobytes())
     assert decode(encoded).tolist() == [[[255, 255, 255], [156, 195, 234]]]
@@ -100,8 +100,8 @@ def test_a_transparent_colour_of_16_bits():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.new("F", (2, 2)), "mode F, which does not say what white is; convert it"),
-        (Image.new("I", (2, 2)), "mode I, which does not say what white is"),
+        (Image.new("F", (2, 2)), "mode F, which does not define white; convert it"),
+        (Image.new("I", (2, 2)), "mode I, which does not define white"),
         (Image.new("RGB", (0, 5)), "no pixels"),
         (Image.new("1", (9000, 9000)), "over 64 megapixels"),
         (Image.open(io.BytesIO(encode(300, 400, "PNG")[:-2000])), "cannot read"),
@@ -120,8 +120,8 @@ def test_preparing_counts_them(tmp_path):
     names = ("a.png", "b.png", "c.png")
     lines(tmp_path / "source" / "train.jsonl", *({"image": name, "texts": ["a square"]} for name in names))
     folder = prepare("image_text", tmp_path / "data", tmp_path / "source")
-    said = describe(folder, read_summary(folder), ResizeRule(64, 64))
-    assert "images of train that are partly transparent, white behind them: 1\n" in said + "\n"
+    printed = describe(folder, read_summary(folder), ResizeRule(64, 64))
+    assert "images of train that are partly transparent, white behind them: 1\n" in printed + "\n"
 
 
 def test_damaged_transparent_files_are_refused():

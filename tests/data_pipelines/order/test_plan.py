@@ -1,4 +1,4 @@
-"""The order of a run: a pure function of the step that leaves nothing out."""
+"""The order of a run: a pure function of the step that contains all records."""
 
 import collections
 import pickle
@@ -81,7 +81,7 @@ def test_rare_canvases_go_to_the_smallest_that_holds_them():
     # 64x64 fits 64x128 (smaller than 128x128); 128x64 fits only 128x128.
     assert merge_rare(share_C, CANVASES, 16).tolist() == [1, 1, 3, 3]
     assert merge_rare(share_C, CANVASES, 1).tolist() == [0, 1, 2, 3]
-    # The largest has nowhere to go, and a canvas that nobody uses is no target.
+    # The largest canvas cannot be merged, and an unused canvas is not a target.
     assert merge_rare(np.array([2.0, 0, 0, 3.0]), CANVASES, 16).tolist() == [3, 1, 2, 3]
 
 

@@ -1,4 +1,4 @@
-"""The order of a run in stages: that of each stage's plan, one after the other, over the sources of all."""
+"""The order of a run in stages: the plans of the stages in sequence, over the sources of all stages."""
 
 import pickle
 
@@ -13,7 +13,7 @@ LENGTHS, SOURCES = (7, 1, 5), (2, 1, 2)
 
 
 def plans() -> list[Plan]:
-    """Of three stages, over two, one and two sources."""
+    """Plans of three stages with two, one and two sources."""
     rng = np.random.default_rng(0)
     return [
         Plan(
@@ -45,7 +45,7 @@ def test_the_plans_in_their_order_with_sources_of_their_own():
             seen[-1] |= set(staged[step].source_B.tolist())
             step += 1
     assert seen == [{0, 1}, {2}, {3, 4}]
-    np.testing.assert_array_equal(expected[2][0].source_B < 2, True)  # the plans themselves are left as they are
+    np.testing.assert_array_equal(expected[2][0].source_B < 2, True)  # the plans themselves are unchanged
 
 
 def test_random_access_equals_the_sequence_from_any_start():

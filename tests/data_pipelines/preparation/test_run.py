@@ -1,4 +1,4 @@
-"""Preparing: whole or not at all, once, with the options asked for, without the network."""
+"""Preparing: atomic, only once, with the requested options, and without the network."""
 
 import fcntl
 import json
@@ -46,7 +46,7 @@ def test_folder_without_index_only_needs_the_index(tmp_path: Path, monkeypatch) 
 
 
 def test_index_of_an_earlier_release_is_written_anew(tmp_path: Path, monkeypatch) -> None:
-    """As format 1 was: without files of texts. The source is gone, and the records are not touched."""
+    """Format 1 had no files of texts. The source is missing, and the records are not changed."""
     source = coco(tmp_path / "coco")
     folder = prepare("coco_captions", tmp_path / "data", source)
     expected = {path: path.read_bytes() for path in folder.iterdir()}
@@ -125,7 +125,7 @@ def test_arguments(tmp_path: Path, arguments: dict, message: str) -> None:
     data_dir = tmp_path / "data"
     with pytest.raises(DataError, match=message):
         prepare(**{"name": "shapes", "data_dir": data_dir, **arguments})
-    assert not data_dir.exists()  # a wrong command leaves nothing
+    assert not data_dir.exists()  # a wrong command writes nothing
 
 
 def test_two_at_once(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_record_file_damaged_before_the_index_is_written(tmp_path: Path, damage:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """A limit on the size of files stands for a disk that is full; in a process of its own."""
+    """A limit on the file size simulates a full disk, in a separate process."""
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
@@ -216,7 +216,7 @@ def test_no_network_and_no_tensorflow_and_no_jax(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_stopped_run_leaves_nothing_that_looks_finished(tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-m", "data_pipelines.prepare", "shapes", f"--data_dir={tmp_path}"]
-    # So many scenes take hours, on the fastest machine too.
+    # So many scenes take hours even on the fastest machine.
     process = subprocess.Popen([*command, "--num_train=100000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while not (parts := list(tmp_path.glob("shapes/incomplete.*/*.part"))) and process.poll() is None:

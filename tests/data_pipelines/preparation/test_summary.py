@@ -1,4 +1,4 @@
-"""Canvases and padding, and what is said about skipped images; progress lines."""
+"""Canvases and padding, lines about skipped images, and progress lines."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Damaged regions: each fault is found, told with its place, and costs its image only."""
+"""Damaged regions: each fault is found and reported with its location, and only its image is skipped."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ FOUND = detections(("1", "2", "3", "4", "5"), boxes=3)
 
 
 def prepared(tmp_path: Path, regions: Path, **more: Any) -> tuple[list[Record], dict[str, Any]]:
-    """The split train of `coco`, images 1 to 3, and what the summary says."""
+    """The split train of `coco` with images 1 to 3, and the summary."""
     source = coco(tmp_path / "coco")
     options = {"regions": str(regions), **more}
     folder = prepare("coco_captions", tmp_path / "data", source, options=options, max_bad_share=0.5, num_threads=2)
@@ -32,14 +32,14 @@ def prepared(tmp_path: Path, regions: Path, **more: Any) -> tuple[list[Record], 
     return list(open_records(tmp_path / "data", "coco_captions", "train")), summary
 
 
-def assert_costs_image_2(tmp_path: Path, regions: Path, reason: str, place: str) -> None:
+def assert_costs_image_2(tmp_path: Path, regions: Path, reason: str, location: str) -> None:
     records, summary = prepared(tmp_path, regions)
     assert [record.image_id for record in records] == ["coco/1", "coco/3"]
     assert all(len(record.regions) == 3 for record in records)
     skipped = summary["skipped"]["train"]
     assert skipped["images"] == {f"damaged regions ({reason})": 1}
     assert skipped["bad"] == 1
-    assert skipped["listed"] == [f"{place}: damaged regions ({reason})"]
+    assert skipped["listed"] == [f"{location}: damaged regions ({reason})"]
 
 
 def nan_in(name: str, value: float = math.nan) -> dict[str, np.ndarray]:
@@ -146,7 +146,7 @@ def test_last_row_cut_short_in_its_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", [b"", b"  ", b"\xff\xfe", b"7" * 2000])
-def test_rows_whose_id_cannot_be_told(tmp_path: Path, cell: bytes) -> None:
+def test_rows_with_an_unreadable_id(tmp_path: Path, cell: bytes) -> None:
     path = region_tsv(tmp_path / "x.tsv", FOUND)
     path.write_bytes(path.read_bytes() + cell + lxmert_row("", **FOUND["2"]))
     records, summary = prepared(tmp_path, path)
@@ -155,7 +155,7 @@ def test_rows_whose_id_cannot_be_told(tmp_path: Path, cell: bytes) -> None:
 
 
 def test_a_huge_row_is_not_read(tmp_path: Path, monkeypatch) -> None:
-    """Not when it is found, nor when it is needed; the rows after it are."""
+    """It is not read in the first pass, nor when it is needed; the rows after it are read."""
     monkeypatch.setattr(tsv, "MAX_ROW_BYTES", 1000)
     rows_of_all = [lxmert_row(i, **FOUND[i]) for i in FOUND]
     assert max(map(len, rows_of_all)) < 1000
@@ -183,7 +183,7 @@ def test_an_absurd_number_of_boxes_is_refused_before_anything_is_decoded(monkeyp
 
 
 def test_repeated_ids(tmp_path: Path) -> None:
-    """The first counts."""
+    """The first row is used."""
     other = FOUND["1"] | {"objects_id": np.array([7, 8, 9])}
     path = region_tsv(tmp_path / "x.tsv", FOUND)
     path.write_bytes(path.read_bytes() + lxmert_row("1.jpg", **other) * 2)
@@ -194,7 +194,7 @@ def test_repeated_ids(tmp_path: Path) -> None:
     assert about["listed"] == [f"{path}, row {i}: id repeated" for i in (6, 7)]
 
 
-def test_a_whole_id_is_surer_than_a_bare_number(tmp_path: Path) -> None:
+def test_a_whole_id_has_priority_over_a_bare_number(tmp_path: Path) -> None:
     other = FOUND["1"] | {"objects_id": np.array([7, 8, 9])}
     path = region_tsv(tmp_path / "x.tsv", {**FOUND, "COCO_train2014_000000000001.jpg": other})
     records, summary = prepared(tmp_path, path)
@@ -203,7 +203,7 @@ def test_a_whole_id_is_surer_than_a_bare_number(tmp_path: Path) -> None:
 
 
 def test_boxes_at_the_edges(tmp_path: Path) -> None:
-    """Up to a pixel outside: clipped. Further, or without area: left out and counted."""
+    """Up to one pixel outside: clipped. Further outside, or without area: skipped and counted."""
     width, height = FOUND["2"]["img_w"], FOUND["2"]["img_h"]
     boxes = [
         (-1, -0.5, width + 1, height + 1),
@@ -251,7 +251,7 @@ def test_nothing_but_damaged_rows(tmp_path: Path) -> None:
 
 
 class Loud:
-    """Shouts when it is unpickled."""
+    """Prints when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return (pytest.fail, ("unpickled",))
@@ -295,7 +295,7 @@ ARRAYS = [
 
 
 def changed(values: dict) -> dict[str, dict]:
-    """FOUND with other arrays of image 2, without those that are None."""
+    """FOUND with other arrays for image 2; arrays that are None are removed."""
     second = {name: value for name, value in {**FOUND["2"], **values}.items() if value is not None}
     return {**FOUND, "2": second}
 
@@ -306,7 +306,7 @@ def test_arrays_of_an_npz(tmp_path: Path, values: dict, reason: str) -> None:
     assert_costs_image_2(tmp_path, folder, reason, f"{folder}/2.npz")
 
 
-# HDF5 holds neither Python objects nor numpy's strings.
+# HDF5 cannot store Python objects and NumPy strings.
 @pytest.mark.parametrize(("values", "reason"), [case for case in ARRAYS if "Python" not in case[1]][2:])
 def test_arrays_of_an_hdf5_group(tmp_path: Path, values: dict, reason: str) -> None:
     path = region_hdf5(tmp_path / "x.h5", changed(values))
@@ -355,7 +355,7 @@ def test_an_npz_of_another_version(tmp_path: Path) -> None:
 
 
 def test_an_npz_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch) -> None:
-    """Told from its header; the array itself is not read."""
+    """Its header is enough; the array itself is not read."""
     folder = region_npz(tmp_path / "npz", FOUND)
     np.savez_compressed(folder / "2.npz", **{**FOUND["2"], "features": np.zeros((3, 6_000_000), np.float32)})
     assert (folder / "2.npz").stat().st_size < 1e6
@@ -394,7 +394,7 @@ def test_a_part_of_an_hdf5_file_that_is_damaged(tmp_path: Path) -> None:
     assert_costs_image_2(tmp_path, path, "a part of the HDF5 file that cannot be read", f"{path}, group 2")
 
 
-def test_the_summary_tells_all_of_it(tmp_path: Path) -> None:
+def test_the_summary_reports_all_faults(tmp_path: Path) -> None:
     found = {i: values for i, values in FOUND.items() if i != "3"}
     found["2"] = {**FOUND["2"], "boxes": FOUND["2"]["boxes"] + np.float32([[100], [0], [0]])}
     path = region_tsv(tmp_path / "x.tsv", {**found, "77": FOUND["1"]})
@@ -408,8 +408,8 @@ def test_the_summary_tells_all_of_it(tmp_path: Path) -> None:
         "id\n"
         f"  {path}, row 7: no id\n"
         f"  {path}, row 6: id repeated\n"
-        f"regions of train: 2.5 an image (2 to 3), features of 3 numbers, classes 0 to {highest:,}\n"
-        "boxes left out in train: 1 outside of the image\n"
-        "regions of validation: 3.0 an image (3 to 3), features of 3 numbers, classes 0 to "
+        f"regions of train: 2.5 per image (2 to 3), features of 3 numbers, classes 0 to {highest:,}\n"
+        "boxes skipped in train: 1 outside of the image\n"
+        "regions of validation: 3.0 per image (3 to 3), features of 3 numbers, classes 0 to "
     ) in text
     assert "\nskipped in train: 1 no regions" in text

@@ -1,4 +1,4 @@
-"""Regions beside images: joined by id, in every data set of single images; who has none is counted."""
+"""Regions are joined with images by id, in every data set of single images; images without regions are counted."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ SQUARE = {"img_h": 12, "img_w": 16}
 
 
 def found(*image_ids: str) -> dict[str, dict[str, Any]]:
-    """Regions of images of 16x12; the classes of each are twice the place of its id, and one more."""
+    """Regions of images of 16x12; the classes of each are twice the position of its id, and one more."""
     return {
         image_id: {
             **values,
@@ -49,7 +49,7 @@ def found(*image_ids: str) -> dict[str, dict[str, Any]]:
 
 
 def joined(records: list[Record]) -> dict[str, int]:
-    """Image id -> place of its regions in `found`."""
+    """Image id -> position of its regions in `found`."""
     return {record.image_id: int(record.regions.classes.min()) // 2 for record in records}
 
 
@@ -79,7 +79,7 @@ def test_normal_id(published: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_id", "place", "keys"),
+    ("image_id", "location", "keys"),
     [
         ("coco/139", "train2017/000000000139.jpg", ["coco/139", "139"]),
         ("coco/139", "x/COCO_train2014_000000000139.jpg", ["coco/139", "139"]),
@@ -91,8 +91,8 @@ def test_normal_id(published: str, expected: str) -> None:
         ("image_text/abcd", "s/0.tar:000012.jpg", ["image_text/abcd", "abcd", "000012"]),
     ],
 )
-def test_keys_of(image_id: str, place: str, keys: list[str]) -> None:
-    assert keys_of(image_id, place) == keys
+def test_keys_of(image_id: str, location: str, keys: list[str]) -> None:
+    assert keys_of(image_id, location) == keys
 
 
 def test_row_table() -> None:
@@ -131,7 +131,7 @@ def test_empty_row_table() -> None:
 )
 @pytest.mark.parametrize("form", ["tsv", "npz", "hdf5"])
 def test_coco(tmp_path: Path, ids: tuple[str, ...], form: str) -> None:
-    """Images 3 and 5 have no regions: they are left out, and are not bad."""
+    """Images 3 and 5 have no regions: they are skipped, but not bad."""
     expected = detections(("1", "2", "4"))
     regions = dict(zip(ids, expected.values(), strict=True)) | {"99": expected["1"]}
     if form == "tsv":
@@ -218,7 +218,7 @@ def test_a_split_without_regions_is_skipped(tmp_path: Path) -> None:
     folder = prepare("coco_captions", tmp_path / "data", coco(tmp_path / "coco"), options={"regions": str(path)})
     summary = read_summary(folder)
     assert list(summary["splits"]) == ["validation"]
-    assert "split train left out: none of its images has regions" in summary["notes"]
+    assert "split train skipped: none of its images has regions" in summary["notes"]
 
 
 def test_nothing_joins(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_flickr(tmp_path: Path, read_all) -> None:
 
 
 def test_bare_numbers_are_those_of_visual_genome(tmp_path: Path, read_all) -> None:
-    """Image 1 is COCO's 9, image 2 COCO's 1: the regions of 1 belong to the first."""
+    """Image 1 is COCO's 9, and image 2 is COCO's 1: the regions of 1 belong to the first image."""
     source = visual_genome(tmp_path / "vg", {1: 9, 2: 1, 3: None})
     path = region_tsv(tmp_path / "x.tsv", found("1", "3", "9", "000000000001"))
     records = read_all("visual_genome", source, regions=str(path), keep_coco_test=True)["train"]
@@ -267,12 +267,12 @@ def test_a_stream_without_regions_is_skipped(tmp_path: Path) -> None:
     folder = prepare("image_text", tmp_path / "data", tmp_path / "tar", options={"regions": str(path)})
     summary = read_summary(folder)
     assert list(summary["splits"]) == ["validation"]
-    assert summary["notes"] == ["split train left out: none of its images has regions"]
+    assert summary["notes"] == ["split train skipped: none of its images has regions"]
     assert summary["skipped"]["train"]["images"] == {"no regions": 1}
 
 
 def test_an_empty_split_stays_an_error(tmp_path: Path) -> None:
-    """Only images without regions are a reason to leave a split out."""
+    """A split is skipped only if all of its images have no regions."""
     for split, text in {"train": "a", "validation": ""}.items():
         tar(tmp_path / "tar" / split / "00.tar", {f"{split}.jpg": encode(), f"{split}.txt": text})
     path = region_tsv(tmp_path / "x.tsv", found("train", "validation"))
@@ -304,7 +304,7 @@ def test_tar_files(tmp_path: Path, read_all) -> None:
 
 def test_missing_files_of_images_without_regions_are_no_loss(tmp_path: Path, read_all) -> None:
     write_image(tmp_path / "mine" / "1.jpg")
-    entries = ({"image": f"{i}.jpg", "texts": ["a"]} for i in range(1, 9))  # only the first file is there
+    entries = ({"image": f"{i}.jpg", "texts": ["a"]} for i in range(1, 9))  # only the first file exists
     source = lines(tmp_path / "mine" / "train.jsonl", *entries)
     path = region_tsv(tmp_path / "x.tsv", found("1"))
     assert joined(read_all("image_text", source, regions=str(path))["train"]) == {"image_text/1.jpg": 0}
@@ -337,7 +337,7 @@ def test_regions_that_may_be_of_two_images(tmp_path: Path) -> None:
 
 
 def test_splits_that_share_images(tmp_path: Path, read_all) -> None:
-    """VQA's test-dev is a part of its test."""
+    """VQA's test-dev is a part of its test split."""
     path = region_tsv(tmp_path / "x.tsv", detections(("1", "2", "3", "4", "5")))
     splits = read_all("vqa_v2", vqa_v2(tmp_path / "vqa"), regions=str(path))
     assert {split: len(records) for split, records in splits.items()} == {
@@ -364,7 +364,7 @@ def test_pairs_take_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_regions": 36}, "coco_captions: --max_regions says nothing without --regions; give both or neither"),
+        ({"max_regions": 36}, "coco_captions: --max_regions has no effect without --regions; give both or neither"),
         ({"max_regions": 0, "regions": "x.tsv"}, "--max_regions=0 is not between 1 and 10,000"),
         ({"max_regions": 10_001, "regions": "x.tsv"}, "--max_regions=10001 is not between"),
         ({"regions": "drawn"}, "--regions=drawn is not there; give a .tsv"),
@@ -392,7 +392,7 @@ def test_asking_for_regions_later(tmp_path: Path) -> None:
 
 
 def test_asking_again(tmp_path: Path) -> None:
-    """Without regions, or with a file that has moved, it is the same data set; with more regions it is another."""
+    """Without regions, or with a moved file, it is the same data set; with more regions it is a different one."""
     source = coco(tmp_path / "coco")
     path = region_tsv(tmp_path / "x.tsv", detections(("1", "4")))
     folder = prepare("coco_captions", tmp_path / "data", source, options={"regions": str(path), "max_regions": 1})
@@ -423,7 +423,7 @@ def test_a_damaged_first_row_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_real_coco(tmp_path: Path) -> None:
-    """Regions of every second photograph, under the names that publishers give them, in their own sizes."""
+    """Regions of every second photograph, with the names and sizes of the publishers."""
     source = real_data("coco")
     plain = prepare("coco_captions", tmp_path / "plain", source, num_threads=2)
     splits = list(read_summary(plain)["splits"])
@@ -443,7 +443,7 @@ def test_real_coco(tmp_path: Path) -> None:
     skipped = sum(entry["images"].get("no regions", 0) for entry in summary["skipped"].values())
     kept = [r for split in summary["splits"] for r in open_records(tmp_path / "data", "coco_captions", split)]
     assert [record.image_id for record in kept] == [record.image_id for record in chosen]
-    # Splits of which no photograph was chosen are left out as a whole.
+    # Splits without a chosen photograph are skipped.
     assert skipped <= len(all_records) - len(chosen)
     assert summary["regions"]["unjoined"] == 0
     assert summary["regions"]["rows"] == len(chosen)

@@ -1,4 +1,4 @@
-"""The forms of region files: the same arrays in any of them give the same regions, one row in memory at a time."""
+"""The formats of region files: the same arrays give the same regions in all formats; one row is in memory at a time."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def written(folder: Path, form: str, found: dict = FOUND) -> Path:
 
 
 @pytest.mark.parametrize("form", ["tsv", "folder of tsv", "npz", "groups", "flat", "pos_boxes"])
-def test_every_form_gives_the_same_regions(tmp_path: Path, form: str) -> None:
+def test_every_format_gives_the_same_regions(tmp_path: Path, form: str) -> None:
     read = rows(written(tmp_path, form))
     assert sorted(read) == sorted(FOUND)
     for image_id, values in FOUND.items():
@@ -103,7 +103,7 @@ def test_arrays_may_be_padded(tmp_path: Path, form: str) -> None:
     for values in found.values():
         del values["objects_id"], values["objects_conf"]
         values["features"] = values["features"].copy()
-        values["features"][values["num_boxes"] :] = np.nan  # nobody looks at padding
+        values["features"][values["num_boxes"] :] = np.nan  # padding is not checked
     assert [len(regions(row)) for i, row in sorted(rows(written(tmp_path / "b", form, found)).items())] == [1, 3, 2]
 
 
@@ -130,17 +130,17 @@ def test_bottom_up_attention_has_no_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", [b"", b"img_id\timg_h\timg_w\tobjects_id\n", b"\n", b" \n"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
 def test_lines_of_a_tsv(tmp_path: Path, head: bytes, end: bytes) -> None:
-    """Names of columns and blank lines are no rows; the last may lack its line break."""
+    """A header and blank lines are not rows; the last row may have no line break."""
     path = region_tsv(tmp_path / "x.tsv", FOUND)
     path.write_bytes(head + path.read_bytes().replace(b"\n", b"\r\n" if end == b"\r\n" else b"\n")[: -len(end) or -1])
     path.write_bytes(path.read_bytes() + end)
     source = open_source(path)
     assert list(source.ids()) == list(FOUND)
-    assert source.place(1) == f"{path}, row {2 + bool(head)}"
+    assert source.location(1) == f"{path}, row {2 + bool(head)}"
     assert len(regions(source.read(2))) == 3
 
 
-def test_the_surest_come_first_and_the_others_are_skipped(tmp_path: Path) -> None:
+def test_the_highest_scoring_come_first_and_the_others_are_skipped(tmp_path: Path) -> None:
     values = detections(("1",), boxes=5)["1"]
     order = [3, 0, 4, 2, 1]
     per_box = ("objects_id", "objects_conf", "attrs_id", "attrs_conf", "boxes", "features")
@@ -180,7 +180,7 @@ def test_a_row_is_in_memory_at_a_time(tmp_path: Path, form: str) -> None:
 
 
 def test_rows_that_no_image_needs_are_not_decoded(tmp_path: Path, monkeypatch) -> None:
-    """A TSV is gone through once for its ids; after that only the rows asked for are read."""
+    """One pass over a TSV reads the ids; later, only the requested rows are read."""
     path, _ = large(tmp_path, "tsv")
     source = open_source(path)
     assert list(source.ids()) == [str(i) for i in range(40)]
@@ -312,8 +312,8 @@ def test_ids_in_hdf5_may_be_numbers(tmp_path: Path) -> None:
     assert list(open_source(path).ids()) == ["139", "2", "4"]
 
 
-def test_transposed_features_are_read_as_such_and_told(tmp_path: Path) -> None:
-    """A column for each region, as MCAN's files are; as many regions as numbers is no sign of it."""
+def test_transposed_features_are_read_as_such_and_reported(tmp_path: Path) -> None:
+    """A column for each region, as in MCAN's files; a square array is not taken as transposed."""
     region_npz(tmp_path / "plain", detections(("1", "4"), size=5, boxes=3))
     (tmp_path / "turned").mkdir()
     for file in (tmp_path / "plain").glob("*.npz"):
@@ -336,7 +336,7 @@ def test_transposed_features_are_read_as_such_and_told(tmp_path: Path) -> None:
 
 
 def vinvl_features(found: dict) -> dict[str, np.ndarray]:
-    """Features that end in the position of their region, float32."""
+    """Features that end with the position of their region, float32."""
     values = {}
     for image_id, of_image in found.items():
         boxes = (of_image["boxes"] / np.array([of_image["img_w"], of_image["img_h"]] * 2)).astype(np.float32)

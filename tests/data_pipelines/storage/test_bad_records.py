@@ -1,4 +1,4 @@
-"""Damaged records: their rows are blank, all others are what they are on every host, and each is named."""
+"""Damaged records: their rows are padding, all other rows are the same on every host, and each record is reported."""
 
 import dataclasses
 import re
@@ -41,7 +41,7 @@ CONFIG = DataConfig(
 
 
 class DamagedRecords(FakeRecords):
-    """One record cannot be read, and the image of another is none."""
+    """One record cannot be read, and another one has no valid image."""
 
     def __getitem__(self, i: int) -> Record:
         if i == UNREADABLE:
@@ -79,7 +79,7 @@ def plan_of(step: int) -> BatchPlan:
 
 
 @pytest.mark.parametrize("name", ["pretraining", "vqa", "nlvr2", "retrieval"])
-def test_rows_of_damaged_records_are_blank(name):
+def test_rows_of_damaged_records_are_padding(name):
     whole, damaged = make(name, FakeRecords), make(name, DamagedRecords)
     others_that_changed = 0
     for step in range(6):
@@ -89,23 +89,23 @@ def test_rows_of_damaged_records_are_blank(name):
         bad = np.isin(plan.record_B, (UNREADABLE, UNDECODABLE))
         assert sorted(problems) == [
             "Record 2 cannot be read",
-            "fake/4: 10 bytes that are not a readable image; prepare the data set again.",
+            "fake/4: 8 bytes that are not a readable image; prepare the data set again.",
         ]
         assert PROBLEMS not in expected and batch.keys() == expected.keys()
-        filler = make(name, FakeRecords)(dataclasses.replace(plan, record_B=np.full(ROWS, -1, np.int32)))
+        padding = make(name, FakeRecords)(dataclasses.replace(plan, record_B=np.full(ROWS, -1, np.int32)))
         for array in batch:
-            np.testing.assert_array_equal(batch[array][bad], filler[array][bad], array)
+            np.testing.assert_array_equal(batch[array][bad], padding[array][bad], array)
         assert expected["pair_mask"][:, 0].all() and (batch["pair_mask"][:, 0] == ~bad).all()
         for array in ("images", "image_size", *(("label",) if name == "nlvr2" else ())):
             np.testing.assert_array_equal(batch[array][~bad], expected[array][~bad], array)
         others_that_changed += (batch["text"][~bad] != expected["text"][~bad]).any()
-    # A text of the unreadable record cannot be another row's false one.
+    # A text of the unreadable record cannot be the mismatched text of another row.
     assert (others_that_changed > 0) == (name in ("pretraining", "retrieval"))
 
 
 @pytest.mark.parametrize("name", ["pretraining", "vqa", "retrieval"])
 def test_hosts_agree(name):
-    """Whoever loads a row, it is the same, whether the damaged records are its own or not."""
+    """A row is the same on every host, whether the damaged records belong to the host or not."""
     for step in range(6):
         plan = plan_of(step)
         together = make(name, DamagedRecords)(plan)
@@ -134,8 +134,8 @@ def test_none_may_be_damaged(name):
         ("vqa", '{"answers": null}', "answers that are no list of texts"),
     ],
 )
-def test_rows_of_damaged_labels_are_blank(name, label, what):
-    """Those that show it: the other texts of the record serve."""
+def test_rows_of_damaged_labels_are_padding(name, label, what):
+    """Only rows with this label are padding; the other texts of the record are used."""
     whole, damaged = make(name, FakeRecords), make(name, FakeRecords)
     records = damaged.sources[0].records
     records[3] = dataclasses.replace(records[3], labels=(records[3].labels[0], label, records[3].labels[2]))
@@ -145,23 +145,23 @@ def test_rows_of_damaged_labels_are_blank(name, label, what):
         plan = dataclasses.replace(plan_of(step), pass_B=np.full(ROWS, step))
         expected, batch = whole(plan), damaged(plan)
         (row,) = np.flatnonzero(plan.record_B == 3)
-        shown = 1 in damaged.shown_texts(plan, row, 3)
-        seen.add(shown)
+        affected = 1 in damaged.texts_of_row(plan, row, 3)
+        seen.add(affected)
         problem = f"fake/3: the label of text 1 is damaged ({what}"
-        if shown:
+        if affected:
             assert batch.pop(PROBLEMS)[0].startswith(problem)
             with pytest.raises(BadRecordError, match=re.escape(problem)):
                 strict(plan)
         others = np.arange(ROWS) != row
         for array in expected:
             np.testing.assert_array_equal(batch[array][others], expected[array][others], array)
-            assert shown or np.array_equal(batch[array], expected[array]), array
-        assert not shown or not (batch["pair_mask"][row].any() or batch["images"][row].any())
+            assert affected or np.array_equal(batch[array], expected[array]), array
+        assert not affected or not (batch["pair_mask"][row].any() or batch["images"][row].any())
     assert seen == {False, True}
 
 
 def test_errors_that_are_no_damage_are_raised():
-    """Data of another task, say."""
+    """Such as data of another task."""
     maker = make("vqa", FakeRecords)
     maker.sources[0].records = [dataclasses.replace(r, labels=()) for r in maker.sources[0].records]
     with pytest.raises(DataError, match="without labels"):
@@ -169,9 +169,9 @@ def test_errors_that_are_no_damage_are_raised():
 
 
 def test_a_replaced_image_that_is_damaged():
-    """The row that would show it is blank, though its own record is whole."""
+    """The row that needs it is padding, although its own record is not damaged."""
     config = dataclasses.replace(CONFIG, replaced_images=1.0)
-    blank_though_whole = 0
+    padding_with_whole_record = 0
     for step in range(12):
         plan = plan_of(step)
         batch = make("pretraining", DamagedRecords, config)(plan)
@@ -179,8 +179,8 @@ def test_a_replaced_image_that_is_damaged():
             if batch["pair_mask"][row, 0]:
                 assert number != UNREADABLE and batch["image_size"][row].tolist() == [48, 64]
             else:
-                blank_though_whole += number not in (UNREADABLE, UNDECODABLE)
-    assert blank_though_whole
+                padding_with_whole_record += number not in (UNREADABLE, UNDECODABLE)
+    assert padding_with_whole_record
 
 
 def test_problems_come_from_processes_too():
@@ -196,12 +196,12 @@ def test_problems_come_from_processes_too():
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("name", ["pretraining", "vqa", "nlvr2", "retrieval"])
-def test_no_image_shows_what_its_memory_held_before(name, shuffle, monkeypatch):
-    """Margins, padding rows, damaged rows and rows that show nothing are written too."""
+def test_no_image_has_old_content_of_its_memory(name, shuffle, monkeypatch):
+    """Margins, padding rows, damaged rows and rows without an image are written, too."""
 
     wide = dataclasses.replace(CONFIG, canvases=((64, 80),))
     maker = make(name, DamagedRecords, wide, **({"shuffle_images": True} if shuffle and name != "retrieval" else {}))
-    for kept in (range(ROWS), (0, 1, UNDECODABLE), (1,)):  # the last one has no other row to show
+    for kept in (range(ROWS), (0, 1, UNDECODABLE), (1,)):  # the last plan has no other row with an image
         plan = plan_of(0)
         plan = dataclasses.replace(plan, record_B=np.where(np.isin(plan.record_B, kept), plan.record_B, -1))
         made = []
@@ -210,5 +210,5 @@ def test_no_image_shows_what_its_memory_held_before(name, shuffle, monkeypatch):
             made.append(maker(plan))
         for field in made[0]:
             np.testing.assert_array_equal(made[0][field], made[1][field])
-        shows = made[0]["images"].reshape(ROWS, -1).any(1)
-        assert shows.any() != (shuffle and name != "retrieval" and kept == (1,))
+        not_black = made[0]["images"].reshape(ROWS, -1).any(1)
+        assert not_black.any() != (shuffle and name != "retrieval" and kept == (1,))

@@ -1,4 +1,4 @@
-"""Records with and without labels and second images, as they lie on disk."""
+"""Records with and without labels and second images on disk."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from data_pipelines.storage import index_writer
 from data_pipelines.storage.index_writer import write_index
 from data_pipelines.storage.records import RecordImage, RecordTexts, open_records, parse
 
-# Of `plain` below, as it was before records could have labels and second images.
+# Fingerprint of `plain` below from before records could have labels and second images.
 FINGERPRINT = "4fd816a8577685362ef9a63702ecbfcc"
 SECOND = {"second_image": [b"right"], "second_height": [5], "second_width": [6]}
 
@@ -67,7 +67,7 @@ def test_records_with_them(tmp_path: Path) -> None:
 
 
 def test_texts_beside_the_index(tmp_path: Path, monkeypatch) -> None:
-    """One line a record, whatever its texts hold; labels letter for letter; the same bytes at any time."""
+    """One line per record for any text; labels are unchanged; the bytes are always the same."""
     hard = ['"quoted" \\ Größe \u2028 \x85 \x1c 犬', "", "a\nb\r"]
     labels = [b'{"x":1}', b'{ "x" : "\xc3\xb6" }', b'{"x": "\\u00f6\\n"}']
     contents = [plain(0), plain(1), plain(2, labels=labels, **SECOND)]
@@ -80,7 +80,7 @@ def test_texts_beside_the_index(tmp_path: Path, monkeypatch) -> None:
     ]
     packed = (folder / "texts-train.jsonl.gz").read_bytes()
     assert gzip.decompress(packed).count(b"\n") == 2
-    assert (packed[3], packed[4:8]) == (0, bytes(4))  # neither a file name nor a time of writing
+    assert (packed[3], packed[4:8]) == (0, bytes(4))  # no file name and no time
     write(tmp_path / "pair", last.SerializeToString())
     records = open_records(tmp_path / "pair", "x", "train")
     parsed, loads = [], json.loads
@@ -92,7 +92,7 @@ def test_texts_beside_the_index(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_texts_take_little_memory(tmp_path: Path, monkeypatch) -> None:
-    """6 MB of texts in 60 records are written, and read, with few of them in memory at a time."""
+    """6 MB of texts in 60 records are written and read with only a few of them in memory."""
     monkeypatch.setattr(index_writer, "_CHUNK_BYTES", 1)
     text = json.dumps(np.random.default_rng(0).integers(10**9, size=10_000).tolist()).encode()[:100_000]
     fields = {"image": [b""], "height": [1], "width": [1], "image_id": [b"x"]}
@@ -111,7 +111,7 @@ def test_texts_take_little_memory(tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("before", [False, True])
 def test_texts_are_whole_or_not_there(tmp_path: Path, before: bool) -> None:
-    """Stopped among the records: nothing new has the name, and what had it stays."""
+    """After an interruption between records, no new file has the name, and an old file stays."""
     folder = write(tmp_path, *map(plain, range(3)))
     path = folder / "texts-train.jsonl.gz"
     if not before:

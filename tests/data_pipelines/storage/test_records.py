@@ -1,4 +1,4 @@
-"""Random access to prepared records, in this process and others."""
+"""Random access to prepared records, in this process and in others."""
 
 import concurrent.futures
 import gzip
@@ -123,7 +123,7 @@ def test_damaged_index(copy: Path, file: str, content: bytes | None, message: st
         (copy / file).write_bytes(content)
     with pytest.raises(DataError, match=message):
         open_records(copy.parents[1], "shapes", "train")
-    # What the message says helps.
+    # The remedy in the message works.
     (copy / "index.json").unlink(missing_ok=True)
     prepare("shapes", copy.parents[1])
     assert len(open_records(copy.parents[1], "shapes", "train")) == 40
@@ -144,7 +144,7 @@ def test_pickled_objects_in_an_index_are_refused(copy: Path) -> None:
 
 
 def test_texts_are_those_of_the_records(shapes_dir: Path, monkeypatch) -> None:
-    """In their order, as often as one likes, and without a look at any record."""
+    """In order, any number of times, and without reading a record."""
     records = open_records(shapes_dir, "shapes", "train")
     expected = [RecordTexts(record.image_id, record.texts, record.labels) for record in records]
     monkeypatch.setattr(Records, "_files", lambda _: pytest.fail("read the records"))
@@ -188,7 +188,7 @@ def test_damaged_texts(copy: Path, damage, message: str) -> None:
     records = open_records(copy.parents[1], "shapes", "train")
     with pytest.raises(DataError, match=rf"texts-train\.jsonl\.gz {message}"):
         list(records.texts())
-    # What the message says helps.
+    # The remedy in the message works.
     (copy / "index.json").unlink()
     prepare("shapes", copy.parents[1])
     assert path.read_bytes() == whole

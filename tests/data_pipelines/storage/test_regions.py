@@ -1,4 +1,4 @@
-"""Regions in records and in the index: exact, in the fingerprint only where there are some."""
+"""Regions in records and in the index: exact, and in the fingerprint only if there are some."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def test_round_trip(these: Regions) -> None:
 @settings(max_examples=30, deadline=None)
 @given(some_regions())
 def test_round_trip_through_the_features_of_tfds(these: Regions) -> None:
-    """As `prepare` writes them."""
+    """As in `prepare`."""
     from data_pipelines.datasets.shapes import Shapes
 
     builder = Shapes(data_dir="/nowhere", options={"regions": "drawn"})
@@ -155,7 +155,7 @@ def test_unknown_classes_count_as_none(tmp_path: Path) -> None:
 
 
 def test_index_of_records_without_regions(tmp_path: Path) -> None:
-    """Nothing is added to it, so that those which earlier releases wrote are the same."""
+    """Nothing is added, so the index is the same as in earlier releases."""
     folder = write(tmp_path, None, None)
     records = open_records(tmp_path, "x", "train")
     assert (records.index.region_size, records.index.global_size, records.index.region_classes) == (0, 0, 0)

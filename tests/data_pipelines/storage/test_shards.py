@@ -1,4 +1,4 @@
-"""Writing a split: files by size, names at the end, memory that does not grow."""
+"""Writing a split: files by size, names at the end, and constant memory."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def test_where_a_file_ends_by_size() -> None:
 @pytest.mark.parametrize("max_shard_bytes", [700, 4000, 1 << 20])
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 50])
 def test_number_of_files(tmp_path: Path, monkeypatch, max_shard_bytes: int, num_shards: int) -> None:
-    """However the records were cut first, the files come out the same, and no scratch file is left."""
+    """The files do not depend on the first division of the records, and no temporary file is left."""
     monkeypatch.setattr(shards.write_split, "__defaults__", (max_shard_bytes,))
     options = {"num_train": 20, "num_validation": 0, "num_test": 0}
     folder = prepare("shapes", tmp_path, options=options, num_shards=num_shards)
@@ -50,7 +50,7 @@ def test_number_of_files(tmp_path: Path, monkeypatch, max_shard_bytes: int, num_
 
 
 def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
-    """The order of the fields in a serialized example is one, not that of a process's hash table."""
+    """The order of the fields in a serialized example does not depend on the hash table of the process."""
     options = {"num_train": 3, "num_validation": 0, "num_test": 0, "regions": "drawn"}
     folder = prepare("shapes", tmp_path / "0", options=options)
     code = (
@@ -66,7 +66,7 @@ def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_split_larger_than_the_memory_it_may_use(tmp_path: Path) -> None:
-    """1.3 GiB of images: TFDS's own writer would need TensorFlow, and more than a GiB of memory."""
+    """1.3 GiB of images: the writer of TFDS would need TensorFlow, and more than a GiB of memory."""
 
     padding = bytes(8 << 20)  # bytes after the end of a JPEG are legal
     source = tmp_path / "source"

@@ -1,4 +1,4 @@
-"""Normal forms of answers, and lists of them."""
+"""Normal forms of answers, and lists of answers."""
 
 import collections
 import json
@@ -25,7 +25,7 @@ NORMAL_FORMS = {
     " Yes\n": "yes",
     "hot\tdog": "hot dog",
     "hot \n  dog": "hot dog",
-    # articles, as words only
+    # articles, only as words
     "A dog": "dog",
     "an apple and the pear": "apple and pear",
     "the": "",
@@ -37,7 +37,7 @@ NORMAL_FORMS = {
     "ten": "10",
     "eleven": "eleven",
     "someone": "someone",
-    # a sign next to a space goes, one between letters is a space
+    # a sign next to a space is removed, a sign between letters becomes a space
     "t-shirt": "t shirt",
     "yes, no": "yes no",
     "yes,no": "yes no",
@@ -47,7 +47,7 @@ NORMAL_FORMS = {
     "rock - n-roll": "rock nroll",
     "rock -n-roll": "rock nroll",
     "rock - n/roll": "rock n roll",
-    "x/-y-z": "x y z",  # the space that / becomes does not count
+    "x/-y-z": "x y z",  # the space that replaces / does not count
     "x-/y-z": "x y z",
     "(red)": "red",
     "red?": "red",
@@ -55,15 +55,15 @@ NORMAL_FORMS = {
     '"stop"': "stop",
     "a/b;c\\d_e@f`g": "b c d e f g",
     "{x}[y]<z>=+w": "x y z w",
-    # neither the apostrophe nor the colon is a sign
+    # the apostrophe and the colon are not signs
     "10:30": "10:30",
     "men's": "men's",
-    # a comma between digits makes all signs vanish
+    # with a comma between digits, all signs are removed
     "1,000": "1000",
     "1,000-2,000": "10002000",
     "1, 000": "1 000",
     "x,1": "x 1",
-    # a full stop goes unless a digit follows
+    # a full stop is removed unless a digit follows
     "yes.": "yes",
     "u.s.a.": "usa",
     "3.50": "3.50",
@@ -71,7 +71,7 @@ NORMAL_FORMS = {
     ".5": ".5",
     "no.1": "no.1",
     "." * 33 + "x": ".x",
-    # contractions, whose apostrophe is missing
+    # contractions with a missing apostrophe
     "dont know": "don't know",
     "DONT": "don't",
     "don't": "don't",
@@ -130,7 +130,7 @@ def test_index_of_an_answer_and_of_its_normal_form():
     assert len(AnswerVocabulary(())) == 0
 
 
-def test_an_answer_stands_once():
+def test_an_answer_occurs_once():
     with pytest.raises(DataError, match="'b' stands twice"):
         AnswerVocabulary(("a", "b", "c", "b"))
 
@@ -230,7 +230,7 @@ def test_published_forms(tmp_path, name):
     assert read_vocabulary_list(str(tmp_path / name)).answers == ("yes", "", "no")
 
 
-def test_one_answer_a_line(tmp_path):
+def test_one_answer_per_line(tmp_path):
     path = tmp_path / "answers.txt"
     path.write_bytes(b"[yes]\r\nhot dog \nno\n\n")
     assert read_vocabulary_list(path).answers == ("[yes]", "hot dog", "no")

@@ -42,7 +42,7 @@ def test_encode_equals_transformers():
 
 
 def test_texts_are_split_as_a_whole():
-    """Pieces are found word by word and remembered: nothing of what surrounds a word may change them."""
+    """Words are tokenized one by one, with a cache: the context of a word does not change its tokens."""
     parts = ["a", "red", "un", "believable", "é", "ß", "İ", "Σ", "日本", "[MASK]", "[unused1]", "##able", "'s", "."]
     spaces = [" ", " ", " ", " ", "  ", "\t", "\n", "\x1c", "\x85", "\xa0", "\u200b", "\u3000", "\ufeff", "\u0301"]
     parts += [*spaces, "x" * 40, "red" * 50]
@@ -56,16 +56,16 @@ def test_texts_are_split_as_a_whole():
     assert len({tuple(tokenizer.pieces(text)) for text in texts}) > 200
 
 
-def test_long_words_are_not_remembered(tokenizer):
+def test_long_words_are_not_cached(tokenizer):
     tokenizer.pieces("red " + "x" * 1000)
-    known = tokenizer._known.cache_info().currsize
+    known = tokenizer._cached_split.cache_info().currsize
     tokenizer.pieces("y" * 1000)
-    assert tokenizer._known.cache_info().currsize == known > 0
+    assert tokenizer._cached_split.cache_info().currsize == known > 0
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_masking_takes_the_same_chances_in_the_same_order(tokenizer, whole_words):
-    """A run that goes on under another version of this code must see the same batches: the rule, spelled out."""
+def test_masking_draws_the_same_random_numbers_in_the_same_order(tokenizer, whole_words):
+    """A run that continues with another version of this code must get the same batches; this spells out the rule."""
 
     def plainly(ids_T, rng, rate, slots):
         candidates = np.flatnonzero(~np.isin(ids_T, tokenizer.special_ids))
@@ -80,8 +80,8 @@ def test_masking_takes_the_same_chances_in_the_same_order(tokenizer, whole_words
             position = np.sort(rng.permutation(candidates)[:count])
         masked_T, action = ids_T.copy(), rng.random(len(position))
         others = rng.choice(tokenizer.ordinary_ids, len(position))
-        for place, make_rng, other in zip(position, action, others, strict=True):
-            masked_T[place] = tokenizer.mask if make_rng < 0.8 else other if make_rng < 0.9 else ids_T[place]
+        for index, draw, other in zip(position, action, others, strict=True):
+            masked_T[index] = tokenizer.mask if draw < 0.8 else other if draw < 0.9 else ids_T[index]
         return masked_T, position, ids_T[position]
 
     ids = np.random.default_rng(1)
@@ -99,22 +99,22 @@ def test_masking_statistics(tokenizer):
     rng = np.random.default_rng(0)
     ids = np.array([2, *rng.integers(5, 9, 20), 3], np.int32)
     chosen, masked_away, kept, runs = 0, 0, 0, 4000
-    places = np.zeros(len(ids))
+    counts = np.zeros(len(ids))
     for _ in range(runs):
         masked, position, target = mask_tokens(ids, tokenizer, rng, rate=0.15, slots=4)
         assert (target == ids[position]).all()
         assert (np.delete(masked, position) == np.delete(ids, position)).all()
         assert not np.isin(masked[position], (0, 1, 2, 3)).any()
         chosen += len(position)
-        places[position] += 1
+        counts[position] += 1
         masked_away += (masked[position] == tokenizer.mask).sum()
         kept += (masked[position] == target).sum()
     assert chosen / runs == pytest.approx(0.15 * 20, rel=0.01)
     assert masked_away / chosen == pytest.approx(0.8, abs=0.015)
-    # 10% unchanged, and of the 10% random words one in eight happens to be the same.
+    # 10% are unchanged, and one in eight of the 10% random words is the same word.
     assert kept / chosen == pytest.approx(0.1 + 0.1 / 8, abs=0.012)
-    assert places[0] == places[-1] == 0
-    assert places[1:-1] == pytest.approx(np.full(20, chosen / 20), rel=0.15)
+    assert counts[0] == counts[-1] == 0
+    assert counts[1:-1] == pytest.approx(np.full(20, chosen / 20), rel=0.15)
 
 
 def test_random_words_are_never_special(tokenizer):

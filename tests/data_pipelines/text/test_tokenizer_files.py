@@ -1,4 +1,4 @@
-"""Lines of a vocabulary; upper case and accents as a tokenizer's files state them."""
+"""Lines of a vocabulary, and the settings for upper case and accents in tokenizer files."""
 
 import json
 
@@ -25,7 +25,7 @@ WORDS = (*SPECIAL, "a", "red")
         ("", ()),
     ],
 )
-def test_a_line_is_a_word_piece(text, pieces):
+def test_a_line_is_a_token(text, pieces):
     assert split_vocabulary(text) == pieces
 
 
@@ -35,7 +35,7 @@ def test_every_line_keeps_its_id(tmp_path):
     assert read_vocabulary(str(tmp_path)) == read_vocabulary(str(tmp_path / "vocab.txt")) == words
     tokenizer = Tokenizer(words)
     assert tokenizer.encode("a red", 9).tolist() == [2, 5, 12, 3]
-    assert not {7, 9} & set(tokenizer.ordinary_ids)  # blank ones are no words
+    assert not {7, 9} & set(tokenizer.ordinary_ids)  # empty tokens match no words
     with pytest.raises(DataError, match=r"'a' for the ids 5 and 7; blank one of the lines"):
         Tokenizer((*SPECIAL, "a", "b", "a"))
 
@@ -63,7 +63,7 @@ BERT = {"type": "BertNormalizer", "lowercase": False, "strip_accents": None}
     [
         ({"do_lower_case": False}, ..., False),
         ({"do_lower_case": True, "strip_accents": None}, ..., True),
-        ({"do_lower_case": False}, BERT | {"lowercase": True}, False),  # the first file counts
+        ({"do_lower_case": False}, BERT | {"lowercase": True}, False),  # the first file has priority
         ({}, BERT, False),
         (None, BERT | {"lowercase": True, "strip_accents": True}, True),
         (None, {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, {"type": "StripAccents"}]}, True),
@@ -80,7 +80,7 @@ def test_case_of_a_tokenizer(tmp_path, config, normalizer, lowercase):
         assert "\n" not in str(error.value)
 
 
-def test_files_that_say_nothing_fit_both(tmp_path):
+def test_files_without_settings_fit_both(tmp_path):
     write(tmp_path, {"model_max_length": 512})
     check_case(tmp_path, True)
     check_case(tmp_path, False)
@@ -102,5 +102,5 @@ def test_other_accents_and_damaged_files_are_refused(tmp_path, content, message)
         check_case(tmp_path, True)
 
 
-def test_word_pieces_with_upper_case():
+def test_tokens_with_upper_case():
     assert cased_pieces((*SPECIAL, "a", "\u1d43", "Red", "##X", "[unused1]")) == 2

@@ -1,4 +1,4 @@
-"""The first look at an image."""
+"""The examination of an image."""
 
 import hashlib
 
@@ -10,18 +10,18 @@ from data_pipelines.images.resize import decode
 from data_pipelines.web_collection import examining
 from data_pipelines.web_collection.examining import examine
 from data_pipelines.web_collection.funnel import FOUND, KEPT, Drop, funnel
-from data_pipelines.web_collection.near_duplicates import fingerprint
-from data_pipelines.web_collection.samples import Found, Place, WebImage
+from data_pipelines.web_collection.near_duplicates import perceptual_hash
+from data_pipelines.web_collection.samples import Found, Location, WebImage
 from data_pipelines.web_collection.settings import Settings
 from tests.data_pipelines.web_collection.crawl import bomb, image_bytes, split, tallies
 
-PLACE = Place("0.tar", 3, 512, 100)
+LOCATION = Location("0.tar", 3, 512, 100)
 SETTINGS = Settings(min_side=40)
 GOOD = "a dog runs"
 
 
 def look(encoded: bytes, *texts: object, language: object = "en") -> tuple[list[WebImage], list[Drop]]:
-    return split(examine(Found(PLACE, texts, language, "http://x"), lambda: encoded, SETTINGS))
+    return split(examine(Found(LOCATION, texts, language, "http://x"), lambda: encoded, SETTINGS))
 
 
 def test_what_is_kept() -> None:
@@ -30,11 +30,11 @@ def test_what_is_kept() -> None:
     assert kept == [
         WebImage(
             sha256=hashlib.sha256(encoded).hexdigest(),
-            place=PLACE,
+            location=LOCATION,
             format="PNG",
             height=40,
             width=48,
-            fingerprint=fingerprint(decode(encoded)),
+            image_hash=perceptual_hash(decode(encoded)),
             texts=(GOOD, "<a> dog runs"),
             language="en",
             page="http://x",
@@ -76,7 +76,7 @@ def test_the_funnel_closes_for_what_is_kept() -> None:
     assert (rows[-1].images_left, rows[-1].texts_left) == (1, 2)
 
 
-def test_nothing_is_decoded_before_all_that_is_cheap_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_before_the_cheap_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     def verify(_: bytes) -> None:
         raise AssertionError("decoded")
 
@@ -96,8 +96,8 @@ def test_reasons() -> None:
     def missing() -> bytes:
         raise BadImageError("missing file")
 
-    _, drops = split(examine(Found(PLACE, [GOOD]), missing, SETTINGS))
-    assert (drops[-1].stage, drops[-1].reason, drops[-1].place) == ("image file", "missing file", "0.tar:3")
+    _, drops = split(examine(Found(LOCATION, [GOOD]), missing, SETTINGS))
+    assert (drops[-1].stage, drops[-1].reason, drops[-1].location) == ("image file", "missing file", "0.tar:3")
     assert look(image_bytes(1)[:60], GOOD)[1][-1].reason == "truncated or damaged file"
     assert look(image_bytes(1, 39, 50), GOOD)[1][-1].detail == "39x50 pixels"
     assert look(image_bytes(1), GOOD, language="de-AT")[1][-1].reason == "de"

@@ -49,7 +49,7 @@ def test_examples_are_few_short_and_of_all_reasons() -> None:
     drops = [Drop("length", f"0.tar:{i}", "x" * 5000, "common", texts=1) for i in range(9)]
     drops.append(Drop("length", "0.tar:5", "y", "rare", texts=1))
     chosen = tallies(drops)["length"].chosen_examples()
-    assert [(place, reason) for place, _, reason, _ in chosen] == [
+    assert [(location, reason) for location, _, reason, _ in chosen] == [
         ("0.tar:0", "common"),
         ("0.tar:5", "rare"),
         ("0.tar:1", "common"),

@@ -12,8 +12,8 @@ def test_ways_to_write_a_language(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", [None, "", "  ", "und", "Unknown", 3, ["en"], "x" * 1000])
-def test_pages_that_do_not_say(language: object) -> None:
-    assert refuse_language(language, ("en",), "drop") == "language not said"
+def test_pages_without_a_language(language: object) -> None:
+    assert refuse_language(language, ("en",), "drop") == "language not given"
     assert refuse_language(language, ("en",), "keep") is None
     assert refuse_language(language, (), "drop") is None
 

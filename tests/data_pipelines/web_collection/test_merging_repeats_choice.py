@@ -1,4 +1,4 @@
-"""Stages that look at several images or texts at once."""
+"""Stages that compare several images or texts."""
 
 import itertools
 
@@ -22,7 +22,7 @@ from tests.data_pipelines.web_collection.crawl import image, split
         ("...", "!!!", False),
     ],
 )
-def test_texts_that_say_the_same(a: str, b: str, same: bool) -> None:
+def test_equivalent_texts(a: str, b: str, same: bool) -> None:
     assert (text_key(a) == text_key(b)) is same
 
 
@@ -36,7 +36,7 @@ def test_merge_does_not_depend_on_the_order() -> None:
     assert all(result == results[0] for result in results)
     (merged,), drops = results[0]
     assert merged == image("a dog runs", "second text", "third text", number=2, page="p2")
-    assert [(d.stage, d.place, d.text, d.images, d.texts) for d in drops] == [
+    assert [(d.stage, d.location, d.text, d.images, d.texts) for d in drops] == [
         ("same file", "0.tar:7", "", 1, 0),
         ("same text", "0.tar:7", "a DOG runs!", 0, 1),
         ("same file", "0.tar:11", "", 1, 0),

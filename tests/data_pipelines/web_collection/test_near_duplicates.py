@@ -1,4 +1,4 @@
-"""Images that look alike."""
+"""Near-duplicates."""
 
 import io
 
@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.images.resize import decode
-from data_pipelines.web_collection.near_duplicates import MAX_DISTANCE, Likeness, bands, fingerprint, near_duplicates
+from data_pipelines.web_collection.near_duplicates import (
+    MAX_DISTANCE,
+    ImageHash,
+    bands,
+    near_duplicates,
+    perceptual_hash,
+)
 from tests.data_pipelines.web_collection.crawl import image_bytes
 from tests.real_data import real_data
 
@@ -17,7 +23,7 @@ BITS = st.integers(0, 2**64 - 1)
 
 
 @given(BITS, st.integers(0, MAX_DISTANCE), st.data())
-def test_near_fingerprints_share_a_band(value: int, distance: int, data: st.DataObject) -> None:
+def test_near_hashes_share_a_band(value: int, distance: int, data: st.DataObject) -> None:
     flipped = data.draw(st.sets(st.integers(0, 63), max_size=distance))
     other = value ^ sum(1 << bit for bit in flipped)
     assert len(bands(value, distance)) == distance + 1
@@ -32,14 +38,14 @@ def test_bands_hold_every_bit_once(value: int, distance: int) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.sampled_from([0.0, 0.5, 1.0])), max_size=12), st.randoms())
-def test_superfluous_is_what_has_a_better_one_near(drawn: list, random) -> None:
-    images = [Likeness(f"{i:02d}", value, score) for i, (value, score) in enumerate(drawn)]
+def test_near_duplicates_have_a_better_image(drawn: list, random) -> None:
+    images = [ImageHash(f"{i:02d}", value, score) for i, (value, score) in enumerate(drawn)]
     expected = {}
     for image in images:
         better = [
             other
             for other in images
-            if (image.fingerprint ^ other.fingerprint).bit_count() <= 2
+            if (image.value ^ other.value).bit_count() <= 2
             and (other.score > image.score or (other.score == image.score and other.sha256 < image.sha256))
         ]
         if better:
@@ -49,20 +55,20 @@ def test_superfluous_is_what_has_a_better_one_near(drawn: list, random) -> None:
     assert dict(near_duplicates(shuffled, 2)) == expected
 
 
-def test_a_better_one_that_is_superfluous_itself_counts() -> None:
-    chain = [Likeness("a", 0b000, 0.9), Likeness("b", 0b011, 0.8), Likeness("c", 0b1111, 0.7)]
+def test_a_better_image_that_is_itself_a_near_duplicate_counts() -> None:
+    chain = [ImageHash("a", 0b000, 0.9), ImageHash("b", 0b011, 0.8), ImageHash("c", 0b1111, 0.7)]
     assert [(worse.sha256, better.sha256) for worse, better in near_duplicates(chain, 2)] == [("b", "a"), ("c", "b")]
 
 
 def test_all_64_bits_count() -> None:
     top = 1 << 63
-    assert not list(near_duplicates([Likeness("a", 0), Likeness("b", top | 1)], 1))
-    assert list(near_duplicates([Likeness("a", top), Likeness("b", top | 1)], 1))
+    assert not list(near_duplicates([ImageHash("a", 0), ImageHash("b", top | 1)], 1))
+    assert list(near_duplicates([ImageHash("a", top), ImageHash("b", top | 1)], 1))
 
 
 @pytest.mark.parametrize("shade", [0, 17, 128, 255])
-def test_images_of_one_colour_are_alike(shade: int) -> None:
-    assert fingerprint(np.full((301, 400, 3), shade, np.uint8)) == 0
+def test_images_of_one_colour_have_the_same_hash(shade: int) -> None:
+    assert perceptual_hash(np.full((301, 400, 3), shade, np.uint8)) == 0
 
 
 def test_small_changes_turn_few_bits() -> None:
@@ -70,18 +76,20 @@ def test_small_changes_turn_few_bits() -> None:
         original = Image.open(io.BytesIO(image_bytes(seed, 320, 400)))
         buffer = io.BytesIO()
         original.resize((300, 260)).save(buffer, "JPEG", quality=40)
-        same = fingerprint(decode(image_bytes(seed, 320, 400))) ^ fingerprint(decode(buffer.getvalue()))
+        same = perceptual_hash(decode(image_bytes(seed, 320, 400))) ^ perceptual_hash(decode(buffer.getvalue()))
         assert same.bit_count() <= 4
-        other = fingerprint(decode(image_bytes(seed, 320, 400))) ^ fingerprint(decode(image_bytes(seed + 1, 320, 400)))
+        other = perceptual_hash(decode(image_bytes(seed, 320, 400))) ^ perceptual_hash(
+            decode(image_bytes(seed + 1, 320, 400))
+        )
         assert other.bit_count() > 12
 
 
-def test_real_photographs_are_told_apart() -> None:
+def test_real_photographs_are_distinguished() -> None:
     paths = sorted((real_data("coco") / "val2017").glob("*.jpg"))[:60]
     photographs = [decode(path.read_bytes()) for path in paths]
-    values = [fingerprint(pixels) for pixels in photographs]
+    values = [perceptual_hash(pixels) for pixels in photographs]
     small = [
-        fingerprint(np.asarray(Image.fromarray(pixels).resize((pixels.shape[1] // 2, pixels.shape[0] // 2))))
+        perceptual_hash(np.asarray(Image.fromarray(pixels).resize((pixels.shape[1] // 2, pixels.shape[0] // 2))))
         for pixels in photographs
     ]
     assert all((a ^ b).bit_count() <= 6 for a, b in zip(values, small, strict=True))

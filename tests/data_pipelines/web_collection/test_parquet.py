@@ -34,14 +34,16 @@ def test_bytes_in_row_groups(tmp_path: Path, wrapped: bool) -> None:
     folder, parts = find_parts(tmp_path)
     assert [(part.row_group, part.first) for part in parts] == [(0, 0), (1, 2), (2, 4)]
     found = [f for part in parts for f in read_part(folder, part)]
-    assert [(f.place.number, list(f.texts), f.language) for f in found] == [(i, [f"alt {i}"], "en") for i in range(5)]
+    assert [(f.location.number, list(f.texts), f.language) for f in found] == [
+        (i, [f"alt {i}"], "en") for i in range(5)
+    ]
     reader = ImageReader(folder, folder)
     for i in (4, 0, 3, 2, 1):
-        assert reader.read(found[i].place) == images[i]
+        assert reader.read(found[i].location) == images[i]
 
 
 def test_columns_of_img2dataset(tmp_path: Path) -> None:
-    """Rows whose download failed have no image, and are told as such."""
+    """Rows with a failed download have no image, and are reported as such."""
     rows = [
         {
             "url": "http://p",
@@ -58,9 +60,9 @@ def test_columns_of_img2dataset(tmp_path: Path) -> None:
     first, second = read_part(folder, part)
     assert (list(first.texts), first.page) == (["a"], "http://p")
     reader = ImageReader(folder, folder)
-    assert reader.read(first.place) == image_bytes(1)
+    assert reader.read(first.location) == image_bytes(1)
     with pytest.raises(BadImageError, match="no image"):
-        reader.read(second.place)
+        reader.read(second.location)
 
 
 def test_paths(tmp_path: Path) -> None:
@@ -74,13 +76,13 @@ def test_paths(tmp_path: Path) -> None:
     )
     folder, (part,) = find_parts(tmp_path / "0.parquet")
     found = list(read_part(folder, part))
-    assert [f.place.number for f in found] == list(range(8))
+    assert [f.location.number for f in found] == list(range(8))
     assert found[0].texts == ["a", "b"] and found[0].page == "http://p" and found[0].language is None
     reader = ImageReader(folder, tmp_path / "images")
-    assert reader.read(found[0].place) == reader.read(found[1].place) == image_bytes(2)
+    assert reader.read(found[0].location) == reader.read(found[1].location) == image_bytes(2)
     for bad in found[2:]:
         with pytest.raises(BadImageError, match="missing file"):
-            reader.read(bad.place)
+            reader.read(bad.location)
 
 
 def test_rows_without_an_image(tmp_path: Path) -> None:
@@ -89,8 +91,8 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
     missing, empty = read_part(folder, part)
     reader = ImageReader(folder, folder)
     with pytest.raises(BadImageError, match="no image"):
-        reader.read(missing.place)
-    assert reader.read(empty.place) == b""
+        reader.read(missing.location)
+    assert reader.read(empty.location) == b""
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_damage(tmp_path: Path) -> None:
     content[4:2000] = bytes(1996)
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"0.parquet is not a whole Parquet file .*; download it again or remove it"):
-        ImageReader(folder, folder).read(next(iter(read_part(folder, part))).place)
+        ImageReader(folder, folder).read(next(iter(read_part(folder, part))).location)
     path.write_bytes(content[:-20])
     with pytest.raises(DataError, match=r"0.parquet is not a whole Parquet file"):
         find_parts(tmp_path)

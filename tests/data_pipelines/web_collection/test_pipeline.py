@@ -1,4 +1,4 @@
-"""The whole pipeline on Apache Beam, small enough to know every count."""
+"""The whole pipeline on Apache Beam, with a crawl that is small enough to know every count."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.preparation.run import prepare
 from data_pipelines.storage.records import open_records
 from data_pipelines.web_collection import pipeline, run
-from data_pipelines.web_collection.near_duplicates import Likeness
+from data_pipelines.web_collection.near_duplicates import ImageHash
 from data_pipelines.web_collection.run import collect
 from data_pipelines.web_collection.scoring import Scorer
 from data_pipelines.web_collection.settings import Settings
@@ -62,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """Where a run that was killed has left something."""
+    """An output folder beside the files of a killed run."""
     folder = tmp_path_factory.mktemp("collected") / "out"
     leftover = folder.with_name(".out.unfinished") / "train"
     leftover.mkdir(parents=True)
@@ -129,14 +129,14 @@ def test_bytes_do_not_depend_on_workers_or_order(
 def test_parts_that_a_shuffle_brings_in_any_order() -> None:
     for lengths in itertools.permutations([("b", 2), ("a", 3), ("c", 1)]):
         assert pipeline._firsts(lengths) == {"a": 0, "b": 3, "c": 5, pipeline._TOTAL: 6}
-    worse = image("text", sha256="c", fingerprint=0b111)
-    for better in itertools.permutations([Likeness("a", 0b1), Likeness("b", 0b11)]):
+    worse = image("text", sha256="c", image_hash=0b111)
+    for better in itertools.permutations([ImageHash("a", 0b1), ImageHash("b", 0b11)]):
         (drop,) = pipeline._unless_near_duplicate(("c", ([worse], better)))
         assert (drop.stage, drop.images, drop.texts, drop.detail) == ("near duplicate", 1, 1, "2 bits from a")
 
 
 def test_scores_choose_and_drop(source: Path, tmp_path: Path, saved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image gets the text, and is kept or dropped, as the model says when it is asked directly."""
+    """The chosen text of each image, and whether it is kept, agree with direct scores of the model."""
     scorer, loaded = Scorer(str(saved_run)), []
     monkeypatch.setattr(pipeline, "Scorer", lambda path: loaded.append(path) or scorer)
     monkeypatch.setattr(pipeline, "_SCORED_TOGETHER", 1)
@@ -185,14 +185,14 @@ def test_nothing_is_left_behind(source: Path, tmp_path: Path) -> None:
     [
         (".", {}, {}, "exists; remove it or give another --output"),
         ("none/out", {}, {}, "does not exist; make it, or give another --output"),
-        ("source/out", {}, {}, "lies in the source"),
+        ("source/out", {}, {}, "is inside --source"),
         ("out", {"model": "no/model"}, {}, "--model: no/model"),
         ("out", {}, {"runner": "Nope"}, "--runner=Nope cannot be used"),
         ("out", {}, {"beam_options": ["--direct_num_worker=2"]}, "--direct_num_worker is no option of Beam"),
         ("out", {}, {"image_folder": Path("none")}, "--image_folder=.*none is not a folder"),
     ],
 )
-def test_what_is_wrong_is_told_before_any_work(
+def test_errors_are_raised_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, fields: dict, options: dict, message: str
 ) -> None:
     (tmp_path / "source").mkdir()

@@ -1,4 +1,4 @@
-"""Tar files that are written."""
+"""Writing tar files."""
 
 import hashlib
 import tarfile
@@ -24,7 +24,7 @@ def chosen(tmp_path: Path) -> list[WebImage]:
     shard(tmp_path / "crawl" / "0.tar", *[(encoded, {}) for encoded in IMAGES])
     return [
         WebImage(
-            hashlib.sha256(encoded).hexdigest(), found.place, kind, height, width, 0, (text,), "en", "http://p", 0.75
+            hashlib.sha256(encoded).hexdigest(), found.location, kind, height, width, 0, (text,), "en", "http://p", 0.75
         )
         for encoded, found, kind, height, width, text in zip(
             IMAGES,

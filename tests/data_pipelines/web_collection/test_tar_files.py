@@ -1,4 +1,4 @@
-"""Tar files of crawls, with members as an attacker would name them."""
+"""Tar files of crawls, including malicious names of members."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.images.files import BadImageError
 from data_pipelines.web_collection import image_reader, tar_files
 from data_pipelines.web_collection.image_reader import ImageReader
-from data_pipelines.web_collection.samples import Place
+from data_pipelines.web_collection.samples import Location
 from data_pipelines.web_collection.sources import Part, find_parts, read_part
 from tests.data_pipelines.publishers import tar
 from tests.data_pipelines.web_collection.crawl import image_bytes, shard
@@ -31,10 +31,10 @@ def test_fields_and_bytes(tmp_path: Path) -> None:
     found = list(read_part(folder, parts[0]))
     assert [list(f.texts) for f in found] == [["an alt", "a title", "a caption", "t1", 2, None], ["c1", "c2"], []]
     assert [(f.language, f.page) for f in found] == [("en", "http://p"), ("de", "http://u"), (None, "")]
-    assert [(f.place.file, f.place.number) for f in found] == [("sub/0.tar", i) for i in range(3)]
+    assert [(f.location.file, f.location.number) for f in found] == [("sub/0.tar", i) for i in range(3)]
     reader = ImageReader(folder, None)
     for i in (2, 0, 1, 1):
-        assert reader.read(found[i].place) == images[i]
+        assert reader.read(found[i].location) == images[i]
     reader.close()
 
 
@@ -78,15 +78,15 @@ def test_members_that_are_no_part_of_a_sample(tmp_path: Path) -> None:
         add("b.json", b'{"texts": "first"}')
     found = list(read_part(tmp_path, Part("0.tar")))
     assert [f.texts for f in found] == [[], [], ["kept text"], ["one of a/9", "two"], ["first", "second"]]
-    assert [f.place.number for f in found] == list(range(5))
+    assert [f.location.number for f in found] == list(range(5))
     reader = ImageReader(tmp_path, None)
-    assert [reader.read(f.place) == good for f in found] == [True] * 5
+    assert [reader.read(f.location) == good for f in found] == [True] * 5
     assert found[3].language == ["en"] and found[3].page == ""
 
 
 def test_damage(tmp_path: Path) -> None:
     whole = shard(tmp_path / "0.tar", *[(image_bytes(i, 400, 400), {"alt": "x"}) for i in range(3)]).read_bytes()
-    members = [found.place for found in read_part(tmp_path, Part("0.tar"))]
+    members = [found.location for found in read_part(tmp_path, Part("0.tar"))]
     second = members[1].start
     cuts = [second + 700, second, second - 512, second - 512 + 100, members[2].start + members[2].size + 2 * 512]
     garbled = whole[: second - 512] + b"x" * 512 + whole[second:]
@@ -103,18 +103,21 @@ def test_damage(tmp_path: Path) -> None:
 def test_large_members_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard(tmp_path / "0.tar", (image_bytes(1), {"alt": "x"}))
     (found,) = read_part(tmp_path, Part("0.tar"))
-    monkeypatch.setattr(image_reader, "MAX_BYTES", found.place.size - 1)
+    monkeypatch.setattr(image_reader, "MAX_BYTES", found.location.size - 1)
     with pytest.raises(BadImageError, match="file over"):
-        ImageReader(tmp_path, None).read(found.place)
+        ImageReader(tmp_path, None).read(found.location)
     monkeypatch.setattr(tar_files, "_MAX_ABOUT_BYTES", 3)
     assert not next(read_part(tmp_path, Part("0.tar"))).texts
 
 
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     reader = ImageReader(tmp_path, tmp_path)
-    for place, reason in ((Place("0.tar", 0, 0, 9), "cannot be read"), (Place("0.parquet", 0, 0, 0, "x"), "missing")):
+    for location, reason in (
+        (Location("0.tar", 0, 0, 9), "cannot be read"),
+        (Location("0.parquet", 0, 0, 0, "x"), "missing"),
+    ):
         with pytest.raises(BadImageError, match=reason):
-            reader.read(place)
+            reader.read(location)
 
 
 def test_sources(tmp_path: Path) -> None:

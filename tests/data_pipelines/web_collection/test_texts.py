@@ -1,4 +1,4 @@
-"""Heuristics of single texts."""
+"""Heuristics for single texts."""
 
 import time
 from pathlib import Path
@@ -109,9 +109,9 @@ LONG = Settings(min_words=1, max_words=100_000, words=WORDS)
 @PIECES
 @pytest.mark.parametrize("length", [999, 9_999])
 def test_long_texts_cost_little(piece: str, length: int) -> None:
-    """Under 10 ms; a pattern whose work grows with the third power of a text's length would take 600 ms."""
+    """Under 10 ms; a pattern with cubic time in the length would take 600 ms."""
     text, took = (piece * length)[:length], []
-    for _ in range(3):  # the best one: now and then Python collects what all tests before left
+    for _ in range(3):  # the fastest run, because the garbage collector may run in between
         begun = time.thread_time()
         cleaned, stage, _ = judge(text, LONG)
         took.append(time.thread_time() - begun)
@@ -120,7 +120,7 @@ def test_long_texts_cost_little(piece: str, length: int) -> None:
 
 
 @PIECES
-def test_texts_beyond_measure_are_not_looked_at(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
+def test_huge_texts_are_not_cleaned(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
     monkeypatch.setattr("data_pipelines.web_collection.texts.clean", lambda _: pytest.fail("cleaned"))
     text = (piece * 5_000_000)[:5_000_000]
     assert judge(text, LONG) == (text[:MAX_CHARACTERS], "length", f"over {MAX_CHARACTERS} characters")
@@ -140,5 +140,5 @@ def test_bad_lists_of_words(tmp_path: Path, content: bytes | None, message: str)
     path = tmp_path / "words.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=f"--words=.*words.txt {message}.*; give a file with a word a line"):
+    with pytest.raises(DataError, match=f"--words=.*words.txt {message}.*; give a file with one word per line"):
         read_words(path)

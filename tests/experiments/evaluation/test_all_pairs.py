@@ -1,4 +1,4 @@
-"""Every image against every text: exact scores, stopped and taken up again, over several devices."""
+"""Every image against every text: exact scores, stopped and continued, over several devices."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def pairs_alone(loaded, records, indices: list[int]) -> np.ndarray:
-    """Matching logits of some images with every text, the whole model for each pair."""
+    """Image-text matching (ITM) logits of some images with every text, the whole model for each pair."""
 
     @nnx.jit
     def match(module, image, size, text, mask):
@@ -38,7 +38,7 @@ def pairs_alone(loaded, records, indices: list[int]) -> np.ndarray:
 
 
 def recall_by_hand(scores, image_of_text, k) -> tuple[float, float]:
-    """Of texts and of images, where no two scores are equal."""
+    """Recalls of texts and of images, where no two scores are equal."""
     best_texts = np.argsort(-scores, 1)[:, :k]
     text = np.mean([(image_of_text[best] == i).any() for i, best in enumerate(best_texts)])
     return text, np.mean([t in np.argsort(-scores[:, j])[:k] for j, t in enumerate(image_of_text)])
@@ -78,7 +78,7 @@ def test_scores_over_eight_devices_are_those_of_one(zero_shot, small_run, scenes
 
 
 def test_an_evaluation_that_was_stopped_goes_on(zero_shot, pretrained, scenes, tmp_path, monkeypatch):
-    """Blocks that are there are not scored again; those of other blocks, data or models are not taken."""
+    """Blocks that are kept are not scored again; scores of other blocks, data or models are not reused."""
     calls, score = [], retrieval.PairScorer.score
 
     def counted(self, *arguments):
@@ -117,7 +117,7 @@ def test_texts_as_long_as_the_model_takes(pretrained, scenes, tmp_path):
 
 
 def test_control_with_shuffled_images(pretrained, scenes, zero_shot, tmp_path):
-    """The scores stay; the texts are held to belong to the next image."""
+    """The scores stay the same; the texts count as those of the next image."""
     rank(pretrained, scenes, tmp_path / "a.npz", shuffle_images=True)
     with np.load(tmp_path / "a.npz") as mine, np.load(zero_shot[1]) as theirs:
         np.testing.assert_allclose(mine["scores"], theirs["scores"], atol=2e-5)

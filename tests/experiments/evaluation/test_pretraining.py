@@ -1,4 +1,4 @@
-"""A pre-trained model's own tasks on a split: the numbers of training's evaluation, and controls that lose."""
+"""A pre-trained model's own tasks on a split: the metrics of training's evaluation, and controls that score lower."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.fixture(scope="module")
 def of_training(small_run, pretrained):
-    """What training's evaluation says of the same parameters and split."""
+    """Metrics of training's evaluation, for the same parameters and split."""
     config = build(pretrained.description["config"], RunConfig)
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, images=0))
     checkpoints = Checkpoints(small_run / "checkpoints")

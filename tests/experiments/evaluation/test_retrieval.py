@@ -1,4 +1,4 @@
-"""Re-ranking: all pairs from few pixels of each image, the best of them exactly."""
+"""Re-ranking: all pairs from few pixels of each image, then the best pairs exactly."""
 
 import dataclasses
 
@@ -43,14 +43,14 @@ def assert_close(first: np.ndarray, second: np.ndarray, atol: float) -> None:
 
 @pytest.fixture(scope="module")
 def exact(pretrained, scenes, tmp_path_factory):
-    """Figures and file of the exact result."""
+    """Metrics and file of the exact result."""
     output = tmp_path_factory.mktemp("exact") / "scores.npz"
     return rank(pretrained, scenes, output, **BLOCKS), saved(output)
 
 
 @pytest.fixture(scope="module")
 def reranked(pretrained, scenes, tmp_path_factory):
-    """Figures and file of the same with re-ranking."""
+    """Metrics and file of the same with re-ranking."""
     output = tmp_path_factory.mktemp("reranked") / "scores.npz"
     found = rank(pretrained, scenes, output, **RERANK)
     assert list(output.parent.iterdir()) == [output]
@@ -58,7 +58,7 @@ def reranked(pretrained, scenes, tmp_path_factory):
 
 
 def first_pass_alone(loaded, records) -> np.ndarray:
-    """Matching logits from a few pixels of each image, with the whole encoder and all texts of one length."""
+    """ITM logits from a few pixels of each image, with the whole encoder and all texts of one length."""
 
     @nnx.jit
     def match(module, image, size, text_TxL, mask_TxL):
@@ -143,7 +143,7 @@ def test_the_program_says_what_is_inexact(reranked, small_run, tmp_path, capsys)
         program.main()
     file, other = saved(tmp_path / "a.npz"), reranked[1]
     same, count = file["exact"] == other["exact"], file["exact"].sum()
-    assert same.mean() > 0.99  # nearly equal scores may change places
+    assert same.mean() > 0.99  # nearly equal scores may be swapped
     np.testing.assert_allclose(file["scores"][same], other["scores"][same], atol=3 * CLOSE)
     printed = capsys.readouterr().out
     assert f"INEXACT: {count} of 676 pairs ({count / 676:.2%}) were scored with all pixels, the best 3 of" in printed
@@ -151,7 +151,7 @@ def test_the_program_says_what_is_inexact(reranked, small_run, tmp_path, capsys)
 
 
 def test_exact_and_inexact_parts_stay_apart(exact, reranked, pretrained, scenes, tmp_path, monkeypatch):
-    """Stopped in the second pass: what goes on takes the parts of its own kind alone."""
+    """Stopped in the second pass: the continued run reuses only the parts of its own kind."""
 
     class Stopped(BaseException):
         pass
@@ -194,20 +194,20 @@ def test_exact_and_inexact_parts_stay_apart(exact, reranked, pretrained, scenes,
 
 
 def test_few_shapes_are_compiled_for_chosen_pairs(pretrained, scenes):
-    """One a length of texts, whatever is chosen; each pair gets its own logit."""
+    """One per length of texts, whatever is chosen; each pair gets its own logit."""
     texts = [text for record in scenes for text in record.texts] + ["red"]
     scorer = PairScorer(pretrained, texts, 10)
     rng = np.random.default_rng(0)
     canvas_4xHxWx3 = rng.integers(0, 256, (4, 48, 48, 3), np.uint8)
     size_4x2 = np.array([(48, 48), (36, 48), (48, 20), (1, 1)], np.int32)
-    seen = scorer.encode({"images": canvas_4xHxWx3, "image_size": size_4x2})
-    expected_4xT = scorer.match(*seen)
+    visual = scorer.encode({"images": canvas_4xHxWx3, "image_size": size_4x2})
+    expected_4xT = scorer.match(*visual)
     for share in (0.05, 0.5, 1.0):
         chosen_3xT = rng.random((3, len(texts))) < share
-        found_3xT = scorer.match_chosen(*seen, chosen_3xT)
+        found_3xT = scorer.match_chosen(*visual, chosen_3xT)
         np.testing.assert_array_equal(found_3xT == -np.inf, ~chosen_3xT)
         np.testing.assert_allclose(found_3xT[chosen_3xT], expected_4xT[:3][chosen_3xT], atol=CLOSE)
-    assert not np.isfinite(scorer.match_chosen(*seen, np.zeros((3, len(texts)), bool))).any()
+    assert not np.isfinite(scorer.match_chosen(*visual, np.zeros((3, len(texts)), bool))).any()
     lengths = {-(-len(pretrained.tokenizer.encode(text, 99)) // 8) for text in texts}
     assert scorer._match_chosen._cache_size() == len(lengths) > 1
 
@@ -229,7 +229,7 @@ def test_pixels_are_spread_evenly(rows, columns):
         assert distance_VxN.min(1).max() < 1.5 * cell and (distance_VxN.min(1) ** 2).mean() < 0.4 * cell**2
 
 
-def test_a_image_of_few_pixels_gives_all_of_them():
+def test_an_image_of_few_pixels_gives_all_of_them():
     mask_2xP = np.array([[True, False, True, True, False, True], [True] * 6])
     index_2xN, used_2xN = (np.asarray(x) for x in spread_pixels(mask_2xP, 3, 5))
     assert used_2xN.sum(1).tolist() == [4, 5]
@@ -249,8 +249,8 @@ def test_no_order_is_lost_below_the_exact_scores():
     np.testing.assert_array_equal(best_pairs(scores, 2), chosen_by_hand(scores, 2))
 
 
-def test_rows_that_fill_a_block_show_nothing(pretrained, scenes, monkeypatch):
-    """Not what their memory held before, an earlier image."""
+def test_padding_rows_of_a_block_are_empty(pretrained, scenes, monkeypatch):
+    """They do not hold the earlier content of their memory, such as another image."""
     made = []
     for value in (0, 255):
         monkeypatch.setattr(shared, "_memory", FilledMemory(value))
@@ -261,7 +261,7 @@ def test_rows_that_fill_a_block_show_nothing(pretrained, scenes, monkeypatch):
 
 
 def test_bad_reranking_is_refused_before_any_work(pretrained, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(retrieval, "PairScorer", lambda *_, **__: pytest.fail("asked the model"))
+    monkeypatch.setattr(retrieval, "PairScorer", lambda *_, **__: pytest.fail("called the model"))
     cases = [
         ({"rerank_top": -1}, r"--rerank_top=-1 must be at least 1, or 0 to score all pairs exactly"),
         ({"rerank_top": 5, "rerank_pixels": 0}, r"--rerank_pixels=0 at least 1"),

@@ -1,4 +1,4 @@
-"""Small programs as text, and a chip whose numbers are easy to reckon with."""
+"""Small programs as text, and a chip whose numbers are easy to calculate with."""
 
 from experiments.preflighting.chips import GIB, Chip
 from experiments.preflighting.hlo import Program, parse

@@ -1,4 +1,4 @@
-"""What devices send each other, from texts and from a program on eight of them."""
+"""Transfers between devices, from program texts and from a program on eight devices."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def test_size_of_a_group(attributes, size):
     assert group_size(attributes, 8) == size
 
 
-def test_collectives_inside_loops_count_once_a_turn():
+def test_collectives_inside_loops_count_once_per_iteration():
     found = transfers(hlo.parse(LOOPS.replace("KNOWN", KNOWN)), 8)
     assert found == [Transfer("all-reduce", 4 * 8 * 4, 4, 15)]
     assert by_kind(found) == {"all-reduce": {"count": 15, "bytes": 15 * 128}}
@@ -88,7 +88,7 @@ def test_what_a_tpu_compiler_makes_of_collectives():
 
 
 def small_step(mesh, turns=1):
-    """A step whose gradient, 64x32 numbers, is the only thing that devices send each other, once a turn."""
+    """A step whose gradient, 64x32 numbers, is the only transfer between the devices, once per iteration."""
     rows, same = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
 
     def step(w, x):

@@ -1,4 +1,4 @@
-"""Where libtpu is kept, and the process that sees it."""
+"""Where libtpu is kept, and the process that can import it."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_no_pip(tmp_path, monkeypatch):
         environment.library_folder(tmp_path)
 
 
-def test_the_process_that_sees_libtpu(monkeypatch, tmp_path):
+def test_the_process_that_can_import_libtpu(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "library_folder", lambda run: tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/mine")
     monkeypatch.delenv(environment.MARK, raising=False)

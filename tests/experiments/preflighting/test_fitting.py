@@ -1,4 +1,4 @@
-"""The order of what is tried until a step fits."""
+"""The order of the attempts until a step fits."""
 
 import jax
 import pytest
@@ -50,7 +50,7 @@ def test_order_of_the_search(config):
 
 
 def test_shares_of_many_devices(config, monkeypatch):
-    """A few chips first, then all; those that JAX cannot lay are left out."""
+    """A few chips first, then all; sizes that JAX cannot lay out are skipped."""
     many = override(config, {"data.batch_images": "64", "evaluation.batch_images": "64"})
     for refused, shares in (((), ["8", "64"]), ((8,), ["16", "64"]), ((8, 16, 32), ["64"])):
 
@@ -66,7 +66,7 @@ def test_shares_of_many_devices(config, monkeypatch):
 @pytest.mark.parametrize(("limit", "found"), [(6, 3), (3, 3), (2, None), (0, None)])
 def test_the_first_that_fits_is_given(config, limit, found):
     larger = override(config, {"data.batch_images": "32"})
-    told, configs = [], []
+    attempts, configs = [], []
 
     def compiler(config, mesh, canvas):
         configs.append(config)
@@ -76,9 +76,9 @@ def test_the_first_that_fits_is_given(config, limit, found):
     def small_enough(result):
         return isinstance(result, Compiled) and result.memory.total <= 70
 
-    attempt = search(larger, jax.devices(), (48, 48), small_enough, limit, told.append, compiler)
-    assert len(told) == len(configs) == min(limit, 3)
-    assert [a.overrides for a in told] == expected_changes(ORDER)[: len(told)]
+    attempt = search(larger, jax.devices(), (48, 48), small_enough, limit, attempts.append, compiler)
+    assert len(attempts) == len(configs) == min(limit, 3)
+    assert [a.overrides for a in attempts] == expected_changes(ORDER)[: len(attempts)]
     if found is None:
         assert attempt is None
         return

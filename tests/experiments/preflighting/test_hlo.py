@@ -1,4 +1,4 @@
-"""Programs as text: instructions, sizes, how often loops turn."""
+"""Programs as text: instructions, sizes, iterations of loops."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from experiments.preflighting import hlo, work
 from tests.experiments.preflighting.programs import KNOWN, LOOPS, read
 
 
-def test_turns_of_nested_loops_multiply():
+def test_iterations_of_nested_loops_multiply():
     program = hlo.parse(LOOPS.replace("KNOWN", KNOWN))
     assert program.entry == "main" and program.unknown_loops == []
     assert program.runs == {

@@ -12,7 +12,7 @@ def test_length_from_prepared_data_is_that_of_the_plan(data_dir):
     fields = {"train.steps": "0", "train.epochs": "5", "data.canvases": "[[48, 48], [64, 64]]"}
     config = override(get_config(), {**fields, "data.data_dir": str(data_dir)})
     length = find_length(config, 0)
-    # 48 images with 4 texts, 2 a visit, 8 visits a step.
+    # 48 images with 4 texts, 2 per visit, 8 visits per step.
     assert length.steps == 5 * 48 * 2 // 8 and length.by_canvas == {(48, 48): 60.0} and str(data_dir) in length.source
 
 

@@ -75,12 +75,12 @@ def test_memory_of_the_step_is_that_of_its_state_and_batch(config, compiled):
 
 
 def test_the_step_sums_each_gradient_once(config, compiled):
-    """But that of the words twice, once for each of its uses."""
+    """But that of the token embeddings twice, once for each of its uses."""
     trainer = make_step(config, mesh_of(config, jax.devices()))[1]
     parameters = sum(array.size for array in jax.tree.leaves(trainer.abstract_state.params))
     reduced = by_kind(list(compiled.counts.transfers))["all-reduce"]["bytes"]
-    words = config.model.text.vocabulary_size * config.model.encoder.width
-    assert reduced == pytest.approx(4 * (parameters + words), rel=0.001)
+    tokens = config.model.text.vocabulary_size * config.model.encoder.width
+    assert reduced == pytest.approx(4 * (parameters + tokens), rel=0.001)
     assert {transfer.group for transfer in compiled.counts.transfers} == {8}
 
 
@@ -107,7 +107,7 @@ def test_misfits_of_rows_and_devices(config):
         mesh_of(override(config, {"data.batch_images": "12"}), devices)
     with pytest.raises(ConfigError, match=r"evaluation.batch_images=12 is not a multiple of the 8 chips"):
         mesh_of(override(config, {"evaluation.batch_images": "12"}), devices)
-    with pytest.raises(ConfigError, match="accumulation=2 does not divide the 1 rows a chip"):
+    with pytest.raises(ConfigError, match="accumulation=2 does not divide the 1 rows per chip"):
         mesh_of(override(config, {"train.accumulation": "2"}), devices)
     with pytest.raises(ConfigError, match=r"mesh.fsdp=3 does not fit 8 device"):
         mesh_of(override(config, {"mesh.fsdp": "3"}), devices)
@@ -135,7 +135,7 @@ def test_what_the_run_would_refuse_is_found(config, monkeypatch):
     assert refusal(config, trainer) == "8 rows lie badly"
 
 
-def test_numbers_that_come_from_data_are_filled_in_or_asked_for():
+def test_numbers_that_come_from_data_are_filled_in_or_requested():
     config = get_config()
     assert config.model.text.vocabulary_size == 0
     assert complete(config).model.text.vocabulary_size == config.data.vocabulary_size == 30522
@@ -153,5 +153,5 @@ def test_numbers_that_come_from_data_are_filled_in_or_asked_for():
         ("something else", None),
     ],
 )
-def test_what_the_compiler_says_is_needed(message, needed):
+def test_memory_that_the_compiler_reports_as_needed(message, needed):
     assert needed_bytes(message) == (None if needed is None else needed * GIB)

@@ -91,7 +91,7 @@ def test_bytes_of_parts_and_of_other_memories():
     assert moved("  %l = f32[12,64]{1,0} negate(%x)") == 2 * 12 * row
 
 
-def test_bytes_and_cycles_inside_loops_count_once_a_turn():
+def test_bytes_and_cycles_inside_loops_count_once_per_iteration():
     cycles = 'backend_config={"window_config":{"estimated_cycles":"1000"}}'
     text = LOOPS.replace("KNOWN", KNOWN).replace("rhs_contracting_dims={0}", f"rhs_contracting_dims={{0}}, {cycles}")
     program = hlo.parse(text)

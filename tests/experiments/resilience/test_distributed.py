@@ -1,4 +1,4 @@
-"""How a process finds the others: flags, the cluster, or nobody."""
+"""How a process finds the others: by flags, by the cluster, or not at all."""
 
 import pytest
 from absl.testing import flagsaver
@@ -28,7 +28,7 @@ def start(**values):
         distributed.start()
 
 
-def test_flags_say_it_all(initialized):
+def test_flags_are_enough(initialized):
     start(coordinator_address="host:1234", num_processes=4, process_id=3, heartbeat_timeout=20, connect_timeout=7)
     assert initialized == [
         {
@@ -51,19 +51,19 @@ def test_flags_say_it_all(initialized):
         ({"coordinator_address": "host:1", "num_processes": 2, "process_id": 2}, "one of 0 to num_processes - 1"),
     ],
 )
-def test_flags_that_do_not_do(initialized, flags, message):
+def test_flags_that_are_not_enough(initialized, flags, message):
     with pytest.raises(ConfigError, match=message):
         start(**flags)
     assert not initialized
 
 
-def test_one_process_joins_nobody(initialized, monkeypatch):
+def test_one_process_joins_no_other(initialized, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     start(num_processes=1)
     assert not initialized
 
 
-def test_the_cluster_is_asked_and_may_know_nothing(initialized, monkeypatch):
+def test_the_cluster_is_queried_and_may_know_nothing(initialized, monkeypatch):
     start()
     assert initialized == [{"heartbeat_timeout_seconds": 100, "initialization_timeout": 360}]
 
@@ -99,7 +99,7 @@ def test_slurm_needs_no_flags(monkeypatch):
     assert found == ("node001:61441", 4, 2, [0])
 
 
-def test_open_mpi_5_tells_all_but_the_address(initialized, monkeypatch):
+def test_open_mpi_5_gives_all_but_the_address(initialized, monkeypatch):
     for name, value in zip(distributed._OPEN_MPI, ("8", "5", "1"), strict=True):
         monkeypatch.setenv(name, value)
     start(coordinator_address="host:1234")
@@ -129,7 +129,7 @@ def test_a_pod_is_alone_unless_it_belongs_to_an_indexed_job(initialized, monkeyp
     assert len(initialized) == 2
 
 
-def test_programs_of_one_process_say_so():
+def test_programs_of_one_process_refuse_the_flags():
     with flagsaver.flagsaver(process_id=1), pytest.raises(ConfigError, match="export works in one process"):
         distributed.refuse_many("export")
     with flagsaver.flagsaver(num_processes=1):

@@ -1,4 +1,4 @@
-"""One process that is asked to stop: it saves, says how to go on, and goes on to the bit."""
+"""One process that gets a signal to stop: it saves, prints how to continue, and continues to the same bits."""
 
 import dataclasses
 import itertools
@@ -20,13 +20,13 @@ def test_a_signal_is_noticed_and_a_second_ctrl_c_ends_it(handler):
     """Also in a process that a script has started in the background, where SIGINT is ignored."""
     whole = signal.signal(signal.SIGINT, handler)
     try:
-        _ask_twice()
+        _signal_twice()
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, whole)
 
 
-def _ask_twice():
+def _signal_twice():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert not stop.reached(1)
@@ -55,15 +55,15 @@ def config(data_dir):
 
 
 @pytest.fixture
-def asked_at(monkeypatch):
-    """`asked_at(step)`: a signal comes while the step is computed; to processes that load both do, at `workers_at`.
+def signal_at(monkeypatch):
+    """`signal_at(step)`: a signal comes while the step is computed; to processes that load both do, at `workers_at`.
 
     All runs of a test have one trainer: compiling is what takes time.
     """
     make_trainer, trainers = build.make_trainer, []
 
-    def asked_at(step, number=signal.SIGTERM, workers_at=0):
-        def asking(*args, **kwargs):
+    def signal_at(step, number=signal.SIGTERM, workers_at=0):
+        def signalling(*args, **kwargs):
             trainers[:] = trainers or [make_trainer(*args, **kwargs)]
             (trainer,) = trainers
 
@@ -79,9 +79,9 @@ def asked_at(monkeypatch):
 
             return dataclasses.replace(trainer, train_step=train_step)
 
-        monkeypatch.setattr(build, "make_trainer", asking)
+        monkeypatch.setattr(build, "make_trainer", signalling)
 
-    return asked_at
+    return signal_at
 
 
 def exact(workdir):
@@ -90,33 +90,33 @@ def exact(workdir):
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_a_stopped_run_goes_on_to_the_bit(config, asked_at, tmp_path, capsys):
-    asked_at(0)
+def test_a_stopped_run_goes_on_to_the_bit(config, signal_at, tmp_path, capsys):
+    signal_at(0)
     fine_tune(config, tmp_path / "whole")
     workdir = tmp_path / "run"
     for step, number in ((2, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGTERM)):
-        asked_at(step, number)
+        signal_at(step, number)
         fine_tune(config, workdir)
         assert steps(workdir / "checkpoints")[-1] == step
         assert exact(workdir)[-1]["step"] == step
         line = f"asked to stop: step {step} is saved in {workdir}; the same command goes on from there\n"
         assert capsys.readouterr().out.endswith(line)
-    asked_at(0)
+    signal_at(0)
     fine_tune(config, workdir)
     assert steps(workdir / "checkpoints") == [2, 3, 4, 6]
     assert exact(workdir) == exact(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_a_run_that_is_asked_at_its_last_step_ends(config, asked_at, tmp_path, capsys):
-    asked_at(6)
+def test_a_signal_at_the_last_step_ends_the_run(config, signal_at, tmp_path, capsys):
+    signal_at(6)
     fine_tune(config, tmp_path / "run")
     assert f"done: {tmp_path / 'run'} holds" in capsys.readouterr().out
     assert steps(tmp_path / "run" / "checkpoints") == [4, 6]
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_processes_that_load_are_asked_too_and_do_not_mind(config, asked_at, tmp_path, capsys):
+def test_loading_processes_ignore_the_signal(config, signal_at, tmp_path, capsys):
     """As schedulers do, which send signals to all processes of a job; here long before."""
     config = dataclasses.replace(
         config,
@@ -125,7 +125,7 @@ def test_processes_that_load_are_asked_too_and_do_not_mind(config, asked_at, tmp
         evaluation=dataclasses.replace(config.evaluation, every=0),
         checkpoint=CheckpointConfig(every=16),
     )
-    asked_at(14, workers_at=2)
+    signal_at(14, workers_at=2)
     fine_tune(config, tmp_path / "run")
     assert "asked to stop: step 14 is saved" in capsys.readouterr().out
     assert not multiprocessing.active_children()

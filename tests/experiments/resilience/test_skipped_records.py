@@ -1,4 +1,4 @@
-"""Training on prepared data with damaged records: they are left out and named, up to a limit, in every start alike."""
+"""Training on prepared data with damaged records: each start skips and names the same ones, up to a limit."""
 
 import dataclasses
 import shutil
@@ -16,7 +16,7 @@ from experiments.run.config import EvaluationConfig, RunConfig, TrainConfig
 from experiments.run.metric_writer import read_metrics
 from tests.experiments.fine_tuning import on_devices, small_config
 
-STEPS = 12  # an epoch: 48 images with two visits each, 8 rows a step
+STEPS = 12  # an epoch: 48 images with two visits each, 8 rows per step
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,15 @@ def damaged_dir(tmp_path_factory, data_dir) -> Path:
     shutil.copytree(data_dir, folder)
     (file,) = folder.glob("shapes/*/shapes-train.array_record*")
     content = bytearray(file.read_bytes())
-    for place in (12_000, 36_000):
-        content[place] ^= 0x40
+    for offset in (12_000, 36_000):
+        content[offset] ^= 0x40
     file.write_bytes(content)
     return folder
 
 
 @pytest.fixture
 def config(damaged_dir, compiled_once) -> Iterator[RunConfig]:
-    """Two devices: rows are left out on each of them, and counted over both."""
+    """Two devices: rows are skipped on each of them, and counted over both."""
     config = small_config()
     with on_devices(2):
         yield dataclasses.replace(
@@ -60,12 +60,12 @@ def test_damaged_records_are_skipped_and_named(config, damaged_dir, tmp_path, ca
     bad = damaged_records(damaged_dir)
     assert len(bad) == 2
     pretrain(config, tmp_path / "whole")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     stopped = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4))
     pretrain(stopped, tmp_path / "resumed")
     pretrain(config, tmp_path / "resumed")
     for number in bad:
-        assert said.count(f"left out: Record {number} of Records(48 images in {damaged_dir}") == 1
+        assert printed.count(f"skipped: Record {number} of Records(48 images in {damaged_dir}") == 1
     records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     skipped = {record["step"]: record["rows_skipped"] for record in records if "rows_skipped" in record}
     assert sum(skipped.values()) == 2 * len(bad)
@@ -89,10 +89,10 @@ def test_too_many_stop_the_run(config, tmp_path):
         pretrain(dataclasses.replace(config, data=data), tmp_path / "run")
 
 
-def test_each_is_told_once(capsys):
+def test_each_is_reported_once(capsys):
     skipped = SkippedRecords()
     skipped.add(["a", "b", "a"], 2)
     skipped.add(np.array(["b"]), 2)
-    assert capsys.readouterr().err == "left out: a\nleft out: b\n"
+    assert capsys.readouterr().err == "skipped: a\nskipped: b\n"
     with pytest.raises(DataError, match=r"max_bad_records=2 .* c$"):
         skipped.add(["c"], 2)

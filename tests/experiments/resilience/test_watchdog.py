@@ -1,4 +1,4 @@
-"""The watchdog: says where a wait hangs, once, and is silent otherwise."""
+"""The watchdog: it reports once where a wait hangs, and is silent otherwise."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ import pytest
 from experiments.resilience import distributed
 from experiments.resilience.watchdog import Watchdog
 
-LIMIT = 40.0  # seconds, of the clock that a test sets
+LIMIT = 40.0  # seconds of the clock that a test sets
 
 
 class Clock:
@@ -26,8 +26,8 @@ def clock():
     return Clock()
 
 
-def watchdog_that_is_asked(clock, report_after=0.0, end_after=0.0):
-    """One whose thread has ended: it looks when a test tells it to."""
+def watchdog_without_thread(clock, report_after=0.0, end_after=0.0):
+    """A watchdog whose thread has ended: it looks when a test calls `look`."""
     one = Watchdog(report_after, end_after, clock)
     one.close()
     one._thread.join()
@@ -60,7 +60,7 @@ def test_a_stalled_source_is_named_with_its_line(capsys):
 
 
 def test_a_wait_is_reported_once_and_the_next_one_again(clock, capsys):
-    one = watchdog_that_is_asked(clock, LIMIT)
+    one = watchdog_without_thread(clock, LIMIT)
     for _ in range(2):
         with one.waiting("step 1"):
             clock.now += LIMIT - 1
@@ -75,7 +75,7 @@ def test_a_wait_is_reported_once_and_the_next_one_again(clock, capsys):
 
 
 def test_what_moves_or_is_not_marked_is_not_reported(clock, capsys):
-    one = watchdog_that_is_asked(clock, LIMIT)
+    one = watchdog_without_thread(clock, LIMIT)
 
     def slowly():
         for item in range(6):
@@ -96,7 +96,7 @@ def test_what_moves_or_is_not_marked_is_not_reported(clock, capsys):
 
 
 def test_each_item_that_is_late_is_reported(clock, capsys):
-    one = watchdog_that_is_asked(clock, LIMIT)
+    one = watchdog_without_thread(clock, LIMIT)
 
     def late():
         clock.now += LIMIT
@@ -109,27 +109,27 @@ def test_each_item_that_is_late_is_reported(clock, capsys):
 
 @pytest.fixture
 def ended(monkeypatch):
-    """What processes of several that end themselves have said."""
-    said = []
+    """The last lines of processes of several that end themselves."""
+    lines = []
     monkeypatch.setattr(distributed, "are_many", lambda: True)
-    monkeypatch.setattr(distributed, "end", said.append)
-    return said
+    monkeypatch.setattr(distributed, "end", lines.append)
+    return lines
 
 
 def test_a_wait_of_one_process_of_several_ends_it(clock, ended):
-    one = watchdog_that_is_asked(clock, end_after=LIMIT)
+    one = watchdog_without_thread(clock, end_after=LIMIT)
     with one.waiting("step 3", patience=10):
         clock.now += LIMIT - 1
         one.look()
         assert not ended
         clock.now += 1
         one.look()
-    (said,) = ended
-    assert said.startswith("error: step 3 has lasted 40 s, more than train.stall_end; this process ends")
+    (line,) = ended
+    assert line.startswith("error: step 3 has lasted 40 s, more than train.stall_end; this process ends")
 
 
 def test_one_process_alone_and_a_compilation_are_never_ended(clock, ended, monkeypatch, capsys):
-    one = watchdog_that_is_asked(clock, end_after=LIMIT)
+    one = watchdog_without_thread(clock, end_after=LIMIT)
     with one.waiting("compiling step 3", ends=False):
         clock.now += 100 * LIMIT
         one.look()

@@ -1,4 +1,4 @@
-"""The best checkpoint: kept beside the last, the same when a run is killed, by a figure that there is."""
+"""The best checkpoint: kept beside the last, the same when a run is killed, by a metric that exists."""
 
 import dataclasses
 import json
@@ -121,47 +121,47 @@ def test_best_checkpoint(tmp_path, monkeypatch):
         "".join(json.dumps({"step": s, "eval/score": v}) + "\n" for s, v in ((1, 0.5), (2, None), (3, 0.9)))
     )
     fake.saved = [1]
-    best = BestCheckpoint(tmp_path, "eval/score", 2)  # what was seen at step 3 is not known to the run that goes on
+    best = BestCheckpoint(tmp_path, "eval/score", 2)  # the resumed run does not know the value of step 3
     assert offer(best, s3=0.4, s4=0.6, s5=0.55) == [1, 4]
     fake.saved = [1, 6]  # saved by a run that was killed: the same state comes again
     assert offer(BestCheckpoint(tmp_path, "eval/score", 2), s4=0.6, s6=0.7, s7=0.65, s8=0.8) == [1, 6, 8]
     fake.saved = []
     assert offer(BestCheckpoint(tmp_path, "eval/x_loss", 0), s1=3.0, s2=2.0, s3=2.5) == [1, 2]
     with pytest.raises(
-        ConfigError, match=r"checkpoint.best='eval/y' is no evaluation metric; choose of \['eval/score'"
+        ConfigError, match=r"checkpoint.best='eval/y' is not an evaluation metric; choose one of \['eval/score'"
     ):
         offer(BestCheckpoint(tmp_path, "eval/y", 0), s1=1.0)
 
 
 def refused(config: RunConfig, best: str, workdir: Path) -> str:
-    """What is said to a run that is to keep the best by a figure."""
+    """The error of a run with checkpoint.best=`best`."""
     config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, best=best))
-    with pytest.raises(ConfigError, match=f"checkpoint.best='{best}' is no evaluation metric") as error:
+    with pytest.raises(ConfigError, match=f"checkpoint.best='{best}' is not an evaluation metric") as error:
         pretrain(config, workdir)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_an_unknown_figure_is_refused_before_anything_is_read_or_trained(
+def test_an_unknown_metric_is_refused_before_anything_is_read_or_trained(
     vqa_run, vqa_config, own_data, small_run, data_dir, tmp_path, monkeypatch
 ):
-    """With the names of those that the task reports."""
+    """The error has the names of the metrics that the task reports."""
     monkeypatch.setattr("experiments.pretrain.load_sources", lambda *_: pytest.fail("read weights"))
     monkeypatch.setattr("experiments.pretrain.train", lambda *_: pytest.fail("trained"))
     reported = {name for r in read_metrics(vqa_run / "metrics.jsonl") for name in r if name.startswith("eval/")}
     for number, best in enumerate(("eval/accuracy", "vqa_score", "test/vqa_score", "eval/nlvr2_accuracy")):
-        assert f"choose of {sorted(reported)}." in refused(vqa_config, best, tmp_path / str(number))
+        assert f"choose one of {sorted(reported)}." in refused(vqa_config, best, tmp_path / str(number))
     pairs = config_of(Nlvr2Config(), own_data, small_run, "image_pairs")
     assert "['eval/nlvr2_accuracy', 'eval/nlvr2_loss']" in refused(pairs, "eval/vqa_score", tmp_path / "pairs")
     scenes = config_of(RetrievalConfig(), data_dir, small_run, "shapes")
     data = dataclasses.replace(scenes.data, texts_per_image=1, eval=(SourceConfig("shapes", "validation"),))
     scenes = dataclasses.replace(scenes, data=data)
-    told = refused(scenes, "eval/text_recall_1", tmp_path / "scenes")
-    assert "['eval/retrieval_accuracy', 'eval/retrieval_loss']" in told
+    message = refused(scenes, "eval/text_recall_1", tmp_path / "scenes")
+    assert "['eval/retrieval_accuracy', 'eval/retrieval_loss']" in message
 
 
-def test_a_figure_that_only_some_runs_report(data_dir, tmp_path):
-    """Accuracy on the words of evaluation.words is there where words are."""
+def test_a_metric_that_only_some_runs_report(data_dir, tmp_path):
+    """The accuracy on the tokens of evaluation.words exists if there are any."""
     config = get_config()
     best = dataclasses.replace(config.checkpoint, best="eval/mlm_accuracy_words")
     data = dataclasses.replace(config.data, data_dir=str(data_dir))
@@ -169,6 +169,6 @@ def test_a_figure_that_only_some_runs_report(data_dir, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assemble(config, tmp_path, checkpoints)
     without = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, words=()))
-    with pytest.raises(ConfigError, match=r"no evaluation metric; choose of .*'eval/mlm_accuracy_matched'"):
+    with pytest.raises(ConfigError, match=r"not an evaluation metric; choose one of .*'eval/mlm_accuracy_matched'"):
         assemble(without, tmp_path, checkpoints)
     checkpoints.close()

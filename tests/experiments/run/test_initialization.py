@@ -1,4 +1,4 @@
-"""A new run from another run or from published weights: what is taken, what is refused, what is said."""
+"""A new run from another run or from published weights: what is taken, what is refused, what is printed."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def test_parts_of_another_run(saved_run, loaded, saved):
 
 @dataclasses.dataclass(frozen=True)
 class OtherHead(PretrainingTask):
-    """A task whose matching head has two outputs."""
+    """A task whose image-text matching (ITM) head has two outputs."""
 
     def init(self, *, platform=None, rngs):
         module = super().init(platform=platform, rngs=rngs)
@@ -65,7 +65,7 @@ def test_heads_that_do_not_fit_stay_fresh(saved_run, loaded, saved):
     assert saved.keys() - taken(saved_run, loaded, other).keys() == {"itm_head.kernel", "itm_head.bias"}
 
 
-def test_other_words_are_refused(saved_run, loaded, tmp_path):
+def test_another_vocabulary_is_refused(saved_run, loaded, tmp_path):
     pieces = list(loaded.tokenizer.vocabulary)
     pieces[7], pieces[8] = pieces[8], pieces[7]
     other = Tokenizer(tuple(pieces))
@@ -92,8 +92,8 @@ def test_tokens_keep_their_vectors_by_their_string(saved_run, loaded, saved):
     fresh = {ours.ids[token] for token in ("zebra", "okapi")}
     for name in ("model.text_embedding.word", "mlm_head.bias"):
         assert set(source.partial[name]) == set(range(len(ours.vocabulary))) - fresh and source.cut[name] == 3
-        for row, place in zip(source.arrays[name], source.partial[name], strict=True):
-            np.testing.assert_array_equal(row, saved[name][loaded.tokenizer.ids[ours.vocabulary[place]]])
+        for row, index in zip(source.arrays[name], source.partial[name], strict=True):
+            np.testing.assert_array_equal(row, saved[name][loaded.tokenizer.ids[ours.vocabulary[index]]])
     positions = saved["model.text_embedding.position"]
     np.testing.assert_array_equal(source.partial["model.text_embedding.position"], np.arange(len(positions)))
     np.testing.assert_array_equal(source.arrays["model.text_embedding.position"], positions)
@@ -103,8 +103,8 @@ def test_tokens_keep_their_vectors_by_their_string(saved_run, loaded, saved):
 
 
 def test_the_checkpoint_decides_the_vocabulary(saved_run, loaded, monkeypatch, capsys):
-    """A config names BERT's vocabulary and its size: neither is asked for."""
-    monkeypatch.setattr("data_pipelines.text.tokenizer.snapshot", lambda *_: pytest.fail("asked the hub"))
+    """A config names BERT's vocabulary and its size: neither is used."""
+    monkeypatch.setattr("data_pipelines.text.tokenizer.snapshot", lambda *_: pytest.fail("called the hub"))
     config = get_config()
     init = InitConfig(checkpoint=str(saved_run))
     config = dataclasses.replace(

@@ -33,7 +33,7 @@ def test_resuming_drops_what_came_after_and_a_line_cut_off(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_tensorboard_gets_the_same_figures(tmp_path):
+def test_tensorboard_gets_the_same_metrics(tmp_path):
     writer = MetricWriter(tmp_path / "metrics.jsonl", tensorboard=True)
     writer.write(1, {"loss": 0.5})
     writer.close()

@@ -17,7 +17,7 @@ from tests.experiments.tiny_config import get_config
 
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
-    """A run that has not learned anything, its state and its folder with some figures."""
+    """A run that has not learned anything, its state and its folder with some metrics."""
     workdir = tmp_path_factory.mktemp("report")
     config = get_config()
     data = dataclasses.replace(config.data, data_dir=str(data_dir), texts_per_image=2)
@@ -48,23 +48,23 @@ def test_table_and_drawing(finished, capsys):
     ]
 
 
-def test_examples_are_evaluated_images_with_a_true_and_a_false_caption(finished):
+def test_examples_are_evaluation_images_with_a_true_and_a_false_caption(finished):
     run, state, _ = finished
     stream = run.evaluation["eval"]
-    shown = list(module._examples(run, state))
+    examples = list(module._examples(run, state))
     both = 0
     for plan in stream.plan:
         batch = stream.make_batch(plan)
         both += sum({0, 1} <= set(batch["itm_label"][r][batch["pair_mask"][r]]) for r in range(len(batch["itm_label"])))
-    assert len(shown) == both > 1
-    for image, lines in shown:
+    assert len(examples) == both > 1
+    for image, lines in examples:
         assert image.shape == (48, 48, 3) and np.ptp(image) > 50
         assert sum(line.startswith("matches 0.") for line in lines) == 2
         assert any("(right)" in line or "(wrong, " in line for line in lines[1:-2])
 
 
-def test_text_alone_is_guessed_from_the_neighbours(finished):
-    """With one caption to learn from and the same to guess, every word is known."""
+def test_text_alone_predicts_from_the_neighbours(finished):
+    """With one caption for counting and the same one for prediction, every token is right."""
     run, _, _ = finished
     stream = run.evaluation["eval"]
     alike = dataclasses.replace(stream.make_batch, sources=run.train.make_batch.sources)

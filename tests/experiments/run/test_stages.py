@@ -44,7 +44,7 @@ SCHEDULES = (
 
 
 def staged(config: RunConfig, *stages: StageConfig) -> RunConfig:
-    """The config with stages in place of its data and length."""
+    """The config with stages instead of its data and length."""
     data, train = dataclasses.replace(config.data, train=()), dataclasses.replace(config.train, steps=0)
     return dataclasses.replace(config, data=data, train=train, stages=stages)
 
@@ -93,10 +93,10 @@ def test_one_plan_after_the_other(config, capsys):
         assert rows_of(plan[step]) == rows_of(alone[step])
     sources = np.concatenate([plan[step].source_B for step in range(FIRST, STEPS)])
     assert set(sources) == {2, 3} and 0.2 < (sources == 2).mean() < 0.6
-    said = capsys.readouterr().out
-    assert "stage 1: 53 images, 13.2 steps an epoch, 3 steps; 8 regions an image" in said
-    assert "stage 2: 52 images, 8.0 steps an epoch, 4 steps; 8 regions an image" in said
-    assert "\n53 images, 13.2 steps an epoch, 3 steps" in said
+    printed = capsys.readouterr().out
+    assert "stage 1: 53 images, 13.2 steps per epoch, 3 steps; 8 regions per image" in printed
+    assert "stage 2: 52 images, 8.0 steps per epoch, 4 steps; 8 regions per image" in printed
+    assert "\n53 images, 13.2 steps per epoch, 3 steps" in printed
 
 
 def test_the_same_data_comes_in_another_order_in_each_stage(config):
@@ -195,7 +195,7 @@ def test_a_stage_begins_with_the_weights_and_fresh_moments(opened):
 
 
 def test_updates_have_the_rate_of_their_stage(opened, config):
-    """Adam's first step is the rate times the sign, so the largest change tells the factor."""
+    """Adam's first step is the rate times the sign, so the largest change gives the factor."""
     _, saved = opened
     old, new = (named(saved(step).params) for step in (FIRST, FIRST + 1))
     rate, decay = (getattr(config.optimizer.transformer, name) for name in ("learning_rate", "weight_decay"))

@@ -1,4 +1,4 @@
-"""What a run takes from the texts and labels of its data: without reading an image."""
+"""What a run takes from the texts and labels of its data, without reading an image."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ IMAGES = 7
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A user's questions, one to five an image; the first image has none with an answer in the list above."""
+    """A user's questions, one to five per image; the first image has none with an answer in the list above."""
     folder, number = tmp_path_factory.mktemp("questions"), 0
     entries = []
     for i in range(IMAGES):
@@ -97,7 +97,7 @@ def test_labels_are_checked_on_the_first_record(records, reads):
     assert not reads
 
 
-def test_damaged_texts_are_told_by_all_who_need_them(prepared, records, tmp_path):
+def test_damaged_texts_are_reported_by_all_that_read_them(prepared, records, tmp_path):
     """Also through the trainer of vocabularies, which is no Python."""
     cut = tmp_path / "texts-train.jsonl.gz"
     cut.write_bytes(next(prepared.rglob(cut.name)).read_bytes()[:-20])

@@ -119,7 +119,7 @@ def hugging_face_resnet(config, kind="ResNetModel", **fields):
 
 
 def filled(make, arrays, prefix):
-    """Graph and state of a module, every array of which stands in `arrays`, below a prefix."""
+    """Graph and state of a module, all of whose arrays are in `arrays`, below a prefix."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))
     flat = nnx.to_flat_state(state)
     names = [".".join((prefix, *map(str, path))) for path, _ in flat]

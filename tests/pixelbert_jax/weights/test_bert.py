@@ -39,13 +39,13 @@ def saved(tmp_path, kind="BertModel", encoder=SHAPES[0]):
 
 
 def texts(vocabulary=VOCABULARY, length=POSITIONS):
-    """Ids and a mask with 12, 7 and 2 words."""
+    """Ids and a mask with 12, 7 and 2 tokens."""
     ids = np.random.default_rng(0).integers(0, vocabulary, (3, length))
     return ids, np.arange(length) < np.array([[length], [7], [2]])
 
 
 def ours(config, arrays, ids, mask):
-    """Hidden states of text alone, and word logits at every position."""
+    """Hidden states of text alone, and token logits at every position."""
     module = ModelForPretraining(config, platform="cpu", rngs=nnx.Rngs(params=1))
 
     def read(module, ids, mask):

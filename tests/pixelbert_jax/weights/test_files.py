@@ -234,21 +234,21 @@ def test_find(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.pth").touch()
     assert find("~/x.pth") == tmp_path / "x.pth"
-    asked = []
+    requested = []
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
 
     def download(name, allow_patterns):
-        asked.append((name, allow_patterns))
+        requested.append((name, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find("google-bert/bert-base-uncased") == tmp_path
     assert find("bert", ("vocab.txt",)) == tmp_path
-    assert asked == [("google-bert/bert-base-uncased", list(HUB_FILES)), ("bert", ["vocab.txt"])]
+    assert requested == [("google-bert/bert-base-uncased", list(HUB_FILES)), ("bert", ["vocab.txt"])]
     for name in ("/nowhere/model", "a/b/c", "resnet50.pth", "./model", "weights/net.safetensors"):
         with pytest.raises(ConfigError, match="no such file or folder"):
             find(name)
-    assert len(asked) == 2
+    assert len(requested) == 2
 
 
 def test_hub_fails(monkeypatch):

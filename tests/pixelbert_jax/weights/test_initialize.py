@@ -32,7 +32,7 @@ def some():
 
 
 def leaf(tree, name):
-    """By a dotted name; numbers are numbers."""
+    """The leaf with a dotted name, in which numbers are list indices."""
     for key in name.split("."):
         tree = tree[int(key) if key.isdigit() else key]
     return tree
@@ -46,7 +46,7 @@ def names(state):
     }
 
 
-def test_values_places_and_the_rest(trainer):
+def test_values_shardings_and_the_rest(trainer):
     state = trainer.init()
     text, backbone = some(), {MEAN: drawn(8)}
     new, report = apply(state, {"text": Loaded(text), "backbone": Loaded(backbone)})
@@ -125,7 +125,7 @@ def test_report_and_summary(trainer):
     assert lines[0] == "init.text=bert: 3 tensors, 5,416 numbers"
     assert lines[1] == "init.backbone=net: 1 tensors, 8 numbers"
     assert lines[2] == f"{WORD}: only 30 of its rows; the others are fresh"
-    assert lines[3] == f"{WORD}: 1,200 rows of the source have no place in the model"
+    assert lines[3] == f"{WORD}: 1,200 rows of the source are not in the model"
     assert lines[4].startswith(f"fresh: {len(report['fresh'])} tensors, {counts['fresh']:,} numbers (")
     for part in ("itm_head 2", "mlm_head 4", "model.pixel_embedding 3", "model.text_embedding 3"):
         assert part in lines[4]
@@ -139,8 +139,8 @@ def test_unused_layers_are_reported(trainer):
     _, report = apply(trainer.init(), loaded)
     assert json.loads(json.dumps(report))["unused"] == {"init.text=bert": list(unused)}
     assert (
-        "init.text=bert: 3 tensors of layers that the model has not stay unused (encoder.layer.2.output.dense.bias and "
-        "others)"
+        "init.text=bert: 3 tensors of layers that the model does not have stay unused "
+        "(encoder.layer.2.output.dense.bias and others)"
     ) in summary_lines(report)
 
 

@@ -34,8 +34,8 @@ def torch_hidden(resnet, bert, linear, segment, image, ids):
     features = resnet(pixels).last_hidden_state
     pooled = torch.nn.functional.max_pool2d(features, 2, 2, ceil_mode=True)
     pixels = linear(pooled.flatten(2).transpose(1, 2)) + segment
-    words = bert.embeddings(torch.from_numpy(ids)[None])
-    return bert.encoder(torch.cat([words, pixels], dim=1)).last_hidden_state[0].numpy()
+    tokens = bert.embeddings(torch.from_numpy(ids)[None])
+    return bert.encoder(torch.cat([tokens, pixels], dim=1)).last_hidden_state[0].numpy()
 
 
 def test_image_and_text(tmp_path):

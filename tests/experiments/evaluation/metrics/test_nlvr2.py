@@ -53,11 +53,11 @@ def test_examples_without_prediction_count_as_wrong():
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2), st.booleans()), min_size=1))
 def test_equals_a_slow_count(examples):
-    said = {f"dev-{a}-{b}-{c}": right for a, b, c, right in examples}
-    scores = nlvr2_scores(said, dict.fromkeys(said, True))
-    assert scores["accuracy"] == pytest.approx(sum(said.values()) / len(said))
+    predicted = {f"dev-{a}-{b}-{c}": right for a, b, c, right in examples}
+    scores = nlvr2_scores(predicted, dict.fromkeys(predicted, True))
+    assert scores["accuracy"] == pytest.approx(sum(predicted.values()) / len(predicted))
     sentences = {(a, c) for a, _, c, _ in examples}
-    consistent = [all(said.get(f"dev-{a}-{b}-{c}", True) for b in range(3)) for a, c in sentences]
+    consistent = [all(predicted.get(f"dev-{a}-{b}-{c}", True) for b in range(3)) for a, c in sentences]
     assert scores["consistency"] == pytest.approx(sum(consistent) / len(sentences))
 
 
@@ -69,18 +69,18 @@ def test_sentences_of_other_data():
 
 def test_nlvr_wants_all_permutations_of_all_drawings():
     labels = {"1572-0": True, "1572-3": False, "157-0": True}
-    said = {f"{name}-{k}": label for name, label in labels.items() for k in range(6)}
-    assert nlvr_scores(said, labels) == {
+    predicted = {f"{name}-{k}": label for name, label in labels.items() for k in range(6)}
+    assert nlvr_scores(predicted, labels) == {
         "accuracy": 1,
         "consistency": 1,
         "examples": 18,
         "sentences": 2,
         "unanswered": 0,
     }
-    scores = nlvr_scores({**said, "1572-3-5": True}, labels)
+    scores = nlvr_scores({**predicted, "1572-3-5": True}, labels)
     assert (scores["accuracy"], scores["consistency"]) == (pytest.approx(17 / 18), 1 / 2)
-    del said["157-0-2"]
-    assert nlvr_scores(said, labels)["unanswered"] == 1
+    del predicted["157-0-2"]
+    assert nlvr_scores(predicted, labels)["unanswered"] == 1
     with pytest.raises(DataError, match="'1572-0-6' has a prediction"):
         nlvr_scores({"1572-0-6": True}, labels)
 
@@ -119,10 +119,10 @@ def test_file_of_nlvr(tmp_path):
     assert path.read_bytes() == b"dev-1572-0-3.png,True\ndev-1572-0-4.png,False\n"
     assert read_nlvr_predictions(path) == {"1572-0-3": True, "1572-0-4": False}
     for split in ("", "test-p", "a,b", "a.b"):
-        with pytest.raises(DataError, match="cannot stand in a file"):
+        with pytest.raises(DataError, match="cannot be part of a file"):
             write_nlvr_predictions(path, {}, split)
     path.write_text("dev-1-0-3.png,True\ntest-1-0-3.png,True\n")
-    with pytest.raises(DataError, match="stands twice"):
+    with pytest.raises(DataError, match="occurs twice"):
         read_nlvr_predictions(path)
 
 
@@ -130,11 +130,11 @@ def test_a_bad_prediction_leaves_the_old_file(tmp_path):
     path = tmp_path / "predictions.csv"
     write_predictions(path, {"x": True})
     for bad in ({"a,b": True}, {"a\nb": True}, {" a": True}, {"": True}):
-        with pytest.raises(DataError, match="cannot stand in a line"):
+        with pytest.raises(DataError, match="cannot be part of a line"):
             write_predictions(path, bad)
-    for said in ("False", None, 2):
+    for predicted in ("False", None, 2):
         with pytest.raises(DataError, match="neither true nor false"):
-            write_predictions(path, {"x": said})
+            write_predictions(path, {"x": predicted})
     assert path.read_text() == "x,True\n"
 
 
@@ -165,10 +165,10 @@ def test_real_nlvr2(tmp_path):
     examples = [json.loads(line) for line in lines]
     labels = {example["identifier"]: example["label"] == "True" for example in examples}
     sentences = {example["identifier"]: example["sentence"] for example in examples}
-    said = dict.fromkeys(labels, True)
-    write_predictions(tmp_path / "p.csv", said)
+    predicted = dict.fromkeys(labels, True)
+    write_predictions(tmp_path / "p.csv", predicted)
     scores = nlvr2_scores(read_predictions(tmp_path / "p.csv"), labels)
-    assert scores == pair_scores(said, labels, sentences.__getitem__)
+    assert scores == pair_scores(predicted, labels, sentences.__getitem__)
     assert scores["sentences"] == 2
     assert scores["accuracy"] == sum(labels.values()) / len(labels)
 

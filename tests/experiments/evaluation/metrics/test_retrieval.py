@@ -9,18 +9,18 @@ from data_pipelines.errors import DataError
 from experiments.evaluation.metrics.retrieval import folded_recalls, rank_items, recalls
 
 
-def place_of_first(query_scores, right):
-    """Place of the first right item in a list sorted by score, wrong items first among equals."""
+def rank_of_first(query_scores, right):
+    """Rank of the first right item in a list sorted by score, wrong items first among equals."""
     order = sorted(range(len(query_scores)), key=lambda item: (-query_scores[item], item in right))
-    return next(place for place, item in enumerate(order) if item in right)
+    return next(rank for rank, item in enumerate(order) if item in right)
 
 
 def slow_ranks(scores, image_of_text):
     texts = [{t for t, image in enumerate(image_of_text) if image == i} for i in range(len(scores))]
     columns = list(zip(*scores, strict=True))
     return (
-        [place_of_first(row, texts[i]) for i, row in enumerate(scores)],
-        [place_of_first(column, {image_of_text[t]}) for t, column in enumerate(columns)],
+        [rank_of_first(row, texts[i]) for i, row in enumerate(scores)],
+        [rank_of_first(column, {image_of_text[t]}) for t, column in enumerate(columns)],
     )
 
 
@@ -44,8 +44,8 @@ def test_equals_sorting(table):
     assert ranks.text_I.tolist() == text
     assert ranks.image_T.tolist() == image
     expected = {
-        f"{kind}_recall_{k}": sum(place < k for place in places) / len(places)
-        for kind, places in (("text", text), ("image", image))
+        f"{kind}_recall_{k}": sum(rank < k for rank in ranked) / len(ranked)
+        for kind, ranked in (("text", text), ("image", image))
         for k in (1, 2, 5)
     }
     assert recalls(np.array(scores), np.array(image_of_text), (1, 2, 5)) == pytest.approx(expected)

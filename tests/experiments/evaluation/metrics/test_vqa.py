@@ -94,7 +94,7 @@ def test_scores_without_types():
 BAD = {
     "Question 2 has a prediction but is not in this split": ({2: "a"}, [entry(1, ANSWERS)]),
     "Question '1' has a prediction": ({"1": "a"}, [entry(1, ANSWERS)]),
-    "Question 1 stands twice": ({}, [entry(1, ANSWERS), entry(1, ANSWERS)]),
+    "Question 1 occurs twice": ({}, [entry(1, ANSWERS), entry(1, ANSWERS)]),
     "no labelled question": ({1: "yes"}, [entry(1, [])]),
     "There is no labelled question": ({}, []),
     "prediction 7 for question 1 is not a text": ({1: 7}, [entry(1, ANSWERS)]),

@@ -10,20 +10,20 @@ def write_wordnet(folder: Path, synsets: Sequence[tuple[str, Sequence[int], str]
     """Write index.noun, data.noun and noun.exc.
 
     Args:
-      folder: has to be there.
-      synsets: of each its words, the places of its hypernyms, and the pointer to them: @ or @i.
+      folder: it must exist.
+      synsets: for each its words, the indices of its hypernyms, and the pointer to them: @ or @i.
       irregular: plural -> its singulars.
     """
     starts = [0] * len(synsets)
-    for _ in range(2):  # the second time with the places where the lines of the first time begin
-        lines, place = [], len(LICENCE)
+    for _ in range(2):  # the second time with the offsets of the lines of the first time
+        lines, offset = [], len(LICENCE)
         for i, (words, hypernyms, symbol) in enumerate(synsets):
             pointers = [f"{symbol} {starts[hypernym]:08d} n 0000" for hypernym in hypernyms]
             pointers += [f"~ {starts[i]:08d} n 0000", f"+ {starts[i]:08d} v 0102"]
             named = " ".join(f"{word} 0" for word in words.split())
             head = f"{starts[i]:08d} 03 n {len(words.split()):02x} {named} {len(pointers):03d}"
             lines.append(f'{head} {" ".join(pointers)} | what it means; "@ 1 | 2"  \n')
-            starts[i], place = place, place + len(lines[-1])
+            starts[i], offset = offset, offset + len(lines[-1])
     (folder / "data.noun").write_text(LICENCE + "".join(lines))
     senses: dict[str, list[int]] = {}
     for start, (words, _, _) in zip(starts, synsets, strict=True):

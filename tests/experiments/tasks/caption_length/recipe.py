@@ -1,4 +1,4 @@
-"""The length of a caption: what the programs ask."""
+"""The length of a caption: what the programs need."""
 
 import json
 from pathlib import Path
