@@ -1,4 +1,4 @@
-"""Files of a Hugging Face repository; a hub that cannot be reached is told within seconds.
+"""Files of a Hugging Face repository; a hub that cannot be reached is reported within seconds.
 
 `data_pipelines` and `pixelbert_jax` do not import each other: both have this file, word for word.
 """
