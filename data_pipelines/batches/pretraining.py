@@ -32,7 +32,7 @@ class PretrainingBatches:
     shuffle_images: bool = False  # pair each text with the image of another row, as a control that should score lower
 
     def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        """The arrays named in pixelbert_jax.tasks.pretraining, for the rows of this host.
+        """The arrays of `PretrainingTask.fields()` (pixelbert_jax), for the rows of this host.
 
         Rows with no record or a damaged record are padding rows: pair_mask is False, and the image is one black pixel.
         """

@@ -1,17 +1,17 @@
 """What a fine-tuned model predicts for every text of a split."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from flax import nnx
 
 from data_pipelines.batches.loader import load_batches
-from data_pipelines.batches.pairs import PairBatches
 from data_pipelines.config import DataConfig
 from data_pipelines.order.evaluation_plan import EvaluationPlan
+from data_pipelines.order.plan import BatchPlan
 from data_pipelines.storage.records import Records
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
@@ -29,10 +29,22 @@ class Prediction:
     answer: Any
 
 
+class TextBatches(Protocol):
+    """Batches whose texts can be told apart: a frozen dataclass with the field `shuffle_images`."""
+
+    shuffle_images: bool
+
+    def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
+        """The arrays of a step."""
+
+    def texts_of(self, plan: BatchPlan) -> Iterator[tuple[int, int, int]]:
+        """(row, k, index in the row's record) of each text of a batch."""
+
+
 def predict(
     loaded: LoadedModel,
     config: RunConfig,
-    make_batches: Callable[[DataConfig], PairBatches],
+    make_batches: Callable[[DataConfig], TextBatches],
     records: Records,
     answer_of: Callable[[Any], Any],
     *,

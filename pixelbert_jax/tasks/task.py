@@ -1,7 +1,7 @@
 """The interface of a task for the training step and the loop."""
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,17 @@ class Field:
 
 
 class Task(Protocol):
-    """A task: pure functions over a module that it builds."""
+    """A task: pure functions over a module that it builds.
+
+    Attributes:
+      model: the configuration of the model.
+      config: the configuration of the task.
+
+    Fine-tuning tasks also have `predict(module, batch)`: an answer for each text, BxK.
+    """
+
+    model: Any
+    config: Any
 
     def fields(self) -> dict[str, Field]:
         """The arrays of a batch. Their leading axis is always B, the rows. `pair_mask` is True for texts that count."""

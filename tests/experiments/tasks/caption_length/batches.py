@@ -30,11 +30,13 @@ class CaptionLengthBatches:
         visuals, reader = visuals_of(self.sources, self.config), shared.Reader(self.sources, plan)
 
         def write_row(batch: shared.Batch, index: int, row: int) -> Callable[[], None]:
-            record = reader[row]
+            record, shown = reader[row], shared.shuffled_image_row(plan, row) if self.shuffle_images else row
             for k, text in enumerate(self._texts(plan, row, len(record.texts))):
                 batch["length"][index, k] = len(self.tokenizer.pieces(record.texts[text]))
                 batch["pair_mask"][index, k] = True
-            return functools.partial(visuals.write, batch, index, record)
+            if shown is None:
+                return functools.partial(shared.show_nothing, batch, index)
+            return functools.partial(visuals.write, batch, index, reader[shown])
 
         def blank(rows: int) -> shared.Batch:
             texts, length = self.config.texts_per_image, self.config.max_text_length

@@ -20,6 +20,7 @@ class CaptionLengthRecipe(Recipe):
 
     summary = "fine-tuned to guess the length of a caption"
     each_text_once = True
+    may_mirror = False
     metric_meanings = {"length_loss": "mean squared error, in tens of tokens"}
 
     def make_batches(self, config: RunConfig, inputs: BatchInputs) -> CaptionLengthBatches:
