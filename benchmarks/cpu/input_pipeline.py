@@ -61,7 +61,7 @@ PARTS = (  # what is called, and the name of its part
     (PretrainingBatches, "_other_text", "choose texts"),
     (PretrainingBatches, "_mismatched", "choose texts"),
     (Tokenizer, "encode", "tokenise"),
-    (pretraining, "mask_words", "mask words"),
+    (pretraining, "mask_tokens", "mask words"),
     (shared, "write_ids", "write texts"),
     (PretrainingBatches, "__call__", "rest"),
 )

@@ -47,7 +47,7 @@ def lowerings(canvas: tuple[int, int], images: int, until: float, scale: int = 1
     }
     single = {
         "convolution": lambda x, k: conv.native(x, k, 1, 1),
-        "product": lambda x, k: conv.product(x, k[0, 0]),
+        "product": lambda x, k: conv.pointwise(x, k[0, 0]),
     }
     stages = list(zip(CHANNELS, maps, strict=False))
     cases = [("3x3, 32 groups", 3, c, c, 32, size, grouped) for c, size in stages]

@@ -4,7 +4,7 @@ import jax
 
 from data_pipelines.config import check_weights
 from experiments.run.config import RunConfig, StageConfig, evaluation_rows
-from experiments.tasks.registry import recipe_of
+from experiments.tasks.registry import configs_of, recipe_of
 from experiments.tasks.visual_input import visual_input_of
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.registry import task_name
@@ -25,10 +25,9 @@ def validate(config: RunConfig) -> None:
         )
     recipe = recipe_of(config)
     if type(model) not in recipe.models:
-        readable = " or ".join(each.__name__ for each in recipe.models)
         raise ConfigError(
-            f"The task {task_name(config.task)} is not one of a {type(model).__name__}; use a model of {readable}, or "
-            "another task."
+            f"The model is of the class {type(model).__name__}, which has no task {task_name(config.task)}; set task to "
+            f"one of {', '.join(configs_of(type(model)))}, or use another model."
         )
     visual_input_of(model).check(config)
     devices = jax.device_count()

@@ -13,6 +13,11 @@ def recipe_of(config: RunConfig) -> Recipe:
     return recipe_named(task_name(config.task))
 
 
+def configs_of(model: type) -> list[str]:
+    """Names of the configurations of the tasks that a model has."""
+    return [config.__name__ for name, (config, _) in TASKS.items() if model in recipe_named(name).models]
+
+
 def recipe_named(name: str) -> Recipe:
     """The recipe of a task.
 
