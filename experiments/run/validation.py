@@ -26,8 +26,8 @@ def validate(config: RunConfig) -> None:
     recipe = recipe_of(config)
     if type(model) not in recipe.models:
         raise ConfigError(
-            f"The model is of the class {type(model).__name__}, which has no task {task_name(config.task)}; set task to "
-            f"one of {', '.join(configs_of(type(model)))}, or use another model."
+            f"The model is of the class {type(model).__name__}, which has no task {task_name(config.task)}; set task "
+            f"to one of {', '.join(configs_of(type(model)))}, or use another model."
         )
     visual_input_of(model).check(config)
     devices = jax.device_count()

@@ -269,7 +269,7 @@ def test_configurations_that_do_not_fit_are_refused(config):
         *(
             (
                 dataclasses.replace(config, task=task),
-                f"ImageBertConfig, which has no task {name}; set task to one of RegionsPretrainingConfig, RetrievalConfig",
+                f"ImageBertConfig, which has no task {name}; set task to one of RegionsPretrainingConfig, Retrieval",
             )
             for name, task in (("vqa", VqaConfig()), ("nlvr2", Nlvr2Config()), ("pretraining", PretrainingConfig()))
         ),
