@@ -19,8 +19,9 @@ from data_pipelines.storage.records import Record, Records, open_records
 from experiments.run.common_flags import CHECKPOINT, DATA_DIR, SPLIT, WORKDIR, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
+from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.loading import LoadedModel, load
-from pixelbert_jax.predictor import EncodedImages, Predictor
+from pixelbert_jax.predictor import Predictor
 
 _SCENES = flags.DEFINE_integer("scenes", 200, "Number of scenes.")
 _SPLIT = "validation"  # if --split names no other

@@ -7,20 +7,37 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from data_pipelines.errors import DataError
+from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import LoadedModel
-from pixelbert_jax.predictor import EncodedImages, Predictor
 from pixelbert_jax.predictor_inputs import pixels_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMAT = 1
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+class Ranker(Protocol):
+    """What an index needs of a `Predictor`."""
+
+    loaded: LoadedModel
+    batch_images: int
+    batch_pairs: int
+
+    def encode(self, images: Any) -> EncodedImages:
+        """Run the backbone."""
+
+    def rank(self, images: EncodedImages, text: str) -> list[tuple[int, float]]:
+        """Indices of the images and their probabilities, best match first."""
+
+    def requires(self, method: str) -> None:
+        """Refuse what the model has no head for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +51,7 @@ class ImageIndex:
       skipped: path and reason of each file that is not a readable image.
     """
 
-    predictor: Predictor
+    predictor: Ranker
     names: tuple[str, ...]
     encoded: EncodedImages
     skipped: tuple[tuple[str, str], ...] = ()
@@ -64,7 +81,7 @@ class ImageIndex:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: str | Path, predictor: Predictor) -> "ImageIndex":
+    def load(cls, path: str | Path, predictor: Ranker) -> "ImageIndex":
         """Read what `save` wrote.
 
         Raises:
@@ -89,7 +106,7 @@ class ImageIndex:
 
 
 def make_index(
-    predictor: Predictor,
+    predictor: Ranker,
     images: str | Path | Iterable[Any],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -175,7 +192,7 @@ def _chunks(stored: Any, dtype: str) -> tuple:
     return tuple(chunks)
 
 
-def _check(about: dict[str, Any], predictor: Predictor, path: Path) -> None:
+def _check(about: dict[str, Any], predictor: Ranker, path: Path) -> None:
     if about["format"] != _FORMAT:
         raise ConfigError(f"{path}: an index of format {about['format']!r}, this code reads {_FORMAT}; make it again.")
     if about["model"] != fingerprint(predictor.loaded):

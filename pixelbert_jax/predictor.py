@@ -12,25 +12,11 @@ from flax import nnx
 
 from data_pipelines.images import resize
 from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.image_index import ImageIndex, make_index
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor_inputs import AnImage, listed_images, listed_texts, only_text, pixels_of
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedImages:
-    """Images after the backbone, for any number of predictions; made by `Predictor.encode`.
-
-    Attributes:
-      chunks: (indices of the images in the list, pixels_BxPxD, mask_BxP) of each batch.
-      originals: the images, uint8 HxWx3; empty where they were not kept.
-    """
-
-    chunks: tuple[tuple[tuple[int, ...], jax.Array, jax.Array], ...]
-    originals: tuple[np.ndarray, ...]
-
-    def __len__(self) -> int:
-        return sum(len(indices) for indices, _, _ in self.chunks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +112,8 @@ class Predictor:
                 chunks.append((tuple(chunk), pixels_BxPxD, mask_BxP))
         return EncodedImages(tuple(chunks), tuple(originals))
 
-    def index(self, images: Any, *, progress: Callable[[int, int], None] = lambda done, total: None) -> Any:
-        """A `pixelbert_jax.image_index.ImageIndex` of a folder or a list, to search by texts; see `make_index`."""
-        from pixelbert_jax.image_index import make_index
-
+    def index(self, images: Any, *, progress: Callable[[int, int], None] = lambda done, total: None) -> ImageIndex:
+        """An index of a folder or a list, to search by texts; see `make_index`."""
         return make_index(self, images, progress=progress)
 
     def match(self, images: AnImage | Sequence[AnImage] | EncodedImages, texts: str | Iterable[str]) -> np.ndarray:
