@@ -16,6 +16,7 @@ from experiments.demo_page.checked_image import checked_image
 from experiments.demo_page.examples import DrawnExample, drawn_examples
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex
+from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.predictor import AttentionMap, Predictor
 from pixelbert_jax.predictor_inputs import pixels_of
 
@@ -40,7 +41,7 @@ def make_page(predictor: Predictor, folder: Path, index: ImageIndex | None = Non
     examples = drawn_examples(loaded, folder)
     page = gr.Blocks(title="pixelbert_jax", analytics_enabled=False, delete_cache=_KEPT)
     with page:
-        gr.Markdown(f"# Ask a trained model\n{loaded.origin()}")
+        gr.Markdown(f"# Ask a trained model\n{_name(loaded)}")
         if "match" in able:
             _match_tab(predictor, examples)
         if "fill_mask" in able:
@@ -101,6 +102,14 @@ def thumbnail(path: str) -> np.ndarray:
     scale = min(1.0, _THUMBNAIL / max(pixels.shape[:2]))
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _name(loaded: LoadedModel) -> str:
+    """Name of the run or folder and step; visitors see no path of the machine."""
+    path = Path(loaded.path)
+    run = path.parents[1] if path.name.isdigit() and len(path.parents) > 1 else path  # RUN/checkpoints/STEP
+    step = loaded.description.get("step")
+    return run.name if step is None else f"{run.name}, step {step:,}"
 
 
 def _match_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:

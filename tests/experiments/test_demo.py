@@ -164,6 +164,8 @@ def test_uploads_are_limited(client, tmp_path):
 def test_browsers_are_told_to_load_nothing_from_elsewhere(matching):
     with urllib.request.urlopen(matching[1]) as answer:
         policy = answer.headers["content-security-policy"]
+        body = answer.read().decode()
+    assert "run, step 0" in body and str(Path(matching[2].loaded.path)) not in body
     assert "default-src 'self'" in policy and "http" not in policy
     assert page_module.FONT[0] == "system-ui"
 
