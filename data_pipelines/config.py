@@ -46,7 +46,7 @@ class DataConfig:
 
     train: tuple[SourceConfig, ...]
     eval: tuple[SourceConfig, ...] = ()
-    data_dir: str = "data"
+    data_dir: str = "data"  # folder of the prepared data sets
     # A vocab.txt, a folder that has one, or a name on the Hugging Face hub; "": that of init.checkpoint, or trained.
     vocabulary: str = "bert-base-uncased"
     vocabulary_size: int = 30522  # maximum size of a vocabulary that is trained from the texts of the data set
@@ -56,20 +56,20 @@ class DataConfig:
     # votes: answers of several people, scored by their number (VQA). right: each answer is right by itself.
     # set: the answers are right only together (DAQUAR).
     answers_are: Literal["votes", "right", "set"] = "votes"
-    resize: ResizeRule = ResizeRule()
+    resize: ResizeRule = ResizeRule()  # of all images
     canvases: tuple[Canvas, ...] = ()  # (height, width) of each canvas; empty: derived from the resize rule
     batch_images: int = 1024  # rows of a global batch
     texts_per_image: int = 4  # K; a batch has batch_images * K pairs, both matched and mismatched
     max_text_length: int = 40  # tokens, including [CLS] and [SEP]
     epoch: Literal["texts", "images"] = "texts"  # one epoch is one pass over all texts, or over all images
-    mask_rate: float = 0.15
-    whole_word_masking: bool = False
+    mask_rate: float = 0.15  # share of the tokens that are masked
+    whole_word_masking: bool = False  # mask all tokens of a word together
     replaced_images: float = 0.0  # share of the mismatched pairs in which the image is replaced instead of the text
     flip_rate: float = 0.0  # share of the training visits with a mirrored image; not in either paper
     regions: int = 0  # highest-scoring regions of a detector to use per image; 0: the model reads pixels
     # One more feature for the whole image: the mean of its regions' features, or the feature stored in the source.
     whole_image: Literal["none", "mean", "stored"] = "none"
-    region_mask_rate: float = 0.15
+    region_mask_rate: float = 0.15  # share of the regions that are masked
     region_keep_rate: float = 0.1  # share of the masked regions that keep their feature
     max_bad_records: int = 100  # damaged records that a process skips before training stops; 0: stop at the first
     workers: int = 0  # processes that load batches; 0: threads of this process
