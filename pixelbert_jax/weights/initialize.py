@@ -29,7 +29,7 @@ class InitConfig:
     backbone: str = ""  # ResNet or ResNeXt
     checkpoint: str = ""  # another run's folder
     checkpoint_choice: Literal["best", "last"] = "best"  # of that run; the last where it kept no best one
-    checkpoint_parts: Literal["all", "backbone", "transformer"] = "all"
+    checkpoint_parts: Literal["all", "backbone", "transformer"] = "all"  # of that run, those to take
     # Other vocabularies and position tables: tokens keep their vectors by their string, positions by their index.
     resize: bool = False
 
