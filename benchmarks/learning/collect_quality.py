@@ -32,7 +32,7 @@ from benchmarks.harness.measuring import report, rounded
 from data_pipelines.errors import DataError
 from data_pipelines.images.resize import decode
 from data_pipelines.storage.records import Record, open_records
-from data_pipelines.web_collection.near_duplicates import fingerprint
+from data_pipelines.web_collection.near_duplicates import perceptual_hash
 from data_pipelines.web_collection.run import collect
 from data_pipelines.web_collection.settings import Settings
 from experiments.run.common_flags import DATA_DIR, OUTPUT, required
@@ -218,10 +218,10 @@ def true_share(
 def near_duplicates(records: Sequence[Record], distance: int) -> dict[str, Any]:
     """Share of changed copies within `distance` bits of their originals, and pairs of different images that are."""
     pixels = [decode(record.image) for record in records]
-    own = [fingerprint(image) for image in pixels]
+    own = [perceptual_hash(image) for image in pixels]
     found = {}
     for name, change in _VARIANTS.items():
-        bits = [(fingerprint(change(image)) ^ mine).bit_count() for image, mine in zip(pixels, own, strict=True)]
+        bits = [(perceptual_hash(change(image)) ^ mine).bit_count() for image, mine in zip(pixels, own, strict=True)]
         found[name] = rounded(float(np.mean(np.array(bits) <= distance)))
     values = np.array(own, np.uint64)
     bits_NxN = np.bitwise_count(values[:, None] ^ values[None])[np.triu_indices(len(own), 1)]

@@ -44,9 +44,6 @@ def perceptual_hash(image_HxWx3: np.ndarray) -> int:
     return int.from_bytes(np.packbits(bits_64).tobytes(), "big")
 
 
-fingerprint = perceptual_hash  # the name that benchmarks/learning/collect_quality.py imports
-
-
 def bands(value: int, distance: int) -> list[str]:
     """Parts of a hash with their positions: two hashes that differ in at most `distance` bits share at least one."""
     edges = [64 * i // (distance + 1) for i in range(distance + 2)]

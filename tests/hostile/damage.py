@@ -227,7 +227,7 @@ def hdf5(content: bytes, draw: Draw) -> bytes:
         for name, array in damaged.items():
             if array.dtype.kind in "MU":
                 array = array.astype("S")
-            file[name.replace("|", "/") if name != "../x" else "x"] = array
+            file[name.replace("|", "/") if name != "../x" else "y"] = array
     return buffer.getvalue()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 PROCESSOR_SECONDS = 20  # CPU time for a small file
 SECONDS = 300  # elapsed time, even on a busy machine; only a reader that waits forever takes so long
 MEMORY = 3 << 30  # bytes; much more than a reader needs, because threads reserve address space
-MOST_LETTERS = 1500  # of an error message
+MAX_CHARACTERS = 1500  # of an error message
 
 _CHANGES = frozenset(
     f"os.{name}" for name in ("mkdir", "rename", "remove", "rmdir", "symlink", "link", "truncate", "chmod", "chown")
@@ -126,6 +126,6 @@ def check_message(error: BaseException, paths: tuple[str, ...]) -> None:
     text = str(error)
     assert text.endswith((".", "?")), f"no sentence: {text!r}"
     assert len(text.splitlines()) == 1, f"several lines: {text!r}"
-    assert not any(ord(letter) < 32 for letter in text), f"control characters: {text!r}"
-    assert len(text) <= MOST_LETTERS, f"{len(text)} letters: {text[:300]!r}"
+    assert not any(ord(character) < 32 for character in text), f"control characters: {text!r}"
+    assert len(text) <= MAX_CHARACTERS, f"{len(text)} characters: {text[:300]!r}"
     assert not paths or any(path in text for path in paths), f"names no file: {text!r}"

@@ -7,7 +7,7 @@ import collections
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, short_repr
 from data_pipelines.storage.atomic_files import write_atomically
 from experiments.evaluation.metrics.identifiers import reject_unknown
 
@@ -116,7 +116,7 @@ def read_predictions(path: Path) -> dict[str, bool]:
             if answer.lower() not in _LABELS:
                 raise DataError(f"{path}, line {number}: not `identifier,True` or `identifier,False`; correct it.")
             if name in predictions:
-                raise DataError(f"{path}, line {number}: {name!r} has a prediction already; remove one.")
+                raise DataError(f"{path}, line {number}: {short_repr(name)} has a prediction already; remove one.")
             predictions[name] = _LABELS[answer.lower()]
     return predictions
 
