@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from data_pipelines.datasets import shapes_scene
+from experiments.run.model_card import data_sets
 from pixelbert_jax.loading import LoadedModel
 
 _SCENES = 4
@@ -26,8 +27,7 @@ class DrawnExample:
 
 def drawn_examples(loaded: LoadedModel, folder: Path) -> list[DrawnExample]:
     """Write some scenes to a folder; none if the model was trained on other images."""
-    config = loaded.description["config"]["data"]
-    if not {source["name"] for source in (*config["train"], *config["eval"])} & _DRAWN:
+    if _DRAWN.isdisjoint(data_sets(loaded.description["config"])):
         return []
     scenes = [shapes_scene.scene(0, "test", index) for index in range(_SCENES)]
     found = []

@@ -141,11 +141,7 @@ def _match_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
         if examples:
             gr.Examples([[e.image, f"{e.caption}\n{e.other}"] for e in examples], [image, text], cache_examples=False)
         button.click(timed(match), [image, text], [scores, words, best, seconds], api_name="match")
-
-        def looked(image: np.ndarray | None, text: str, chosen: gr.SelectData) -> tuple[Any, ...]:
-            return timed(look)(image, text, chosen)  # Gradio looks for SelectData in the signature
-
-        words.select(looked, [image, best], [attention, seconds], api_name=False)
+        words.select(timed(look), [image, best], [attention, seconds], api_name=False)
 
 
 def _fill_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:

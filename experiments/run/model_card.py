@@ -78,12 +78,12 @@ def _example(loaded: LoadedModel, visual_input: VisualInput, recipe: Recipe) -> 
     """Example code for a model of this task, with texts of its own domain."""
     if not visual_input.has_predictor:
         return ["loaded = pixelbert_jax.load(NAME)  # loaded.model.model has encode_regions and fuse"]
-    drawn = all(name in _DRAWN for name in _data_sets(loaded.description["config"]))
+    drawn = all(name in _DRAWN for name in data_sets(loaded.description["config"]))
     example = recipe.example(loaded, _OF_DRAWINGS if drawn else _OF_PHOTOGRAPHS)
     return ["predictor = pixelbert_jax.Predictor.load(NAME)", *example]
 
 
-def _data_sets(config: dict[str, Any]) -> list[str]:
+def data_sets(config: dict[str, Any]) -> list[str]:
     """Names of the training data sets, of all stages."""
     mixtures = [config["data"]["train"], *(stage["train"] for stage in config.get("stages") or ())]
     return [source["name"] for mixture in mixtures for source in mixture]

@@ -8,7 +8,7 @@ from data_pipelines.batches.nlvr2 import Nlvr2Batches
 from data_pipelines.storage.records import Records
 from experiments.evaluation.metrics import nlvr2
 from experiments.evaluation.options import EvaluationOptions
-from experiments.evaluation.predict import Prediction, predict
+from experiments.evaluation.predict import Prediction
 from experiments.run.config import RunConfig
 from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe
 from pixelbert_jax.loading import LoadedModel
@@ -31,17 +31,7 @@ class Nlvr2Recipe(Recipe):
         self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
     ) -> dict[str, Any]:
         """Write the official script's CSV; scores where the sentences have labels."""
-        predicted = predict(
-            loaded,
-            config,
-            lambda data: self.make_batches(
-                config, BatchInputs(loaded.tokenizer, None, [records], data, evaluation=True)
-            ),
-            records,
-            bool,
-            visits=self.evaluation_visits(config, records),
-            shuffle_images=options.shuffle_images,
-        )
+        predicted = self.predict(loaded, config, records, options, bool)
         return write_submission(predicted, options.split, output)
 
     def example(self, loaded: LoadedModel, texts: ExampleTexts) -> list[str]:

@@ -9,12 +9,13 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.order.plan import BatchPlan
 from data_pipelines.storage.records import Records
 from data_pipelines.text.answers import AnswerVocabulary
 from data_pipelines.text.tokenizer import Tokenizer
+from experiments.evaluation import predict
 from experiments.evaluation.options import EvaluationOptions
 from experiments.run.config import RunConfig
+from experiments.run.loop import MakeBatch
 from experiments.tasks.visual_input import visual_input_of
 from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.errors import ConfigError
@@ -28,7 +29,6 @@ _REFUSALS = {  # flag of experiments.evaluate -> why a task does not have it
     "rerank_top": " ranks images and texts, but {path} is a model of the task {task}",
     "wordnet": " asks for WUPS, which only questions with data.answers_are=set have, and this run is of another kind",
 }
-MakeBatch = Callable[[BatchPlan], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +185,34 @@ class Recipe:
     ) -> dict[str, Any]:
         """Write the predictions for a split to `output` and return the scores."""
         raise NotImplementedError
+
+    def predict(
+        self,
+        loaded: LoadedModel,
+        config: RunConfig,
+        records: Records,
+        options: EvaluationOptions,
+        answer_of: Callable[[Any], Any],
+        answers: AnswerVocabulary | None = None,
+    ) -> list[predict.Prediction]:
+        """The prediction for each text of a split, for `evaluate` of tasks whose task class has `predict`.
+
+        Args:
+          loaded: the model.
+          config: the configuration of its run.
+          records: the records of the split.
+          options: of the evaluation.
+          answer_of: a number that the task predicts -> the answer.
+          answers: that the model chooses among.
+        """
+
+        def make_batches(data: DataConfig) -> predict.TextBatches:
+            return self.make_batches(config, BatchInputs(loaded.tokenizer, answers, [records], data, evaluation=True))
+
+        visits = self.evaluation_visits(config, records)
+        return predict.predict(
+            loaded, config, make_batches, records, answer_of, visits=visits, shuffle_images=options.shuffle_images
+        )
 
     def example(self, loaded: LoadedModel, texts: ExampleTexts) -> list[str]:
         """Lines of code for the model card; `predictor` is the loaded model's Predictor."""

@@ -14,7 +14,7 @@ from experiments.evaluation.metrics.any_answer import any_answer_scores
 from experiments.evaluation.metrics.daquar import daquar_scores
 from experiments.evaluation.metrics.wordnet import WordNet
 from experiments.evaluation.options import EvaluationOptions
-from experiments.evaluation.predict import Prediction, predict
+from experiments.evaluation.predict import Prediction
 from experiments.run.config import RunConfig
 from experiments.run.progress import say
 from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe, first_label, saved_answers
@@ -85,17 +85,7 @@ class VqaRecipe(Recipe):
         if wordnet is not None:
             self.check_records(config, records, known=True, scored=True)  # WUPS compares with the right answers
         answers = saved_answers(loaded.description)
-        predicted = predict(
-            loaded,
-            config,
-            lambda data: self.make_batches(
-                config, BatchInputs(loaded.tokenizer, answers, [records], data, evaluation=True)
-            ),
-            records,
-            lambda number: answers.answers[int(number)],
-            visits=self.evaluation_visits(config, records),
-            shuffle_images=options.shuffle_images,
-        )
+        predicted = self.predict(loaded, config, records, options, lambda number: answers.answers[int(number)], answers)
         return write_submission(config, predicted, output, answers, wordnet)
 
     def example(self, loaded: LoadedModel, texts: ExampleTexts) -> list[str]:

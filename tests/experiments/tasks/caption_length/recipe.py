@@ -9,7 +9,6 @@ from data_pipelines.batches.caption_length import CaptionLengthBatches
 
 from data_pipelines.storage.records import Records
 from experiments.evaluation.options import EvaluationOptions
-from experiments.evaluation.predict import predict
 from experiments.run.config import RunConfig
 from experiments.tasks.recipe import BatchInputs, ExampleTexts, Recipe
 from pixelbert_jax.loading import LoadedModel
@@ -30,17 +29,7 @@ class CaptionLengthRecipe(Recipe):
         self, loaded: LoadedModel, config: RunConfig, records: Records, output: Path, options: EvaluationOptions
     ) -> dict[str, Any]:
         """Write the guess for each caption as JSON."""
-        predicted = predict(
-            loaded,
-            config,
-            lambda data: self.make_batches(
-                config, BatchInputs(loaded.tokenizer, None, [records], data, evaluation=True)
-            ),
-            records,
-            float,
-            visits=self.evaluation_visits(config, records),
-            shuffle_images=options.shuffle_images,
-        )
+        predicted = self.predict(loaded, config, records, options, float)
         lengths = [len(loaded.tokenizer.pieces(p.text)) for p in predicted]
         output.write_text(json.dumps([p.answer for p in predicted]))
         return {"mean_absolute_error": float(np.abs(np.array([p.answer for p in predicted]) - lengths).mean())}
