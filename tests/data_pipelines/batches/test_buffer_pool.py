@@ -115,7 +115,11 @@ def test_a_block_serves_again_when_the_device_has_let_it_go():
         array = memory.take(SHAPE)
         addresses.add(address(array))
         jax.block_until_ready(on_devices(array) + 1)
-    assert len(addresses) <= 3  # JAX releases memory at its next call
+        del array
+        deadline = time.monotonic() + 60
+        while sys.getrefcount(memory._blocks[0]) > 2 and time.monotonic() < deadline:
+            jnp.zeros(()).block_until_ready()  # JAX releases memory at its next call, in a thread of its own
+    assert len(addresses) == 1
 
 
 def test_what_a_computation_still_reads_is_left_alone():
