@@ -2,9 +2,9 @@
 
     python -m experiments.pointing_game --workdir=RUN [--data_dir=data] [--split=validation] [--scenes=200]
 
-For a colour or shape word that names exactly one object of a scene, the cell of the attention map with the greatest
-weight counts as a hit if its centre lies in that object's box. The controls are the same model with random weights, the
-trained model with the images of other scenes, and the share of the image that the boxes cover.
+For a colour or shape word that names exactly one object of a scene, the pixel (or the region, of an ImageBERT) with the
+greatest attention counts as a hit if its centre lies in that object's box. The controls are the same model with random
+weights, the trained model with the images of other scenes, and the share of the image that the boxes cover.
 """
 
 import dataclasses
@@ -20,8 +20,10 @@ from experiments.run.common_flags import CHECKPOINT, DATA_DIR, SPLIT, WORKDIR, r
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
 from pixelbert_jax.encoded_images import EncodedImages
+from pixelbert_jax.image_with_regions import ImageWithRegions
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor import Predictor
+from pixelbert_jax.predictor_inputs import pixels_of
 
 _SCENES = flags.DEFINE_integer("scenes", 200, "Number of scenes.")
 _SPLIT = "validation"  # if --split names no other
@@ -48,18 +50,22 @@ def play(predictor: Predictor, records: list[Record], *, other_images: bool = Fa
       other_images: give each caption the image of the next scene and keep the boxes: a control that must score lower.
     """
     layers = range(predictor.loaded.task.model.encoder.layers)
-    encoded: list[EncodedImages] = [predictor.encode(record.image) for record in records]
+    encoded: list[EncodedImages] = [predictor.encode(_image_of(record)) for record in records]
     hits: dict[int, list[bool]] = {layer: [] for layer in layers}
     for index, record in enumerate(records):
         image = encoded[(index + 1) % len(records)] if other_images else encoded[index]
         for word, thing in named_objects(record):
             for layer in layers:
-                grid = predictor.attention_map(image, record.texts[0], word, layer=layer).grid
-                row, column = np.unravel_index(grid.argmax(), grid.shape)
-                x, y = (column + 0.5) / grid.shape[1], (row + 0.5) / grid.shape[0]
+                x, y = predictor.attention_map(image, record.texts[0], word, layer=layer).peak
                 x0, y0, x1, y1 = thing.box
                 hits[layer].append(x0 <= x <= x1 and y0 <= y <= y1)
     return {layer: float(np.mean(found)) for layer, found in hits.items()}
+
+
+def _image_of(record: Record) -> bytes | ImageWithRegions:
+    if record.regions is None:
+        return record.image
+    return ImageWithRegions(pixels_of(record.image), record.regions, record.image_id)
 
 
 def with_random_weights(loaded: LoadedModel) -> LoadedModel:
@@ -68,7 +74,7 @@ def with_random_weights(loaded: LoadedModel) -> LoadedModel:
 
 
 def covered(records: list[Record]) -> float:
-    """Mean share of the image in a named object's box: the hit rate of a random cell."""
+    """Mean share of the image in a named object's box: the hit rate of a random position."""
     return float(np.mean([thing.side**2 for record in records for _, thing in named_objects(record)]))
 
 
@@ -99,7 +105,7 @@ def main() -> None:
         "random weights": play(Predictor(with_random_weights(loaded)), chosen),
     }
     words = sum(len(list(named_objects(record))) for record in chosen)
-    say(f"hits of {words} words in {len(chosen)} scenes; a random cell: {covered(chosen):.3f}")
+    say(f"hits of {words} words in {len(chosen)} scenes; a random position: {covered(chosen):.3f}")
     for name, by_layer in rows.items():
         say(f"{name:26}" + "".join(f"  layer {layer}: {share:.3f}" for layer, share in by_layer.items()))
 

@@ -1,11 +1,12 @@
 """Draw the attention of words over an image, as in the paper's figure 3.
 
     python -m experiments.visualize --workdir=RUN --image=FILE --text="a red square" --output=FILE.png \
-        [--words=red,square] [--layer=0] [--head=3]
+        [--words=red,square] [--layer=0] [--head=3] [--regions=FOLDER]
 
 There is one map per word, side by side; without --words all words of the text. The weights of each word are scaled to
-its own greatest. Their sum over the image is printed (the rest of the attention is on tokens). If the model has an
-image-text matching (ITM) head, the probability that image and text match is printed too.
+its own greatest. An ImageBERT takes a folder with an .npz file of regions for the image; where boxes overlap, the
+greater weight is drawn. The sum of a word's attention over the image is printed (the rest is on tokens). If the model
+has an image-text matching (ITM) head, the probability that image and text match is printed too.
 """
 
 import io
@@ -15,10 +16,11 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.storage.atomic_files import write_atomically
-from experiments.run.common_flags import CHECKPOINT, IMAGES, OUTPUT, TEXTS, WORKDIR, new_file, only, required
+from experiments.run.common_flags import CHECKPOINT, IMAGES, OUTPUT, REGIONS, TEXTS, WORKDIR, new_file, only, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
-from pixelbert_jax.predictor import AttentionMap, Predictor
+from pixelbert_jax.predictor import Predictor
+from pixelbert_jax.visual_readers import AttentionMap
 
 _WORDS = flags.DEFINE_list("words", [], "Words of the text, joined by commas; none: all of them.")
 _LAYER = flags.DEFINE_integer("layer", 0, "Layer of the encoder, counted from 0.")
@@ -58,7 +60,7 @@ def main() -> None:
     required(WORKDIR, IMAGES, TEXTS, OUTPUT)
     image, text = only(IMAGES), only(TEXTS)
     output = new_file(OUTPUT.value, ".png")
-    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value, regions=REGIONS.value)
     say(predictor.loaded.origin())
     encoded = predictor.encode(image)
     words = _WORDS.value or list(dict.fromkeys(word for word in text.split() if any(map(str.isalnum, word))))

@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "load"]
+__all__ = ["ImageWithRegions", "Predictor", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from pixelbert_jax.predictor import Predictor
 
         return Predictor
+    if name == "ImageWithRegions":
+        from pixelbert_jax.image_with_regions import ImageWithRegions
+
+        return ImageWithRegions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,24 @@
-"""Images after the backbone."""
+"""Images as visual tokens."""
 
 import dataclasses
+from typing import Any
 
 import jax
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages:
-    """Images after the backbone, for any number of predictions; made by `Predictor.encode`.
+    """Images after the backbone, or after the embedding of regions, for any number of predictions.
+
+    `Predictor.encode` makes them.
 
     Attributes:
-      chunks: (indices of the images in the list, pixels_BxPxD, mask_BxP) of each batch.
-      originals: the images, uint8 HxWx3; empty where they were not kept.
+      chunks: (indices of the images in the list, visual_BxPxD, mask_BxP) of each batch.
+      items: the images as `Predictor.read` returns them; empty where they were not kept.
     """
 
     chunks: tuple[tuple[tuple[int, ...], jax.Array, jax.Array], ...]
-    originals: tuple[np.ndarray, ...]
+    items: tuple[Any, ...]
 
     def __len__(self) -> int:
         return sum(len(indices) for indices, _, _ in self.chunks)

@@ -16,7 +16,6 @@ from data_pipelines.errors import DataError
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import LoadedModel
-from pixelbert_jax.predictor_inputs import pixels_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMAT = 1
@@ -30,8 +29,11 @@ class Ranker(Protocol):
     batch_images: int
     batch_pairs: int
 
+    def read(self, image: Any) -> Any:
+        """An image that `encode` takes; raises ConfigError or DataError for what is not one."""
+
     def encode(self, images: Any) -> EncodedImages:
-        """Run the backbone."""
+        """Visual tokens of images."""
 
     def rank(self, images: EncodedImages, text: str) -> list[tuple[int, float]]:
         """Indices of the images and their probabilities, best match first."""
@@ -136,7 +138,7 @@ def make_index(
 
     for number, image in enumerate(listed):
         try:
-            pending.append(pixels_of(image))
+            pending.append(predictor.read(image))
             names.append(str(image) if isinstance(image, str | Path) else str(number))
         except (ConfigError, DataError) as error:
             if not from_folder:

@@ -1,7 +1,7 @@
 """Open a trained model: `pixelbert_jax.load(path)`.
 
-This module, predictor.py, predictor_inputs.py and image_index.py are what a notebook uses. They alone in this package
-import data_pipelines, so that images and texts are read there exactly as in training.
+This module and those of Predictor are what a notebook uses. They alone in this package import data_pipelines, so that
+images and texts are read there exactly as in training.
 """
 
 import dataclasses

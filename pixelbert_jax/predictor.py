@@ -1,39 +1,24 @@
 """Use a trained model: image-text matching (ITM), ranking, masked tokens, answers, attention maps."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from flax import nnx
 
-from data_pipelines.images import resize
-from pixelbert_jax.config import PixelBertConfig
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex, make_index
+from pixelbert_jax.image_with_regions import FindRegions, ImageWithRegions, RegionFolder
 from pixelbert_jax.loading import LoadedModel, load
-from pixelbert_jax.predictor_inputs import AnImage, listed_images, listed_texts, only_text, pixels_of
+from pixelbert_jax.predictor_inputs import AnImage as ImageAlone
+from pixelbert_jax.predictor_inputs import listed_images, listed_texts, only_text
+from pixelbert_jax.visual_readers import AttentionMap, visual_reader
 
-
-@dataclasses.dataclass(frozen=True)
-class AttentionMap:
-    """The attention of a word over the pixels of an image.
-
-    Attributes:
-      word: the word.
-      grid: float32, rows x columns of the pixels; the share of the word's attention that each pixel gets.
-      weights: the same, interpolated to the size of the image, height x width.
-      image: the image, uint8 HxWx3.
-    """
-
-    word: str
-    grid: np.ndarray
-    weights: np.ndarray
-    image: np.ndarray
+AnImage = ImageAlone | ImageWithRegions
 
 
 # Method -> the head that it needs.
@@ -56,25 +41,33 @@ class Predictor:
     of any sizes, or a batch (NxHxWx3). Texts are strings, one or many: a list, a generator, an array or a column of a
     table. All pixels of an image are read. Transparent pixels get a white background. Programs are compiled once for
     each canvas and kept.
+
+    An ImageBERT reads a detector's regions with each image: give `ImageWithRegions`, or say where regions are found.
     """
 
-    def __init__(self, loaded: LoadedModel, *, batch_images: int = 0, batch_pairs: int = 0) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        regions: str | Path | FindRegions | None = None,
+        batch_images: int = 0,
+        batch_pairs: int = 0,
+    ) -> None:
         """Take a model from `pixelbert_jax.load`.
 
         Args:
-          loaded: a Pixel-BERT of any task.
+          loaded: a Pixel-BERT or an ImageBERT of any task.
+          regions: for an ImageBERT, where an image's regions are found: a folder (see RegionFolder) or a function.
           batch_images: images that go through the backbone at once; 0: 1 on a CPU, where larger batches are not
             faster, else 16.
           batch_pairs: pairs that go through the encoder at once; 0: 8 on a CPU, else 64.
 
         Raises:
-          ConfigError: the model reads regions, which images alone do not have.
+          ConfigError: there is no such folder, or the model reads no regions.
         """
-        if not isinstance(loaded.task.model, PixelBertConfig):
-            raise ConfigError(
-                f"{loaded.path} is an ImageBERT, which reads a detector's regions, not images; prepare the images "
-                "with --regions and use `python -m experiments.evaluate`."
-            )
+        if isinstance(regions, str | Path):
+            regions = RegionFolder(Path(regions).expanduser())
+        self._reader = visual_reader(loaded, regions)
         self.loaded, self.tokenizer, self.data = loaded, loaded.tokenizer, loaded.data
         on_cpu = next(iter(jax.tree.leaves(nnx.as_pure(nnx.state(loaded.model)))[0].devices())).platform == "cpu"
         self.batch_images = batch_images or (1 if on_cpu else 16)
@@ -83,34 +76,35 @@ class Predictor:
         self._state = nnx.as_pure(state)
 
     @classmethod
-    def load(cls, path: Any, **options: Any) -> "Predictor":
-        """A predictor of `pixelbert_jax.load(path, **options)`."""
-        return cls(load(path, **options))
+    def load(cls, path: Any, *, regions: str | Path | FindRegions | None = None, **options: Any) -> "Predictor":
+        """A predictor of `pixelbert_jax.load(path, **options)`; `regions` as in the constructor."""
+        return cls(load(path, **options), regions=regions)
 
-    def encode(self, images: AnImage | Sequence[AnImage]) -> EncodedImages:
-        """Run the backbone once for each image; the other methods take the result in place of images.
+    def read(self, image: AnImage) -> Any:
+        """An image, checked, decoded and with its regions, for the other methods.
 
         Raises:
-          DataError: a file is not a readable image, or is too large.
-          ConfigError: an array is not an image.
+          DataError: a file is not a readable image, or is too large; its regions are damaged.
+          ConfigError: it is not an image, or has no regions for an ImageBERT.
         """
-        originals = [pixels_of(image) for image in listed_images(images)]
+        return self._reader.read(image)
+
+    def encode(self, images: AnImage | Sequence[AnImage]) -> EncodedImages:
+        """Make the visual tokens of each image once; the other methods take the result in place of images.
+
+        Raises:
+          DataError, ConfigError: see `read`.
+        """
+        items = [self.read(image) for image in listed_images(images)]
         by_canvas: dict[int, list[int]] = {}
-        sizes = [resize.resized_size(*pixels.shape[:2], self.data.resize) for pixels in originals]
-        for index, size in enumerate(sizes):
-            by_canvas.setdefault(resize.choose_canvas(*size, self.data.all_canvases), []).append(index)
+        for index, item in enumerate(items):
+            by_canvas.setdefault(self._reader.canvas(item), []).append(index)
         chunks = []
         for canvas, indices in by_canvas.items():
             for chunk in _chunks(indices, self.batch_images):
-                batch = np.zeros((self.batch_images, *self.data.all_canvases[canvas], 3), np.uint8)
-                size_Bx2 = np.ones((self.batch_images, 2), np.int32)
-                for row, index in enumerate(chunk):
-                    resized = resize.resize(originals[index], sizes[index])
-                    batch[row, : resized.shape[0], : resized.shape[1]] = resized
-                    size_Bx2[row] = resized.shape[:2]
-                pixels_BxPxD, mask_BxP = self._encode(self._state, batch, size_Bx2)
-                chunks.append((tuple(chunk), pixels_BxPxD, mask_BxP))
-        return EncodedImages(tuple(chunks), tuple(originals))
+                batch = self._reader.batch([items[index] for index in chunk], canvas, self.batch_images)
+                chunks.append((tuple(chunk), *self._encode(self._state, batch)))
+        return EncodedImages(tuple(chunks), tuple(items))
 
     def index(self, images: Any, *, progress: Callable[[int, int], None] = lambda done, total: None) -> ImageIndex:
         """An index of a folder or a list, to search by texts; see `make_index`."""
@@ -215,8 +209,8 @@ class Predictor:
         position = np.flatnonzero(ids_1xT[0] == self.tokenizer.mask)
         if not len(position):
             raise ConfigError(f"fill_mask: {text!r} has no [MASK]; write [MASK] for each token to predict.")
-        pixels_1xPxD, pixel_mask_1xP = self._only(image)
-        probability_1xTxV = self._fill(self._state, ids_1xT, mask_1xT, pixels_1xPxD, pixel_mask_1xP)
+        visual_1xPxD, visual_mask_1xP = self._only(image)
+        probability_1xTxV = self._fill(self._state, ids_1xT, mask_1xT, visual_1xPxD, visual_mask_1xP)
         probability_MxV = np.asarray(probability_1xTxV)[0, position]
         best_MxK = np.argsort(-probability_MxV, axis=-1)[:, :top]
         return [
@@ -251,18 +245,13 @@ class Predictor:
         if not positions:
             raise ConfigError(f"attention_map: the word {word!r} is not in {text!r}; choose one of the text.")
         encoded = self._encoded(image)
-        pixels_1xPxD, pixel_mask_1xP = self._only(encoded)
+        visual_1xPxD, visual_mask_1xP = self._only(encoded)
         attention_HxSxS = np.asarray(
-            self._attention(self._state, ids_1xT, mask_1xT, pixels_1xPxD, pixel_mask_1xP, layer)
+            self._attention(self._state, ids_1xT, mask_1xT, visual_1xPxD, visual_mask_1xP, layer)
         )[0].astype(np.float32)
         of_heads = attention_HxSxS.mean(0) if head is None else attention_HxSxS[head]
         row_P = of_heads[positions, ids_1xT.shape[1] :].mean(0)
-        original = encoded.originals[0]
-        size = resize.resized_size(*original.shape[:2], self.data.resize)
-        canvas = self.data.all_canvases[resize.choose_canvas(*size, self.data.all_canvases)]
-        rows, columns = self.loaded.task.model.grid(*size)
-        grid = row_P.reshape(self.loaded.task.model.grid(*canvas))[:rows, :columns]
-        return AttentionMap(word, grid, _interpolated(grid, self.loaded.task.model.stride, size, original), original)
+        return self._reader.attention_map(word, row_P, encoded.items[0])
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -287,7 +276,7 @@ class Predictor:
         of_image: dict[int, list[int]] = {}
         for number, (image, _) in enumerate(pairs):
             of_image.setdefault(image, []).append(number)
-        for indices, pixels_BxPxD, mask_BxP in encoded.chunks:
+        for indices, visual_BxPxD, mask_BxP in encoded.chunks:
             row_of = {image: row for row, image in enumerate(indices)}
             mine = [number for image in indices for number in of_image.get(image, ())]
             size = self.batch_pairs if len(mine) > 1 else 1
@@ -296,7 +285,7 @@ class Predictor:
                 rows_N = np.array([row_of[image] for image, _ in padded], np.int32)
                 texts_N = np.array([text for _, text in padded], np.int32)
                 values_N = np.asarray(
-                    program(self._state, ids_MxT[texts_N], mask_MxT[texts_N], pixels_BxPxD, mask_BxP, rows_N)
+                    program(self._state, ids_MxT[texts_N], mask_MxT[texts_N], visual_BxPxD, mask_BxP, rows_N)
                 )
                 for number, value in zip(chunk, values_N, strict=False):
                     found[number] = value
@@ -306,12 +295,12 @@ class Predictor:
         return images if isinstance(images, EncodedImages) else self.encode(images)
 
     def _only(self, image: AnImage | EncodedImages) -> tuple[jax.Array, jax.Array]:
-        """Pixels 1xPxD and mask 1xP of exactly one image."""
+        """Visual tokens 1xPxD and mask 1xP of exactly one image."""
         encoded = self._encoded(image)
         if len(encoded) != 1:
             raise ConfigError(f"One image is needed here, {len(encoded)} were given; call this once for each.")
-        _, pixels_BxPxD, mask_BxP = encoded.chunks[0]
-        return pixels_BxPxD[:1], mask_BxP[:1]
+        _, visual_BxPxD, mask_BxP = encoded.chunks[0]
+        return visual_BxPxD[:1], mask_BxP[:1]
 
     def _tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask, MxT. T is the length in training, or the model's greatest where a text needs more."""
@@ -336,7 +325,7 @@ class Predictor:
     # The parameters are an argument, not a constant of the compiled programs.
     @functools.cached_property
     def _encode(self) -> Any:
-        return jax.jit(lambda state, images, size: self._merged(state).model.encode_image(images, size))
+        return jax.jit(lambda state, batch: self._merged(state).model.encode_visual(batch))
 
     @functools.cached_property
     def _match(self) -> Any:
@@ -357,17 +346,17 @@ class Predictor:
     def _on_cls(self, read: Callable[[nnx.Module, jax.Array], jax.Array]) -> Any:
         """A compiled program that applies `read` to [CLS] of pairs; `rows` are the rows of the pairs' images."""
 
-        def program(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any, rows: Any) -> jax.Array:
+        def program(state: Any, ids: Any, mask: Any, visual: Any, visual_mask: Any, rows: Any) -> jax.Array:
             module = self._merged(state)
-            return read(module, module.model.fuse_at(ids, mask, pixels[rows], pixel_mask[rows]))
+            return read(module, module.model.fuse_at(ids, mask, visual[rows], visual_mask[rows]))
 
         return jax.jit(program)
 
     @functools.cached_property
     def _fill(self) -> Any:
-        def fill(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any) -> jax.Array:
+        def fill(state: Any, ids: Any, mask: Any, visual: Any, visual_mask: Any) -> jax.Array:
             module = self._merged(state)
-            hidden = module.model.fuse(ids, mask, pixels, pixel_mask)
+            hidden = module.model.fuse(ids, mask, visual, visual_mask)
             everywhere = jax.numpy.arange(ids.shape[1])[None]
             return jax.nn.softmax(module.token_logits(hidden, everywhere))
 
@@ -375,19 +364,13 @@ class Predictor:
 
     @functools.cached_property
     def _attention(self) -> Any:
-        def attention(state: Any, ids: Any, mask: Any, pixels: Any, pixel_mask: Any, layer: int) -> jax.Array:
-            return self._merged(state).model.attention(ids, mask, pixels, pixel_mask, layer)
+        def attention(state: Any, ids: Any, mask: Any, visual: Any, visual_mask: Any, layer: int) -> jax.Array:
+            return self._merged(state).model.attention(ids, mask, visual, visual_mask, layer)
 
         return jax.jit(attention, static_argnums=5)
 
     def _merged(self, state: Any) -> nnx.Module:
         return nnx.merge(self._graphdef, state)
-
-
-def _interpolated(grid: np.ndarray, stride: int, size: tuple[int, int], original: np.ndarray) -> np.ndarray:
-    """A grid over an image that was resized to `size`, interpolated linearly to the original's size."""
-    fine = cv2.resize(grid, (grid.shape[1] * stride, grid.shape[0] * stride), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(fine[: size[0], : size[1]], original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _broadcast(**counts: int) -> tuple[list[int], ...]:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOR_NOTEBOOKS = {f"pixelbert_jax/{name}.py" for name in ("loading", "predictor", "predictor_inputs", "image_index")}
+FOR_NOTEBOOKS = {
+    f"pixelbert_jax/{name}.py"
+    for name in ("loading", "predictor", "predictor_inputs", "visual_readers", "image_with_regions", "image_index")
+}
 SCORES_BY_A_MODEL = "data_pipelines/web_collection/scoring.py"
 FORBIDDEN = {
     "pixelbert_jax": {"experiments", "data_pipelines", "torch", "tensorflow"},

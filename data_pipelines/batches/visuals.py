@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -9,6 +10,14 @@ from data_pipelines.batches import shared
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.storage.records import Record, Records
+from data_pipelines.storage.regions import Regions
+
+
+class WithRegions(Protocol):
+    """What a batch of regions needs of a record."""
+
+    image_id: str
+    regions: Regions | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +59,7 @@ class RegionVisuals:
         }
         return batch | ({"whole": np.zeros((rows, self.whole_size), np.float16)} if self.whole_size else {})
 
-    def write(self, batch: dict[str, np.ndarray], index: int, record: Record, *, mirrored: bool = False) -> None:
+    def write(self, batch: dict[str, np.ndarray], index: int, record: WithRegions, *, mirrored: bool = False) -> None:
         """Write the highest-scoring regions of a record to row `index`; `mirrored` has no effect."""
         del mirrored
         found = record.regions

@@ -32,21 +32,30 @@ class NpzFolder(RegionSource):
 
     def read(self, number: int) -> Row:
         """See RegionSource."""
-        path = self.path / self._names[number]
-        if path.stat().st_size > MAX_ROW_BYTES:
-            raise BadRowError(f"file over {MAX_ROW_BYTES >> 20} MiB")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = frozenset(archive.namelist())
-                return row_of(lambda name: _stored(archive, f"{name}.npy") if f"{name}.npy" in members else None)
-        except BadRowError:
-            raise
-        except _DAMAGE as error:
-            raise BadRowError("not a whole .npz file") from error
+        return read_npz(self.path / self._names[number])
 
     def location(self, number: int) -> str:
         """See RegionSource."""
         return str(self.path / self._names[number])
+
+
+def read_npz(path: Path) -> Row:
+    """The regions of one image.
+
+    Raises:
+      BadRowError: the file is too large, damaged, or lacks an array.
+      OSError: it cannot be read.
+    """
+    if path.stat().st_size > MAX_ROW_BYTES:
+        raise BadRowError(f"file over {MAX_ROW_BYTES >> 20} MiB")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = frozenset(archive.namelist())
+            return row_of(lambda name: _stored(archive, f"{name}.npy") if f"{name}.npy" in members else None)
+    except BadRowError:
+        raise
+    except _DAMAGE as error:
+        raise BadRowError("not a whole .npz file") from error
 
 
 def _stored(archive: zipfile.ZipFile, member: str) -> Stored:

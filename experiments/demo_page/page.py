@@ -17,8 +17,9 @@ from experiments.demo_page.examples import DrawnExample, drawn_examples
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex
 from pixelbert_jax.loading import LoadedModel
-from pixelbert_jax.predictor import AttentionMap, Predictor
+from pixelbert_jax.predictor import Predictor
 from pixelbert_jax.predictor_inputs import pixels_of
+from pixelbert_jax.visual_readers import AttentionMap
 
 _MOST_TEXTS = 20
 _MOST_LETTERS = 2000

@@ -14,6 +14,9 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 IMAGES = flags.DEFINE_multi_string("image", [], "Image file; repeat the flag for several.")
 TEXTS = flags.DEFINE_multi_string("text", [], "Text that is read with the image; repeat the flag for several.")
+REGIONS = flags.DEFINE_string(
+    "regions", None, "For an ImageBERT: folder of .npz files with a detector's regions, one file per image."
+)
 OUTPUT = flags.DEFINE_string("output", None, "What to write; see the program's description.")
 
 

@@ -76,11 +76,9 @@ def without_folders(command: str) -> str:
 
 def _example(loaded: LoadedModel, visual_input: VisualInput, recipe: Recipe) -> list[str]:
     """Example code for a model of this task, with texts of its own domain."""
-    if not visual_input.has_predictor:
-        return ["loaded = pixelbert_jax.load(NAME)  # loaded.model.model has encode_regions and fuse"]
     drawn = all(name in _DRAWN for name in data_sets(loaded.description["config"]))
     example = recipe.example(loaded, _OF_DRAWINGS if drawn else _OF_PHOTOGRAPHS)
-    return ["predictor = pixelbert_jax.Predictor.load(NAME)", *example]
+    return [visual_input.predictor, *example]
 
 
 def data_sets(config: dict[str, Any]) -> list[str]:

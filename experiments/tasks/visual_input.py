@@ -16,12 +16,12 @@ class VisualInput(Protocol):
     Attributes:
       paper: the paper that describes the model.
       tag: the model's tag on a hub.
-      has_predictor: whether pixelbert_jax.Predictor takes the model.
+      predictor: code of the model card that makes a Predictor of the model NAME.
     """
 
     paper: str
     tag: str
-    has_predictor: bool
+    predictor: str
 
     def check(self, config: RunConfig) -> None:
         """Refuse a configuration that does not fit the model; raises ConfigError."""
@@ -36,7 +36,8 @@ class VisualInput(Protocol):
 class Pixels:
     """Pixel-BERT's."""
 
-    paper, tag, has_predictor = "Pixel-BERT (Huang et al. 2020)", "pixel-bert", True
+    paper, tag = "Pixel-BERT (Huang et al. 2020)", "pixel-bert"
+    predictor = "predictor = pixelbert_jax.Predictor.load(NAME)"
 
     def check(self, config: RunConfig) -> None:
         model, data = config.model, config.data
@@ -80,7 +81,8 @@ class Pixels:
 class Regions:
     """ImageBERT's."""
 
-    paper, tag, has_predictor = "ImageBERT (Qi et al. 2020)", "imagebert", False
+    paper, tag = "ImageBERT (Qi et al. 2020)", "imagebert"
+    predictor = 'predictor = pixelbert_jax.Predictor.load(NAME, regions="regions/")  # an .npz file per image'
 
     def check(self, config: RunConfig) -> None:
         model, data = config.model, config.data

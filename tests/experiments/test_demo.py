@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import pixelbert_jax
-from pixelbert_jax.predictor import AttentionMap, Predictor
+from pixelbert_jax.predictor import Predictor
+from pixelbert_jax.visual_readers import AttentionMap
 
 gradio = pytest.importorskip("gradio", reason="the page needs the extra demo")
 gradio_client = pytest.importorskip("gradio_client")

@@ -235,17 +235,12 @@ def test_export_and_load(run, shared):
 
 
 def test_the_card_of_an_exported_model(shared):
-    """It names the model, and shows no use that the model refuses."""
+    """It names the model, and its example gives regions."""
     card = (shared / "README.md").read_text()
     assert "ImageBERT (Qi et al. 2020), pre-trained (masked language modelling, masked regions, " in card
     assert ", 6 steps, made with pixelbert_jax" in card
-    assert "Pixel-BERT" not in card and "Predictor" not in card
-
-
-def test_a_predictor_asks_for_images_alone(run):
-    with pytest.raises(ConfigError, match=r"is an ImageBERT, which reads a detector's regions, not images") as error:
-        pixelbert_jax.Predictor.load(run)
-    assert "\n" not in str(error.value) and str(run) in str(error.value)
+    assert "Pixel-BERT" not in card
+    assert '= pixelbert_jax.Predictor.load("model", regions="regions/")  # an .npz file per image' in card
 
 
 # Refused.

@@ -15,7 +15,8 @@ from experiments import export, pointing_game, visualize
 from experiments.run.common_flags import IMAGES, OUTPUT, TEXTS, WORKDIR
 from experiments.run.model_card import without_folders
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.predictor import AttentionMap, Predictor
+from pixelbert_jax.predictor import Predictor
+from pixelbert_jax.visual_readers import AttentionMap
 
 
 def test_export_writes_a_card_with_data_command_and_scores(saved_run, tmp_path, monkeypatch):

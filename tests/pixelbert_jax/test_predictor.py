@@ -12,7 +12,8 @@ from PIL import Image
 import pixelbert_jax
 from data_pipelines.errors import DataError
 from pixelbert_jax.errors import ConfigError
-from pixelbert_jax.predictor import Predictor, _interpolated
+from pixelbert_jax.predictor import Predictor
+from pixelbert_jax.visual_readers import interpolated
 
 TEXTS = ["a red circle", "a small blue cross and a large green square", "the large cross", "a black cross", ""]
 
@@ -83,7 +84,7 @@ def test_one_or_many_and_every_kind_of_image(predictor, expected, tmp_path):
     many = np.stack([IMAGES[0], IMAGES[0]])
     np.testing.assert_allclose(predictor.match(many, TEXTS), np.repeat(expected[:1], 2, 0), atol=1e-5)
     grey = IMAGES[0][..., 0]
-    np.testing.assert_array_equal(predictor.encode(grey).originals[0], np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(predictor.encode(grey).items[0], np.stack([grey] * 3, -1))
     assert predictor.match([], TEXTS).shape == (0, 5) and predictor.match(IMAGES, []).shape == (3, 0)
 
 
@@ -161,7 +162,7 @@ def test_a_map_is_drawn_where_its_cell_lies():
     grid = np.zeros((3, 4), np.float32)
     grid[2, 1] = 1.0
     original = np.zeros((210, 300, 3), np.uint8)  # resized to 42x60 in cells of 16: the last row is cropped
-    weights = _interpolated(grid, 16, (42, 60), original)
+    weights = interpolated(grid, 16, (42, 60), original)
     assert weights.shape == (210, 300)
     row, column = np.unravel_index(weights.argmax(), weights.shape)
     assert 160 <= row < 210 and 80 <= column < 160
@@ -199,7 +200,7 @@ def test_what_is_meant_is_accepted(predictor, expected):
         scores = predictor.match(given, texts)
         np.testing.assert_allclose(scores, np.repeat(expected[:1, :2], len(scores), 0), atol=1e-5)
     assert len(predictor.encode(jnp.asarray(batch))) == 2
-    np.testing.assert_array_equal(predictor.encode(one[:, ::-1]).originals[0], one[:, ::-1])
+    np.testing.assert_array_equal(predictor.encode(one[:, ::-1]).items[0], one[:, ::-1])
     assert predictor.fill_mask(one, ["a [MASK]"]) == predictor.fill_mask(one, "a [MASK]")
     assert predictor.rank(IMAGES, np.array([texts[1]])) == predictor.rank(IMAGES, texts[1])
 
@@ -224,7 +225,7 @@ def test_a_file_and_a_pil_image_are_the_same(predictor, tmp_path):
     drawing[16:48, 16:48, 3] = 255  # black on nothing
     for name, pixels, mean in (("deep.png", deep, 127.5), ("drawing.png", drawing, 0.75 * 255)):
         Image.fromarray(pixels).save(tmp_path / name)
-        path, pil = predictor.encode([tmp_path / name, Image.open(tmp_path / name)]).originals
+        path, pil = predictor.encode([tmp_path / name, Image.open(tmp_path / name)]).items
         np.testing.assert_array_equal(path, pil)
         assert path.mean() == pytest.approx(mean, abs=0.6)
 
