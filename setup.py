@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "pixelbert_jax/__init__.py").read_text()).group(1)
 
 TENSORBOARD = ["tensorboardX>=2.6"]
+WANDB = ["wandb>=0.19"]
 BEAM = ["apache-beam>=2.77"]
 REGIONS = ["h5py>=3.11"]
 DEMO = ["gradio>=6"]
@@ -48,6 +49,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
         "beam": BEAM,
         "regions": REGIONS,
         "demo": DEMO,

@@ -20,6 +20,7 @@ from experiments.run.initialization import load_sources, start
 from experiments.run.loop import train
 from experiments.run.progress import say
 from experiments.run.validation import validate
+from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.optimizer import parameter_count
 
@@ -53,6 +54,12 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
         if latest is not None:
             say(f"resuming {workdir} at step {latest}")
         build.write_run_files(workdir, run)
+        draw = None
+        watched = config.train.tensorboard or config.train.wandb
+        if watched and run.evaluation and recipe_of(config).report_metrics is not None and not are_many():
+            from experiments.run.report import ExamplesDrawer  # matplotlib takes a second to import
+
+            draw = ExamplesDrawer(run)
         state = train(
             trainer,
             run.train,
@@ -62,6 +69,7 @@ def _pretrain(config: RunConfig, workdir: epath.Path, command: str) -> None:
             checkpoints,
             state,
             run.description,
+            draw,
         )
     finally:
         checkpoints.close()

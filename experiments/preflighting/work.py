@@ -20,16 +20,22 @@ _NO_TRAFFIC = {
     *("partition-id", "replica-id", "opt-barrier", "async-start", "async-update"),
 }
 _VIEWS = ('"ConcatBitcast"', '"AllocateBuffer"')  # custom calls of a TPU's compiler that move nothing
+_RECOMPUTED = "rematted_computation"
 _PARTIAL_READS = {"dynamic-slice", "slice", "gather"}
 
 
-def matrix_operations(program: Program) -> float:
-    """Floating-point operations of the matrix products and convolutions, two per multiply-add."""
+def matrix_operations(program: Program, *, recomputed: bool = True) -> float:
+    """Floating-point operations of the matrix products and convolutions, two per multiply-add.
+
+    With recomputed=False, what the backward pass recomputes to save memory does not count. JAX notes it in the
+    metadata, which the program's text must have: `as_text(dialect="hlo", debug_info=True)`.
+    """
     return float(
         sum(
             times * (_dot(computation, instruction) if instruction.opcode == "dot" else _conv(computation, instruction))
             for computation, instruction, times in program.executed()
             if instruction.opcode in ("dot", "convolution")
+            and (recomputed or _RECOMPUTED not in instruction.attributes)
         )
     )
 

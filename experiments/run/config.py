@@ -20,6 +20,8 @@ class TrainConfig:
     accumulation: int = 1  # micro-batches per step, for batches larger than memory
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # needs the extra `tensorboard`
+    wandb: str = ""  # project of Weights & Biases; needs the extra `wandb`
+    profile: tuple[int, int] | None = None  # (start, stop): a trace of steps start to stop - 1 in WORKDIR/profile
     max_skipped_in_a_row: int = 20  # steps with a gradient that is not finite before the run stops
     stall_report: float = 45.0  # seconds of waiting for a batch until a report of where; ten times that for a step
     stall_end: float = 3600.0  # seconds of such a wait until a process of several ends the run; 0: never, as above
@@ -92,10 +94,12 @@ _FREE_ON_RESUME = (
     "train.epochs",
     "train.log_every",
     "train.max_skipped_in_a_row",
+    "train.profile",
     "train.stall_end",
     "train.stall_report",
     "train.steps",
     "train.tensorboard",
+    "train.wandb",
 )
 
 

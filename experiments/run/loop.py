@@ -26,10 +26,13 @@ from experiments.resilience.worker_signals import Undisturbed
 from experiments.run.best_checkpoint import BestCheckpoint
 from experiments.run.config import RunConfig
 from experiments.run.metric_writer import MetricWriter
+from experiments.run.profiling import Profile
 from experiments.run.progress import Progress, say
+from experiments.run.utilization import Utilization, peak_memory
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.task import Sums
 from pixelbert_jax.training.checkpoint import Checkpoints
+from pixelbert_jax.training.optimizer import learning_rates
 from pixelbert_jax.training.sharding import batch_sharding
 from pixelbert_jax.training.step import Trainer, TrainState
 
@@ -101,6 +104,7 @@ def train(
     checkpoints: Checkpoints,
     state: TrainState,
     description: dict[str, Any],
+    draw: Callable[[TrainState], np.ndarray] | None = None,
 ) -> TrainState:
     """Train from the state's step to the end of the plan, or until a signal stops the run; the last step is saved.
 
@@ -113,18 +117,32 @@ def train(
       checkpoints: where to save.
       state: the state to begin from; it is donated.
       description: the description of each checkpoint.
+      draw: an image, HxWx3 uint8, of what the model predicts; for TensorBoard and Weights & Biases at each evaluation.
 
     Raises:
-      ConfigError: too many steps in a row had a gradient that is not finite, or the workdir cannot be written.
+      ConfigError: too many steps in a row had a gradient that is not finite, the workdir cannot be written,
+        train.profile begins after the last step, or the package of train.tensorboard or train.wandb is missing.
     """
     start, total = int(state.step), len(stream.plan)
-    writer = MetricWriter(
-        workdir / "metrics.jsonl", resume_step=start, tensorboard=config.train.tensorboard, writes=is_first()
+    utilization = Utilization(trainer, config.model.dtype)
+    base_rates = learning_rates(
+        config.optimizer, getattr(config.model, "backbone", None), trainer.abstract_state.params
     )
+    clock = _Clock()
+    profile = Profile(config.train.profile, workdir, start, total, clock.paused)
+    writer = MetricWriter(
+        workdir / "metrics.jsonl",
+        resume_step=start,
+        tensorboard=config.train.tensorboard,
+        wandb=config.train.wandb,
+        config=description["config"],
+        writes=is_first(),
+    )
+    say(utilization.description)
     progress = Progress(total, start)
     best = BestCheckpoint(workdir, config.checkpoint.best, start) if config.checkpoint.best else None
-    clock, watchdog = _Clock(), Watchdog(config.train.stall_report, config.train.stall_end)
-    pending: tuple[int, dict[str, jax.Array]] | None = None
+    watchdog = Watchdog(config.train.stall_report, config.train.stall_end)
+    pending: tuple[int, dict[str, jax.Array], float] | None = None  # with the step's operations per device
 
     def flush() -> None:
         nonlocal pending
@@ -139,16 +157,20 @@ def train(
             checkpoints.wait()
             raise ConfigError(_not_finite_message(step, metrics["skipped_in_a_row"], checkpoints.latest))
         metrics |= dict.fromkeys(stream.unmeasurable, math.nan)
+        for group, rate in base_rates.items():
+            metrics[f"optimizer/learning_rate_{group}"] = rate * metrics["learning_rate_factor"]
         if rows := metrics.pop("rows_skipped"):
             writer.write(step, {"rows_skipped": rows})
-        rates = clock.rates(step, config.data.batch_images * config.data.texts_per_image)
+        pairs = config.data.batch_images * config.data.texts_per_image
+        rates = clock.rates(step, pairs)
+        rates |= utilization.rates(done[2], rates["rate/pairs_per_second"] / pairs)
         progress.update(
             step,
             f"loss {metrics['loss']:.3f}  {rates['rate/pairs_per_second']:.0f} pairs/s  "
-            f"waiting for data {rates['rate/data_wait_share']:.0%}",
+            f"MFU {rates['rate/model_flops_utilization']:.1%}  waiting for data {rates['rate/data_wait_share']:.0%}",
         )
         if step % config.train.log_every == 0 or step == total:
-            writer.write(step, metrics | rates)
+            writer.write(step, metrics | rates | peak_memory(trainer))
 
     def evaluate_all(step: int) -> None:
         metrics = {}
@@ -156,6 +178,8 @@ def train(
             for key, value in evaluate(trainer, state, eval_stream, config, watchdog).items():
                 metrics[f"{name}/{key}"] = value
         writer.write(step, metrics)
+        if draw is not None and writer.takes_images:
+            writer.write_image(step, "eval/examples", draw(state))
         if best is not None:
             best.offer(step, metrics, state, description)
         say(f"step {step}: " + "  ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
@@ -164,7 +188,7 @@ def train(
     with contextlib.ExitStack() as last:
         stop = last.enter_context(StopRequest())
         closing = [*([best.close] if best else []), checkpoints.wait, writer.close, progress.close, loaded.close]
-        for finish in (*closing, watchdog.close):
+        for finish in (*closing, profile.end, watchdog.close):
             last.callback(finish)  # the last one is called first
         last.enter_context(failing_at_once())
         for step in range(start, total + 1):
@@ -183,13 +207,17 @@ def train(
                 break
             if step in stream.restarts:
                 state = trainer.restart(state)
+            profile.before(step + 1, state)
             with clock.waiting(), watchdog.waiting(f"waiting for the batch of step {step + 1}"):
                 batch = next(loaded)
             with watchdog.waiting(f"compiling or starting step {step + 1}", patience=10, ends=False):
-                state, metrics = trainer.train_step(state, batch)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                    state, metrics = trainer.train_step(state, batch)
+                operations = utilization.operations(batch)
             with watchdog.waiting(f"step {step}", patience=10):
                 flush()
-            pending = (step + 1, metrics)
+            pending = (step + 1, metrics, operations)
+            profile.after(step + 1, state)
             checkpoints.check()
     return state
 

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` always, TensorBoard on demand."""
+"""Metrics of a run: `metrics.jsonl` always, TensorBoard and Weights & Biases on demand."""
 
 import errno
 import json
@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from data_pipelines.storage.atomic_files import is_local, write_atomically
 from experiments.resilience.disk_errors import writing
+from experiments.run.trackers import TensorBoard, Tracker, Wandb
 from pixelbert_jax.errors import ConfigError
 
 _SECONDS_BETWEEN_UPLOADS = 60.0
@@ -25,7 +27,14 @@ class MetricWriter:
     """
 
     def __init__(
-        self, path: epath.PathLike, *, resume_step: int = 0, tensorboard: bool = False, writes: bool = True
+        self,
+        path: epath.PathLike,
+        *,
+        resume_step: int = 0,
+        tensorboard: bool = False,
+        wandb: str = "",
+        config: dict[str, Any] | None = None,
+        writes: bool = True,
     ) -> None:
         """Open the file; lines after `resume_step` are dropped, so that a resumed run neither repeats nor skips.
 
@@ -33,12 +42,15 @@ class MetricWriter:
           path: the file.
           resume_step: last step whose lines are kept.
           tensorboard: write TensorBoard files too.
+          wandb: project of Weights & Biases to write to; empty: none.
+          config: the run's configuration, for that project.
           writes: False in all processes of a run but the first.
 
         Raises:
-          ConfigError: the file cannot be written, or `tensorboard` is set and its package is missing.
+          ConfigError: the file cannot be written, or the package of `tensorboard` or `wandb` is missing.
         """
-        self.path, self._writes, self._file, self._tensorboard = epath.Path(path), writes, None, None
+        self.path, self._writes, self._file = epath.Path(path), writes, None
+        self._trackers: list[Tracker] = []
         if not writes:
             return
         records = [record for record in read_metrics(path) if record["step"] <= resume_step]
@@ -48,13 +60,9 @@ class MetricWriter:
             if is_local(self.path):
                 self._file = self.path.open("a")
         if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                raise ConfigError(
-                    "train.tensorboard is set but tensorboardX is missing; pip install 'pixelbert_jax[tensorboard]'."
-                ) from None
-            self._tensorboard = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=resume_step + 1)
+            self._trackers.append(TensorBoard(self.path.parent, resume_step))
+        if wandb:
+            self._trackers.append(Wandb(self.path.parent, wandb, config or {}))
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """Add one record."""
@@ -69,9 +77,18 @@ class MetricWriter:
             self._text += line
             if time.monotonic() - self._sent >= _SECONDS_BETWEEN_UPLOADS:
                 self.flush()
-        if self._tensorboard is not None:
-            for name, value in metrics.items():
-                self._tensorboard.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.scalars(step, metrics)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether `write_image` shows an image anywhere."""
+        return bool(self._trackers)
+
+    def write_image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
+        """Add an image, uint8, to TensorBoard and Weights & Biases."""
+        for tracker in self._trackers:
+            tracker.image(step, name, image_HxWx3)
 
     def flush(self) -> None:
         """Return when all lines are on the disk, or in the bucket."""
@@ -94,8 +111,8 @@ class MetricWriter:
             if self._file is not None:
                 with writing(self.path):
                     self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:

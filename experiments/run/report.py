@@ -7,13 +7,15 @@ import itertools
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import jax
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from data_pipelines.batches.pretraining import PretrainingBatches
 from data_pipelines.images import resize
@@ -25,6 +27,8 @@ from experiments.run.metric_writer import read_metrics
 from experiments.run.progress import say
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.step import TrainState
+
+Forward = Callable[[TrainState, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
 
 _COUNTED_RECORDS = 20_000  # of the training data, for the baseline from the text alone
 _COUNTED_BATCHES = 20  # of the training data, for the baseline of a region
@@ -177,7 +181,8 @@ def _draw_curves(
         line = loss_axes.plot(steps, values, alpha=0.25)[0]
         loss_axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=name)
     loss_axes.set(title="training loss", xlabel="step", ylim=(0, None))
-    loss_axes.legend()
+    if loss_axes.lines:
+        loss_axes.legend()
     evaluation = [r for r in records if "eval/itm_accuracy" in r]
     for name in accuracies:
         label = _LABELS[name]
@@ -189,20 +194,41 @@ def _draw_curves(
     accuracy_axes.legend()
 
 
-def _draw_images(figure, run: Run, state: TrainState) -> None:  # noqa: ANN001
+def _draw_images(figure, run: Run, state: TrainState, forward: Forward | None = None) -> None:  # noqa: ANN001
     all_axes = list(figure.subplots(2, 3).flat)
     for axes in all_axes:
         axes.axis("off")
-    for axes, (image, lines) in zip(all_axes, _examples(run, state), strict=False):
+    for axes, (image, lines) in zip(all_axes, _examples(run, state, forward), strict=False):
         axes.imshow(image)
         wrapped = "\n".join(textwrap.fill(line, 58, subsequent_indent="   ") for line in lines)
         axes.set_title(wrapped, fontsize=8, loc="left", family="monospace")
 
 
-def _examples(run: Run, state: TrainState) -> Iterator[tuple[np.ndarray, list[str]]]:
+class ExamplesDrawer:
+    """Draws the first evaluation images with the model's predictions, always the same images."""
+
+    def __init__(self, run: Run) -> None:
+        # Threads only, as in `evaluate`: processes would take longer to start.
+        config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, workers=0))
+        self._run, self._forward = dataclasses.replace(run, config=config), _forward(run)
+
+    def __call__(self, state: TrainState) -> np.ndarray:
+        """The drawing, HxWx3 uint8."""
+        figure = Figure(figsize=(15, 7.5), dpi=80, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        _draw_images(figure, self._run, state, self._forward)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _forward(run: Run) -> Forward:
+    """The logits of the masked tokens and of image-text matching, compiled."""
+    return jax.jit(lambda state, batch: run.task.forward(run.trainer.module(state), batch, None)[:2])
+
+
+def _examples(run: Run, state: TrainState, forward: Forward | None = None) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Evaluation images with the model's predictions for a masked true caption and for a false one."""
-    stream, tokenizer, module = run.evaluation["eval"], run.tokenizer, run.trainer.module
-    forward = jax.jit(lambda state, batch: run.task.forward(module(state), batch, None)[:2])
+    stream, tokenizer, forward = run.evaluation["eval"], run.tokenizer, forward or _forward(run)
     loaded = batches(stream, run.trainer, run.config)
     try:
         for plan, on_devices in zip(stream.plan, loaded, strict=False):

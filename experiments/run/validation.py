@@ -49,6 +49,11 @@ def validate(config: RunConfig) -> None:
     ):
         if value < 1:
             raise ConfigError(f"{name}={value} must be at least 1.")
+    if train.profile and not 1 <= train.profile[0] < train.profile[1]:
+        raise ConfigError(
+            f"train.profile={train.profile} must be (start, stop) with 1 <= start < stop; it traces steps start to "
+            "stop - 1."
+        )
     if config.evaluation.every and not data.eval:
         raise ConfigError(
             "evaluation.every is set but data.eval names no data set; set evaluation.every=0 or data.eval."

@@ -130,6 +130,13 @@ def parameter_group(name: str, backbone: ResNetConfig | None) -> Literal["frozen
     return "frozen" if part <= backbone.frozen_parts else "backbone"
 
 
+def learning_rates(config: OptimizerConfig, backbone: ResNetConfig | None, params: Any) -> dict[str, float]:
+    """The learning rate, before the schedule, of each group of `parameter_group` that has parameters and is trained."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    groups = {parameter_group(parameter_name(path), backbone) for path in paths} - {"frozen"}
+    return {group: getattr(config, group).learning_rate for group in sorted(groups)}
+
+
 def make_optimizer(
     config: OptimizerConfig, backbone: ResNetConfig | None, schedule: Schedule
 ) -> optax.GradientTransformationExtraArgs:

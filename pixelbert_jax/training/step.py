@@ -149,7 +149,8 @@ def make_trainer(
             "loss": loss,
             **mean_metrics(sums),
             "gradient_norm": grad_norm,
-            "learning_rate_factor": jnp.asarray(schedule(state.step), jnp.float32),
+            # As in the optimizer, whose count does not include skipped steps.
+            "learning_rate_factor": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,
             "rows_skipped": (~batch["pair_mask"].any(1)).sum(),

@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from pixelbert_jax.tasks.pretraining import PretrainingConfig
+from pixelbert_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 from pixelbert_jax.training.sharding import MeshConfig, batch_sharding
 from tests.pixelbert_jax.helpers import (
     assert_trees_close,
@@ -165,6 +167,21 @@ def test_bad_gradient_changes_nothing_but_the_counters(trainer, batch, two_steps
     changed = named(after.params)
     moved = [name for name, old in named(before.params).items() if (changed[name] != old).any()]
     assert len(moved) > 20
+
+
+def test_reported_learning_rate_is_the_optimizers_after_a_skipped_step(batch):
+    """Both schedules of the optimizer count the steps that were not skipped."""
+    warmup = ScheduleConfig(kind="constant", warmup_steps=10, warmup_start=0.0)
+    trainer = make_small_trainer(optimizer=OptimizerConfig(schedule=warmup))
+    bad = batch | {"text": np.full_like(batch["text"], 10**6)}
+    state, factors = trainer.init(), []
+    for taken in (batch, bad, batch, batch):
+        counts = {int(count) for count in optax.tree.get_all_with_path(state.opt_state, "count") for count in count[1:]}
+        assert len(counts) == 1
+        state, metrics = trainer.train_step(state, place(trainer, taken))
+        factors.append(float(metrics["learning_rate_factor"]))
+        assert factors[-1] == pytest.approx(counts.pop() / 10)
+    assert factors == pytest.approx([0, 0.1, 0.1, 0.2])
 
 
 def test_evaluation_reads_the_average_and_changes_nothing(trainer, batch, two_steps):
