@@ -148,11 +148,8 @@ def train(
         nonlocal pending
         if pending is None:
             return
-        done, pending = pending, None
-        step, metrics = (
-            done[0],
-            {name: value.item() for name, value in jax.device_get(done[1]).items()},
-        )
+        (step, computed, operations), pending = pending, None
+        metrics = {name: value.item() for name, value in jax.device_get(computed).items()}
         if metrics["skipped_in_a_row"] >= config.train.max_skipped_in_a_row:
             checkpoints.wait()
             raise ConfigError(_not_finite_message(step, metrics["skipped_in_a_row"], checkpoints.latest))
@@ -163,7 +160,7 @@ def train(
             writer.write(step, {"rows_skipped": rows})
         pairs = config.data.batch_images * config.data.texts_per_image
         rates = clock.rates(step, pairs)
-        rates |= utilization.rates(done[2], rates["rate/pairs_per_second"] / pairs)
+        rates |= utilization.rates(operations, rates["rate/pairs_per_second"] / pairs)
         progress.update(
             step,
             f"loss {metrics['loss']:.3f}  {rates['rate/pairs_per_second']:.0f} pairs/s  "

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from experiments.run.build import assemble
 from experiments.run.metric_writer import MetricWriter
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.checkpoint import Checkpoints
+from tests.experiments.fine_tuning import regions_config
 from tests.experiments.tiny_config import get_config
 
 
@@ -63,6 +65,24 @@ def test_examples_are_evaluation_images_with_a_true_and_a_false_caption(finished
         assert any("(right)" in line or "(wrong, " in line for line in lines[1:-2])
 
 
+def test_the_same_examples_are_drawn_with_what_each_state_predicts(finished):
+    run, state, _ = finished
+    draw = module.ExamplesDrawer(run)
+    drawn = draw(state)
+    assert drawn.shape == (600, 1200, 3) and drawn.dtype == np.uint8 and np.ptp(drawn) > 200
+    np.testing.assert_array_equal(draw(state), drawn)
+    other = draw(state._replace(params=jax.tree.map(lambda x: 1.5 * x, state.params)))
+    assert (other != drawn).any()
+    changed = (other != drawn).any(axis=(-1, 1))
+    assert not changed.all()  # the predictions change, the images do not
+
+
+def test_examples_of_regions_have_their_boxes(region_data, tmp_path):
+    run = assemble(regions_config(region_data), tmp_path, Checkpoints(tmp_path / "checkpoints"))
+    drawn = module.ExamplesDrawer(run)(run.trainer.init())
+    assert (drawn == module._BOX_COLOUR).all(-1).sum() > 100
+
+
 def test_text_alone_predicts_from_the_neighbours(finished):
     """With one caption for counting and the same one for prediction, every token is right."""
     run, _, _ = finished
@@ -73,6 +93,7 @@ def test_text_alone_predicts_from_the_neighbours(finished):
     assert known > unseen
 
 
+@pytest.mark.filterwarnings("error:No artists with labels")  # there are no losses to draw
 def test_without_mismatched_pairs_matching_has_no_value(finished, tmp_path, monkeypatch, capsys):
     run, state, _ = finished
     monkeypatch.setattr("experiments.tasks.pretraining.can_mismatch", lambda sources: False)
