@@ -12,6 +12,7 @@ TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.19"]
 BEAM = ["apache-beam>=2.77"]
 REGIONS = ["h5py>=3.11"]
+PARQUET = ["pyarrow>=18"]
 DEMO = ["gradio>=6"]
 
 setup(
@@ -52,6 +53,7 @@ setup(
         "wandb": WANDB,
         "beam": BEAM,
         "regions": REGIONS,
+        "parquet": PARQUET,
         "demo": DEMO,
         "browser": [*DEMO, "playwright>=1.50"],  # drives the chromium of the system
         # The only CPU build of PyTorch that the parity tests are known to agree with is for Python 3.11.
@@ -64,6 +66,7 @@ setup(
             "ruff>=0.12",
             "torch==2.13.0; python_version < '3.12'",
             *REGIONS,
+            *PARQUET,
             *DEMO,
             *TENSORBOARD,
             *BEAM,

@@ -21,7 +21,9 @@ from data_pipelines.preparation.summary import describe
 from data_pipelines.progress import Progress
 from data_pipelines.storage.records import read_summary
 
-_SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder with the publisher's files.")
+_SOURCE_DIR = flags.DEFINE_string(
+    "source_dir", None, "Folder with the publisher's files, or hf://datasets/OWNER/NAME for Parquet files of the hub."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
 _MAX_BAD_SHARE = flags.DEFINE_float(
     "max_bad_share", 0.01, "Largest share of damaged or missing images; above it nothing is prepared."
@@ -61,6 +63,15 @@ _OPTIONS = {
     ),
     "visual_genome_qa": flags.DEFINE_bool(
         "visual_genome_qa", False, "vqa_v2: add the questions of Visual Genome as split visual_genome."
+    ),
+    "columns": flags.DEFINE_string(
+        "columns",
+        "",
+        "image_text, vqa, image_pairs: columns of Parquet files, as image=COLUMN,texts=COLUMN; the others "
+        "are found by their usual names.",
+    ),
+    "split_column": flags.DEFINE_string(
+        "split_column", "", "image_text, vqa, image_pairs: column of Parquet files with the split of each row."
     ),
     "num_train": flags.DEFINE_integer("num_train", 15_000, "shapes: number of images."),
     "num_validation": flags.DEFINE_integer("num_validation", 1_000, "shapes: number of images."),

@@ -1,4 +1,4 @@
-"""A user's own images with texts: JSON lines beside image files, or WebDataset tar files."""
+"""A user's own images with texts: JSON lines beside image files, WebDataset tar files, or Parquet files."""
 
 import collections
 import itertools
@@ -11,27 +11,47 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.datasets import identical
-from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidate, Candidates
 from data_pipelines.datasets.formats.json_lines import check_split, find_lists, read_lines, relative_path
+from data_pipelines.datasets.formats.parquet_columns import IMAGE, NAMES, Role
 from data_pipelines.datasets.formats.webdataset import read_shards
 from data_pipelines.datasets.layout import source_below
+from data_pipelines.datasets.own_data import OwnDataBuilder
+from data_pipelines.datasets.parquet_source import RowFormat, Text, Values
 from data_pipelines.errors import DataError
 
 _LINE = '{"image": path, "texts": [...]}'
-_LAYOUTS = f"SPLIT.jsonl with lines {_LINE}, or WebDataset files SPLIT/*.tar, or *.tar for a single split train"
+_LAYOUTS = (
+    f"SPLIT.jsonl with lines {_LINE}, or WebDataset files SPLIT/*.tar, or *.tar for a single split train, or Parquet "
+    "files SPLIT-*.parquet"
+)
 
 
-class ImageText(ImageTextBuilder):
+def _row_texts(values: Values) -> list[Text]:
+    return [(text, {}) for value in values["texts"] for text in (value if isinstance(value, list) else [value])]
+
+
+_TEXTS = Role(
+    "texts",
+    ("texts", "captions", "caption", "text", "sentences", "sentence"),
+    frozenset({"text", "list of text"}),
+    numbered=r"(?:caption|text|sentence)s?_?(\d+)",
+    required=True,
+)
+_ROWS = RowFormat("image_text", (IMAGE, _TEXTS, *NAMES), _row_texts)
+
+
+class ImageText(OwnDataBuilder):
     """A user's own images with texts."""
 
     name = "image_text"
     VERSION = tfds.core.Version("1.1.0")
-    TURNED = True
     OPTIONS = {identical.OPTION: identical.DEFAULT}
 
     def candidates(self) -> dict[str, Candidates]:
-        """A split for each .jsonl file, or for each folder of tar files."""
+        """A split for each .jsonl file, for each folder of tar files, or for each name of Parquet files."""
+        if (found := self.from_parquet(_ROWS, ("*.jsonl", "*.tar", "*/*.tar"))) is not None:
+            return found
         lists = find_lists(self.source_dir)
         shards = {"train": sorted(self.source_dir.glob("*.tar"))}
         for path in sorted(self.source_dir.glob("*/*.tar")):

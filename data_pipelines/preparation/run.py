@@ -16,8 +16,10 @@ import tensorflow_datasets as tfds
 from data_pipelines.beam.runner import import_with_beam, is_direct, pipeline_options
 from data_pipelines.datasets import builder_class
 from data_pipelines.datasets.builder import DRAWN, ImageTextBuilder
+from data_pipelines.datasets.own_data import OwnDataBuilder
 from data_pipelines.datasets.settings import Settings
 from data_pipelines.errors import DataError
+from data_pipelines.preparation.hub_files import download, is_on_hub
 from data_pipelines.progress import Progress
 from data_pipelines.storage.index_writer import write_index
 from data_pipelines.storage.records import has_old_index, read_summary
@@ -43,7 +45,8 @@ def prepare(
     Args:
       name: name of the data set.
       data_dir: folder of the prepared data sets; created if needed.
-      source_dir: folder of the publisher's files; None only for a data set that needs no files.
+      source_dir: folder of the publisher's files, or `hf://datasets/OWNER/NAME` for Parquet files of the Hugging Face
+        hub; None only for a data set that needs no files.
       options: options of this data set, such as {"num_train": 100}. Missing options have their default values, or
         the values of the prepared data set if it exists.
       max_bad_share: maximum share of damaged or missing images, 0 to 1; above it nothing is prepared.
@@ -62,7 +65,8 @@ def prepare(
     """
     builder_type = builder_class(name)
     data_dir = Path(data_dir).expanduser()
-    source_dir = None if source_dir is None else Path(source_dir).expanduser()
+    hub_address = str(source_dir) if is_on_hub(source_dir) else ""
+    source_dir = None if source_dir is None or hub_address else Path(source_dir).expanduser()
     options = dict(options or {})
     for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
         options[option] = _expand_home(options[option])
@@ -87,6 +91,8 @@ def prepare(
     folder = Path(builder.data_dir)
     if not _is_finished(folder):
         if not folder.exists():
+            if hub_address:
+                source_dir = _fetch(builder, hub_address)
             _check_source(builder, source_dir)
         with _only_one(Path(data_dir) / name):
             if not folder.exists():
@@ -115,6 +121,17 @@ def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | P
 def _is_finished(folder: Path) -> bool:
     """Whether the records and an index of the current format exist; raises DataError if the index is damaged."""
     return folder.exists() and not has_old_index(folder) and read_summary(folder) is not None
+
+
+def _fetch(builder: ImageTextBuilder, address: str) -> Path:
+    """Download the files of the hub and give them to the builder; returns their folder."""
+    if not isinstance(builder, OwnDataBuilder):
+        raise DataError(
+            f"--source_dir={address} has Parquet files, which {builder.name} does not read; prepare image_text, vqa or "
+            "image_pairs."
+        )
+    builder.source_dir, builder.origin = download(address)
+    return builder.source_dir
 
 
 def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> None:

@@ -6,12 +6,18 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 PATIENCE = 4.0  # seconds for the hub's first answer; the library alone tries for most of a minute
 
 
-def snapshot(name: str, patterns: Sequence[str]) -> Path:
+def snapshot(name: str, patterns: Sequence[str], **which: Any) -> Path:
     """A local folder with those files of a repository, downloaded once; without the hub, those of an earlier download.
+
+    Args:
+      name: name of the repository.
+      patterns: patterns of the files.
+      which: `repo_type` and `revision`, as in the library; a model and its newest revision if missing.
 
     Raises:
       Exception: of several libraries, by the hub's version and what failed.
@@ -22,7 +28,7 @@ def snapshot(name: str, patterns: Sequence[str]) -> Path:
 
     def ask() -> None:
         try:
-            huggingface_hub.HfApi().model_info(name, timeout=PATIENCE)
+            huggingface_hub.HfApi().repo_info(name, timeout=PATIENCE, **which)
         except Exception as error:  # of several libraries
             failures.append(error)
 
@@ -33,8 +39,9 @@ def snapshot(name: str, patterns: Sequence[str]) -> Path:
     if asking.is_alive():
         failures.append(TimeoutError(f"the hub does not answer within {PATIENCE:g} s"))
     if not failures:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), **which))
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
+        local = huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), local_files_only=True, **which)
+        return Path(local)
     except Exception:
         raise failures[0] from None

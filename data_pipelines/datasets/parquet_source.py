@@ -1,0 +1,452 @@
+"""Candidates from the rows of Parquet files, as the Hugging Face hub and img2dataset write them.
+
+The rows are read twice as a stream: first to find out which rows have the same image, then to read the images. In
+between, 25 bytes per row are in memory, and the texts of those images whose rows are not next to each other.
+"""
+
+import bisect
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, Source, clean_text
+from data_pipelines.datasets.formats.json_lines import check_split, relative_path
+from data_pipelines.datasets.formats.karpathy import coco_id_of
+from data_pipelines.datasets.formats.parquet_columns import Role, find_columns, missing, parse_columns
+from data_pipelines.datasets.formats.parquet_files import (
+    ParquetImage,
+    RowGroup,
+    content_of,
+    open_file,
+    read_rows,
+    row_groups,
+)
+from data_pipelines.datasets.labels import to_json
+from data_pipelines.datasets.layout import source_below
+from data_pipelines.datasets.settings import Settings
+from data_pipelines.errors import DataError, short_repr
+from data_pipelines.images.files import BadImageError
+
+_SPLIT = "split"  # the role of --split_column
+_MAX_SPLITS = 20
+_SKIPPED = 255  # instead of the number of a split
+_MAX_COCO_ID = 999_999  # larger numbers of 12 digits are no COCO ids
+_NO_IMAGE, _NO_SPLIT = "rows without an image", "rows without a split"
+_VQA_IDS = ("question_id", "image_id", "question_type", "answer_type")  # columns of VQA, whose image ids are COCO's
+
+Values = Mapping[str, Sequence[Any]]  # role -> the values of its columns; roles without a column are missing
+Text = tuple[object, Mapping[str, Any]]  # a text, or a `NoText`, and its label, {} in a data set without labels
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFormat:
+    """What a data set reads from a row.
+
+    Attributes:
+      name: name of the data set.
+      roles: roles of the columns; one of them is "image".
+      texts: returns the texts of a row.
+      num_images: images of a record; a pair is a list, or two columns.
+      id_key, target: as in `labels.Labeller`; "" without labels.
+    """
+
+    name: str
+    roles: Sequence[Role]
+    texts: Callable[[Values], Sequence[Text]]
+    num_images: int = 1
+    id_key: str = ""
+    target: str = ""
+
+
+def only(values: Values, role: str) -> Any:
+    """The value of the first column of a role; None if there is none."""
+    return next(iter(values.get(role, ())), None)
+
+
+def identifier(values: Values, role: str) -> int | str | NoText | None:
+    """The id of a text; None if there is no such column, NoText if a row lacks its id."""
+    value = only(values, role)
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    if role not in values or (isinstance(value, int | str) and value != ""):
+        return value
+    return NoText(f"no {role}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outside:
+    """`Candidate.read` for a path that leaves the folder."""
+
+    def __call__(self) -> bytes:
+        raise BadImageError("path outside of the folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Image:
+    """An image of a row.
+
+    Attributes:
+      source: its source.
+      path: its published path; may be empty.
+      digest: digest of its content, or of its path if the content is in a file.
+      is_file: whether the content is in a file.
+    """
+
+    source: Source
+    path: str
+    digest: bytes
+    is_file: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    group: RowGroup
+    number: int  # in the row group
+    values: Values
+    columns: Mapping[str, Sequence[str]]
+
+    @property
+    def location(self) -> str:
+        return f"{self.group.path}, row {self.group.first + self.number}"
+
+
+@dataclasses.dataclass
+class _Survey:
+    """What the first reading found about all N rows.
+
+    Attributes:
+      split_N: uint8, number of the split of each row, or _SKIPPED.
+      key_N: uint64, equal for rows with the same image.
+      has_target: splits in which some text has the training target.
+      unused: split -> counts of the rows that are not used.
+      absent: split -> files that do not exist, as keys in the order of the rows.
+    """
+
+    split_N: np.ndarray
+    key_N: np.ndarray
+    has_target: set[int]
+    unused: Mapping[int, collections.Counter[str]]
+    absent: Mapping[int, dict[str, None]]
+
+
+class ParquetSource:
+    """The Parquet files of a folder as candidates.
+
+    Attributes:
+      columns: role -> its columns.
+      notes: lines for the summary: which columns are used and how; complete after `candidates`.
+    """
+
+    def __init__(
+        self,
+        layout: RowFormat,
+        source_dir: Path,
+        files: Mapping[str, Sequence[Path]],
+        columns: str,
+        split_column: str,
+        settings: Settings,
+    ) -> None:
+        """Find the columns; no row is read.
+
+        Args:
+          layout: what the data set reads.
+          source_dir: folder to which paths of images are relative.
+          files: split -> files.
+          columns: value of --columns.
+          split_column: value of --split_column; "": the splits of `files`.
+          settings: for the progress.
+
+        Raises:
+          DataError: a file is damaged, or lacks a column.
+        """
+        self._layout, self._source_dir, self._settings = layout, source_dir, settings
+        self._split_of = {path: split for split, paths in files.items() for path in paths}
+        given = parse_columns(columns, layout.roles)
+        self.columns: dict[str, tuple[str, ...]] = {}
+        self._columns_of: dict[Path, dict[str, tuple[str, ...]]] = {}
+        self._classes: dict[Path, dict[str, list[str]]] = {}
+        names: dict[str, None] = {}
+        for path in self._split_of:
+            with open_file(path) as file:
+                schema = file.schema_arrow
+            found = find_columns(path, schema, layout.roles, given)
+            if split_column:
+                if split_column not in schema.names:
+                    raise missing(path, schema, split_column, f"--split_column={split_column}")
+                found[_SPLIT] = (split_column,)
+            for role, its_names in found.items():
+                if self.columns.setdefault(role, its_names) != its_names:
+                    raise DataError(
+                        f"{path} has {role} in {'+'.join(its_names)}, and other files of {source_dir} have it in "
+                        f"{'+'.join(self.columns[role])}; name the column of all: --columns={role}=COLUMN."
+                    )
+            self._columns_of[path], self._classes[path] = found, _class_names(schema)
+            names |= dict.fromkeys(schema.names)
+        used = {name for its_names in self.columns.values() for name in its_names}
+        unused = [name for name in names if name not in used]
+        found = ", ".join(f"{role}={'+'.join(its_names)}" for role, its_names in self.columns.items())
+        self.notes = [f"columns: {found}" + (f"; not used: {', '.join(unused)}" if unused else "")]
+        self._groups = [group for path in self._split_of for group in row_groups(path)]
+        self._starts = [0, *itertools.accumulate(group.rows for group in self._groups)]
+        self._vqa_ids = all(role in self.columns for role in _VQA_IDS) and given.get("coco_id") is None
+        self._named = True
+        self._splits: list[str] = []
+        self._joined: dict[int, dict[int, list[Text]]] = {}
+
+    def candidates(self) -> dict[str, Candidates]:
+        """The candidates of all splits.
+
+        Raises:
+          DataError: a file is damaged, an id occurs twice, or a row has an invalid split.
+        """
+        survey = self._survey()
+        if self._vqa_ids:
+            self.notes.append("image_id is the COCO id: each question_id is image_id * 1000 + a number below 1000")
+        if not self._named:
+            self.notes.append("the images' names are not their ids, because different images have the same name")
+        return {
+            name: self._split(number, survey) for number, name in sorted(enumerate(self._splits), key=lambda s: s[1])
+        }
+
+    def _split(self, split: int, survey: _Survey) -> Candidates:
+        key_M = survey.key_N[survey.split_N == split]
+        runs = key_M[np.append(True, key_M[1:] != key_M[:-1])] if len(key_M) else key_M
+        distinct, counts = np.unique(runs, return_counts=True)
+        scattered = frozenset(distinct[counts > 1].tolist())
+        joined: dict[int, list[Text]] = {}
+        for key, row in self._rows_of(split, survey, images=False) if scattered else ():
+            if key in scattered:
+                joined.setdefault(key, []).extend(self._texts(row, split, survey))
+        if len(distinct) < len(key_M):
+            self.notes.append(f"{self._splits[split]}: {len(key_M):,} rows of {len(distinct):,} images")
+        items = self._candidates(split, survey, scattered, joined)
+        return Candidates(items, len(distinct), list(survey.absent[split]), unused=survey.unused[split])
+
+    def _candidates(
+        self, split: int, survey: _Survey, scattered: frozenset[int], joined: dict[int, list[Text]]
+    ) -> Iterator[Candidate]:
+        """A candidate for each image, at its first row; the texts of `scattered` images are taken from `joined`."""
+        for key, run in itertools.groupby(self._rows_of(split, survey), key=lambda entry: entry[0]):
+            _, first = next(run)
+            if key not in scattered:
+                texts = [*self._texts(first, split, survey)]
+                for _, row in run:
+                    texts += self._texts(row, split, survey)
+                yield self._candidate(first, texts)
+            elif key in joined:
+                yield self._candidate(first, joined.pop(key))
+
+    def _candidate(self, row: _Row, texts: Sequence[Text]) -> Candidate:
+        images = self._images(row)
+        image_id = self._name_of(row, images) if self._named or self._coco_of(row, images) else ""
+        image_id = image_id or f"{self._layout.name}/{_digest(*(image.digest for image in images)).hex()}"
+        labels = []
+        for number, (text, label) in enumerate(texts):
+            key = self._layout.id_key
+            if key and not isinstance(text, NoText) and label.get(key) is None:
+                label = {**label, key: f"{image_id.removeprefix(f'{self._layout.name}/')}/{number}"}
+            labels += [to_json(label)] if key else []
+        sources = [image.source for image in images]
+        return Candidate.of(image_id, [text for text, _ in texts], sources[0], labels, *sources[1:])
+
+    def _texts(self, row: _Row, split: int, survey: _Survey) -> list[Text]:
+        """The texts of a row; without the training target that others of the split have, a text cannot be used."""
+        texts, target = self._layout.texts(row.values), self._layout.target
+        if not target or split not in survey.has_target:
+            return list(texts)
+        lacking = NoText(f"no {target}, unlike others of the split")
+        return [(lacking if clean_text(text) and label.get(target) is None else text, label) for text, label in texts]
+
+    # --- the first reading ---
+
+    def _survey(self) -> _Survey:
+        split_N, name_N, digest_N, id_N = array("B"), array("Q"), array("Q"), array("Q")
+        has_target: set[int] = set()
+        unused: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        absent: dict[int, dict[str, None]] = collections.defaultdict(dict)
+        numbers: dict[str, int] = {}
+        self._settings.start("rows", self._starts[-1])
+        for row in self._rows(self._groups):
+            self._settings.progress()
+            split = self._split_name(row)
+            if split is not None and split not in numbers:
+                check_split(split, self._source_dir)
+                numbers[split] = len(numbers)
+                if len(numbers) > _MAX_SPLITS:
+                    raise DataError(
+                        f"{row.location}: the column of splits has more than {_MAX_SPLITS} values, such as "
+                        f"{short_repr(split)}; name another one with --split_column."
+                    )
+            number = numbers.get(split, 0)
+            images = self._images(row)
+            if split is None or images is None:
+                unused[number][_NO_SPLIT if split is None else _NO_IMAGE] += 1
+                for numbers_N in (name_N, digest_N, id_N):
+                    numbers_N.append(0)
+                split_N.append(_SKIPPED)
+                continue
+            if self._vqa_ids and not _may_have_vqa_ids(row.values):
+                self._vqa_ids = False
+                return self._survey()
+            name = self._name_of(row, images)
+            split_N.append(number)
+            name_N.append(_number(name.encode("utf-8", "replace")) if name else 0)
+            digest_N.append(0 if name.startswith("coco/") else _number(*(image.digest for image in images)))
+            absent[number] |= {image.source.location: None for image in images if image.source.read is None}
+            labels = [label for text, label in self._layout.texts(row.values) if clean_text(text)]
+            has_target |= {number for label in labels if label.get(self._layout.target) is not None}
+            identity = labels[0].get(self._layout.id_key) if labels else None  # a labelled row has one text
+            id_N.append(0 if identity is None else _number(repr(identity).encode()))
+        self._splits = list(numbers)
+        split_N, name_N, digest_N = (np.array(numbers_N) for numbers_N in (split_N, name_N, digest_N))
+        self._check_ids(split_N, np.array(id_N))
+        order = np.lexsort((digest_N, name_N))
+        name_N_sorted, digest_N_sorted = name_N[order], digest_N[order]
+        same_name = (name_N_sorted[1:] == name_N_sorted[:-1]) & (name_N_sorted[1:] > 0)
+        self._named = not (same_name & (digest_N_sorted[1:] != digest_N_sorted[:-1])).any()
+        # The digest of a COCO photograph is 0, so that its id alone decides.
+        key_N = np.where(digest_N == 0, name_N, digest_N ^ (name_N * np.uint64(3) if self._named else np.uint64(0)))
+        return _Survey(split_N, key_N, has_target, unused, absent)
+
+    def _check_ids(self, split_N: np.ndarray, id_N: np.ndarray) -> None:
+        """Raise DataError if an id of a text occurs twice in a split."""
+        for split in range(len(self._splits)):
+            rows = np.flatnonzero((split_N == split) & (id_N > 0))
+            _, first = np.unique(id_N[rows], return_index=True)
+            if len(first) < len(rows):
+                row = int(np.delete(rows, first).min())
+                number = bisect.bisect_right(self._starts, row) - 1
+                group = self._groups[number]
+                raise DataError(
+                    f"{group.path}, row {row - self._starts[number] + group.first}: its {self._layout.id_key} is that "
+                    "of an earlier row of the split; correct the file."
+                )
+
+    def _split_name(self, row: _Row) -> str | None:
+        if _SPLIT not in self.columns:
+            return self._split_of[row.group.path]
+        value = only(row.values, _SPLIT)
+        return value if isinstance(value, str) and value else None
+
+    # --- rows ---
+
+    def _rows(self, groups: Iterable[RowGroup], *, images: bool = True) -> Iterator[_Row]:
+        for group in groups:
+            columns = self._columns_of[group.path]
+            roles = {role: names for role, names in columns.items() if images or role != "image"}
+            classes = self._classes[group.path]
+            for number, values in enumerate(read_rows(group, sorted({n for names in roles.values() for n in names}))):
+                for name, its_classes in classes.items():
+                    values[name] = _class_of(values.get(name), its_classes)
+                yield _Row(group, number, {role: [values[n] for n in names] for role, names in roles.items()}, columns)
+
+    def _rows_of(self, split: int, survey: _Survey, *, images: bool = True) -> Iterator[tuple[int, _Row]]:
+        """Key and row of the used rows of a split; row groups without such rows are not read."""
+        for group, start in zip(self._groups, self._starts, strict=False):
+            inside = survey.split_N[start : start + group.rows] == split
+            if inside.any():
+                for row in self._rows([group], images=images):
+                    if inside[row.number]:
+                        yield int(survey.key_N[start + row.number]), row
+
+    def _images(self, row: _Row) -> list[_Image] | None:
+        """The images of a row; None if one of them is missing, or if their number is wrong."""
+        values: list[tuple[str, int | None, Any]] = []
+        for column, value in zip(row.columns["image"], row.values["image"], strict=True):
+            if isinstance(value, list):
+                values += [(column, item, image) for item, image in enumerate(value)]
+            else:
+                values.append((column, None, value))
+        images = [image for entry in values if (image := self._image(row, *entry)) is not None]
+        return images if len(images) == len(values) == self._layout.num_images else None
+
+    def _image(self, row: _Row, column: str, item: int | None, value: Any) -> _Image | None:
+        path = value.get("path") if isinstance(value, Mapping) else value
+        path = path if isinstance(path, str) else ""
+        content = content_of(value)
+        if content is not None:
+            read = ParquetImage(row.group, row.number, column, item, content)
+            name = PurePosixPath(only(row.values, "file_name") or path if isinstance(path, str) else "").name
+            return _Image(
+                Source(read, f"{row.location}:{name}" if name else row.location, True), path, _digest(content)
+            )
+        if not path:
+            return None
+        try:
+            path = relative_path(path, row.location)
+        except DataError:
+            return _Image(Source(_Outside(), f"{row.location}: {short_repr(path)}"), "", _digest(path.encode()), True)
+        return _Image(source_below(self._source_dir, path), path, _digest(path.encode()), True)
+
+    def _name_of(self, row: _Row, images: Sequence[_Image]) -> str:
+        """The image id by the names of a row; "" if it has none."""
+        coco = self._coco_of(row, images)
+        if coco:
+            return coco
+        paths = [_clean(image.path) for image in images]
+        name = "|".join(paths) if all(paths) else ""
+        if self._layout.num_images == 1 and not images[0].is_file:
+            name = _clean(only(row.values, "file_name")) or _clean(only(row.values, "image_id")) or name
+        return f"{self._layout.name}/{name}" if name else ""
+
+    def _coco_of(self, row: _Row, images: Sequence[_Image]) -> str:
+        """`coco/<id>` for a COCO photograph by its columns or the name of its file; otherwise ""."""
+        if self._layout.num_images > 1:
+            return ""
+        stated = only(row.values, "image_id" if self._vqa_ids else "coco_id")
+        if isinstance(stated, int) and stated >= 0:
+            return f"coco/{stated}"
+        for name in (only(row.values, "file_name"), images[0].path):
+            number = coco_id_of(name) if isinstance(name, str) else None
+            if number is not None and number <= _MAX_COCO_ID:
+                return f"coco/{number}"
+        return ""
+
+
+def _may_have_vqa_ids(values: Values) -> bool:
+    """Whether the id of a question, if there is one, is that of its image with three more digits, as in VQA."""
+    question, image = only(values, "question_id"), only(values, "image_id")
+    return question is None or image is None or (isinstance(question, int) and question // 1000 == image)
+
+
+def _clean(name: object) -> str:
+    """A name as part of an image id; of an absolute path only the name of the file."""
+    if isinstance(name, float) and name.is_integer():
+        name = int(name)
+    if isinstance(name, int):
+        return str(name)
+    name = clean_text(name)
+    return PurePosixPath(name).name if name.startswith("/") else name
+
+
+def _digest(*parts: bytes) -> bytes:
+    if len(parts) == 1:
+        return hashlib.blake2b(parts[0], digest_size=16).digest()
+    return _digest(b"".join(_digest(part) for part in parts))
+
+
+def _number(*parts: bytes) -> int:
+    """A number of 64 bits for the parts, not 0."""
+    return int.from_bytes(_digest(*parts)[:8], "big") or 1
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """Column -> names of its classes, for columns of numbers for which the hub's library has noted names."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return {}
+    return {name: names for name, names in found.items() if isinstance(names, list) and name in schema.names}
+
+
+def _class_of(value: Any, names: Sequence[str]) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return names[value] if is_number and 0 <= value < len(names) else value
