@@ -20,7 +20,7 @@ import numpy as np
 from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, Source, clean_text
 from data_pipelines.datasets.formats.json_lines import check_split, relative_path
 from data_pipelines.datasets.formats.karpathy import coco_id_of
-from data_pipelines.datasets.formats.parquet_columns import Role, find_columns, missing, parse_columns
+from data_pipelines.datasets.formats.parquet_columns import Role, check_column, find_columns, parse_columns
 from data_pipelines.datasets.formats.parquet_files import (
     ParquetImage,
     RowGroup,
@@ -36,6 +36,7 @@ from data_pipelines.errors import DataError, short_repr
 from data_pipelines.images.files import BadImageError
 
 _SPLIT = "split"  # the role of --split_column
+_SPLIT_ROLE = Role(_SPLIT, (), frozenset({"text"}))
 _MAX_SPLITS = 20
 _SKIPPED = 255  # instead of the number of a split
 _MAX_COCO_ID = 999_999  # larger numbers of 12 digits are no COCO ids
@@ -178,9 +179,9 @@ class ParquetSource:
                 schema = file.schema_arrow
             found = find_columns(path, schema, layout.roles, given)
             if split_column:
-                if split_column not in schema.names:
-                    raise missing(path, schema, split_column, f"--split_column={split_column}")
                 found[_SPLIT] = (split_column,)
+                if split_column not in _class_names(schema):
+                    check_column(path, schema, _SPLIT_ROLE, split_column, f"--split_column={split_column}")
             for role, its_names in found.items():
                 if self.columns.setdefault(role, its_names) != its_names:
                     raise DataError(
@@ -250,7 +251,9 @@ class ParquetSource:
         labels = []
         for number, (text, label) in enumerate(texts):
             key = self._layout.id_key
-            if key and not isinstance(text, NoText) and label.get(key) is None:
+            if isinstance(text, NoText):
+                label = {}
+            elif key and label.get(key) is None:
                 label = {**label, key: f"{image_id.removeprefix(f'{self._layout.name}/')}/{number}"}
             labels += [to_json(label)] if key else []
         sources = [image.source for image in images]

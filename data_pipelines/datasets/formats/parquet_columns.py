@@ -144,19 +144,20 @@ def _named(path: Path, schema: Any, kinds: Mapping[str, str], role: Role, value:
     # `image.bytes` is the field of a structure, unless a column has this name.
     names = tuple(name if name in kinds else name.removesuffix(".bytes") for name in names)
     for name in names:
-        if name not in kinds:
-            raise missing(path, schema, name, f"--columns={role.name}={value}")
-        if kinds[name] not in role.kinds:
-            raise DataError(
-                f"{path}: column {short_repr(name)} is {in_short(schema.field(name).type, 80)}, which cannot be "
-                f"{role.name} ({', '.join(sorted(role.kinds))}); name another column in --columns={role.name}={value}."
-            )
+        check_column(path, schema, role, name, f"--columns={role.name}={value}")
     return names
 
 
-def missing(path: Path, schema: Any, name: str, flag: str) -> DataError:
-    """The error for a named column that a file does not have."""
-    return DataError(f"{path} has no column {short_repr(name)} of {flag}; it has {_all(schema)}.")
+def check_column(path: Path, schema: Any, role: Role, name: str, flag: str) -> None:
+    """Raise DataError unless a file has a column that `flag` names, with a type that fits the role."""
+    if name not in schema.names:
+        raise DataError(f"{path} has no column {short_repr(name)} of {flag}; it has {_all(schema)}.")
+    kind = schema.field(name).type
+    if kind_of(kind) not in role.kinds:
+        raise DataError(
+            f"{path}: column {short_repr(name)} is {in_short(kind, 80)}, which cannot be {role.name} "
+            f"({', '.join(sorted(role.kinds))}); name another column in {flag}."
+        )
 
 
 def _all(schema: Any) -> str:

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra `parquet`")
-
 from data_pipelines.errors import DataError
 from data_pipelines.preparation import hub_files
 from data_pipelines.preparation.run import prepare
