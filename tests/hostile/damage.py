@@ -254,7 +254,7 @@ def parquet(content: bytes, draw: Draw) -> bytes:
         if what == 0:
             del columns[name]
         elif what == 1:
-            columns[_one_of(draw, ("image", "image_path", "texts", "url", ""))] = columns.pop(name)
+            columns[_one_of(draw, ("image", "image_path", "texts", "url", "question", ""))] = columns.pop(name)
         elif what == 2:
             columns[name] = [None] * len(values)
         else:

@@ -20,7 +20,7 @@ from data_pipelines.web_collection.image_reader import ImageReader
 from data_pipelines.web_collection.sources import find_parts, read_part
 from data_pipelines.web_collection.texts import read_words
 from pixelbert_jax.errors import ConfigError
-from tests.data_pipelines import publishers
+from tests.data_pipelines import parquet_sets, publishers
 from tests.hostile import damage
 
 Read = Callable[[Path], object]
@@ -186,6 +186,31 @@ _add_data_set(
     ),
     {"train.jsonl": _LINES},
 )
+
+
+def _parquet_rows(folder: Path, *, name: str) -> None:
+    images = [parquet_sets.photo(i, f"{i}.jpg") for i in range(3)]
+    if name == "image_text":
+        rows = [{"image": image, "caption": ["a", "b"], "split": "train"} for image in images]
+        publishers.write_image(folder / "3.jpg")
+        rows.append({"image": {"bytes": None, "path": "3.jpg"}, "caption": ["c"], "split": "test"})
+    elif name == "vqa":
+        answers = [{"answer": "x", "answer_id": 1}]
+        rows = [
+            {"image": image, "question": "a?", "question_id": i, "answers": answers} for i, image in enumerate(images)
+        ]
+    else:
+        rows = [
+            {"images": images[:2], "sentence": "a", "label": True},
+            {"images": images[1:], "sentence": "b", "label": False},
+        ]
+    parquet_sets.write(folder / "train-00000-of-00001.parquet", rows)
+
+
+for _name in ("image_text", "vqa", "image_pairs"):
+    _options = {"split_column": "split"} if _name == "image_text" else {}
+    _write = functools.partial(_parquet_rows, name=_name)
+    _add_data_set(f"parquet_{_name}", _name, _write, {"*.parquet": damage.parquet}, **_options)
 _add_data_set("webdataset", "image_text", _web_tar, {"train/*.tar": damage.tar})
 _add_data_set("captions_tsv", "conceptual_captions", _captions_tsv, {"*.tsv": _TABS})
 _add_data_set("img2dataset_tar", "conceptual_captions", _web_tar, {"train/*.tar": damage.tar})
