@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.datasets.formats.json_lines import relative_path
-from data_pipelines.errors import DataError, in_short
+from data_pipelines.datasets.formats.parquet_files import content_of, damage_of, open_file
+from data_pipelines.datasets.formats.parquet_files import row_groups as groups_of
+from data_pipelines.errors import DataError
 from data_pipelines.web_collection.page_fields import LANGUAGES, PAGES, TEXTS, language_of, page_of, texts_of
 from data_pipelines.web_collection.samples import Found, Location
 
@@ -25,15 +27,12 @@ def row_groups(path: Path) -> list[int]:
     Raises:
       DataError: the file is not a Parquet file, or has no column of images or of texts, or pyarrow is not installed.
     """
-    file = _open(path)
+    file = open_file(path)
     _column_of_images(path, file)
     names = file.schema_arrow.names
     if not set(TEXTS) & set(names):
         raise DataError(f"{path} has no column of texts among {', '.join(names)}; name it {' or '.join(TEXTS)}.")
-    numbers = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-    if min(numbers, default=0) < 0 or sum(numbers) > path.stat().st_size:
-        raise _damaged(path, ValueError("it promises more rows than it can hold"))
-    return numbers
+    return [group.rows for group in groups_of(path)]
 
 
 def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Found]:
@@ -48,7 +47,7 @@ def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Fou
     Raises:
       DataError: the file is damaged.
     """
-    table = _open(path)
+    table = open_file(path)
     by_path = _column_of_images(path, table) == _PATH
     names = [name for name in (*TEXTS, *LANGUAGES, *PAGES) if name in table.schema_arrow.names]
     rows = _read(path, table, row_group, [_PATH, *names] if by_path else names)
@@ -61,22 +60,9 @@ def read_rows(path: Path, file: str, row_group: int, first: int) -> Iterator[Fou
 
 def read_images(path: Path, row_group: int) -> Sequence[bytes | None]:
     """Read the encoded images of a row group; raises DataError if the file is damaged."""
-    file = _open(path)
+    file = open_file(path)
     column = _column_of_images(path, file)
-    images = (row[column] for row in _read(path, file, row_group, [column]))
-    return [image.get("bytes") if isinstance(image, dict) else image for image in images]
-
-
-def _open(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"{path}: Parquet files need pyarrow; run `pip install 'pixelbert_jax[beam]'`.") from None
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except _damage(pyarrow) as error:
-        raise _damaged(path, error) from error
+    return [content_of(row[column]) for row in _read(path, file, row_group, [column])]
 
 
 def _column_of_images(path: Path, file: Any) -> str:
@@ -101,17 +87,8 @@ def _column_of_images(path: Path, file: Any) -> str:
 
 
 def _read(path: Path, file: Any, row_group: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-    import pyarrow
-
-    try:
+    with damage_of(path):
         return file.read_row_group(row_group, columns=list(columns)).to_pylist()
-    except _damage(pyarrow) as error:
-        raise _damaged(path, error) from error
-
-
-def _damage(pyarrow: Any) -> tuple[type[Exception], ...]:
-    """Exceptions of pyarrow for damaged files."""
-    return pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError
 
 
 def _relative(image: object) -> str:
@@ -120,8 +97,3 @@ def _relative(image: object) -> str:
         return relative_path(image, "")
     except DataError:
         return _MISSING
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = in_short("".join(filter(str.isprintable, str(error).partition("\n")[0])))  # it may quote damaged bytes
-    return DataError(f"{path} is not a whole Parquet file ({reason}); download it again or remove it.")

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,14 +105,11 @@ def row_groups(path: Path) -> list[RowGroup]:
     """The row groups of a file; raises DataError if it is damaged."""
     file = open_file(path)
     with damage_of(path):
-        found, first = [], 0
-        for number in range(file.metadata.num_row_groups):
-            rows = file.metadata.row_group(number).num_rows
-            if not 0 <= rows <= file.metadata.num_rows:
-                raise ValueError("it promises more rows than it can hold")
-            found.append(RowGroup(path, number, first, rows))
-            first += rows
-        return found
+        rows = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        if min(rows, default=0) < 0 or sum(rows) > path.stat().st_size:
+            raise ValueError("it promises more rows than it can hold")
+        starts = itertools.accumulate(rows, initial=0)
+        return [RowGroup(path, number, *entry) for number, entry in enumerate(zip(starts, rows, strict=False))]
 
 
 def read_rows(group: RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

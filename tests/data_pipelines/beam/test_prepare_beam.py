@@ -22,6 +22,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.preparation.run import prepare
 from data_pipelines.storage import shards
 from data_pipelines.storage.records import read_summary
+from tests.data_pipelines import parquet_sets
 from tests.data_pipelines.publishers import (
     coco,
     detections,
@@ -105,6 +106,21 @@ def test_files_end_by_size_where_their_number_is_not_given(tmp_path: Path, monke
     summary = both(tmp_path, "image_text", mine(tmp_path / "mine"), max_bad_share=0.3)
     lengths = [length for _, length in summary["splits"]["train"]["shards"]]
     assert sum(lengths) == 15 and 2 < len(lengths) < 15
+
+
+@pytest.mark.parametrize("name", ["image_text", "vqa", "image_pairs"])
+def test_parquet_files(tmp_path: Path, name: str) -> None:
+    """Workers read the images from the files, of which each row group has several chunks."""
+    images = [{"bytes": encode(width=16 + i, seed=i), "path": f"{i}.jpg"} for i in range(10)]
+    rows = [
+        {"image": image, "question": f"a{i}?", "answers": ["x"], "caption": [f"b{i}", f"c{i}"]}
+        | {"images": [image, images[i // 2]], "sentence": f"d{i}", "label": True}
+        for i, image in enumerate([*images, images[0]])
+    ]
+    source = parquet_sets.write(tmp_path / "source" / "train.parquet", rows, row_group_size=8)
+    columns = "" if name == "image_pairs" else "image=image"
+    summary = both(tmp_path, name, source, options={"columns": columns}, num_shards=2)
+    assert summary["splits"]["train"]["images"] == (11 if name == "image_pairs" else 10)
 
 
 def test_tar_files_with_a_hash_that_repeats(tmp_path: Path) -> None:
