@@ -24,11 +24,12 @@ def snapshot(name: str, patterns: Sequence[str], **which: Any) -> Path:
     """
     import huggingface_hub
 
+    api = huggingface_hub.HfApi()  # imports most of the library, which may take seconds
     failures: list[Exception] = []
 
     def ask() -> None:
         try:
-            huggingface_hub.HfApi().repo_info(name, timeout=PATIENCE, **which)
+            api.repo_info(name, timeout=PATIENCE, **which)
         except Exception as error:  # of several libraries
             failures.append(error)
 
