@@ -35,4 +35,4 @@ def test_options_and_flags_agree_in_names_and_defaults() -> None:
         "print(flags == options, sorted(flags))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout.startswith("True ['first_row', "), done
+    assert done.stdout.startswith("True ['columns', 'first_row', "), done

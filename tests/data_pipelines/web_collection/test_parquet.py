@@ -129,14 +129,14 @@ def test_damage(tmp_path: Path) -> None:
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "0.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"0.parquet: Parquet files need pyarrow; run `pip install .pixelbert_jax.beam"):
+    with pytest.raises(DataError, match=r"0.parquet: Parquet files need pyarrow; run `pip install .pixelbert_jax.parquet"):
         find_parts(tmp_path)
 
 
 def test_an_error_that_quotes_a_damaged_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra `beam`")
 
-    def damaged(path: Path) -> None:
+    def damaged(path: Path, **_: Any) -> None:
         raise OSError("don't know what type: \x0f")
 
     monkeypatch.setattr(parquet, "ParquetFile", damaged)
