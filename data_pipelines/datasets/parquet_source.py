@@ -20,7 +20,7 @@ import numpy as np
 from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, Source, clean_text
 from data_pipelines.datasets.formats.json_lines import check_split, relative_path
 from data_pipelines.datasets.formats.karpathy import coco_id_of
-from data_pipelines.datasets.formats.parquet_columns import Role, check_column, find_columns, parse_columns
+from data_pipelines.datasets.formats.parquet_columns import Role, check_column, find_columns, kind_of, parse_columns
 from data_pipelines.datasets.formats.parquet_files import (
     ParquetImage,
     RowGroup,
@@ -37,7 +37,7 @@ from data_pipelines.images.files import BadImageError
 
 _SPLIT = "split"  # the role of --split_column
 _SPLIT_ROLE = Role(_SPLIT, (), frozenset({"text"}))
-_MAX_SPLITS = 20
+_MAX_SPLITS = 100
 _SKIPPED = 255  # instead of the number of a split
 _MAX_COCO_ID = 999_999  # larger numbers of 12 digits are no COCO ids
 _NO_IMAGE, _NO_SPLIT = "rows without an image", "rows without a split"
@@ -173,10 +173,10 @@ class ParquetSource:
         self.columns: dict[str, tuple[str, ...]] = {}
         self._columns_of: dict[Path, dict[str, tuple[str, ...]]] = {}
         self._classes: dict[Path, dict[str, list[str]]] = {}
-        names: dict[str, None] = {}
+        schemas: dict[Path, Any] = {}
         for path in self._split_of:
             with open_file(path) as file:
-                schema = file.schema_arrow
+                schemas[path] = schema = file.schema_arrow
             found = find_columns(path, schema, layout.roles, given)
             if split_column:
                 found[_SPLIT] = (split_column,)
@@ -189,7 +189,13 @@ class ParquetSource:
                         f"{'+'.join(self.columns[role])}; name the column of all: --columns={role}=COLUMN."
                     )
             self._columns_of[path], self._classes[path] = found, _class_names(schema)
-            names |= dict.fromkeys(schema.names)
+        for role in layout.roles:
+            for path, name in itertools.product(schemas, self.columns.get(role.name, ())):
+                schema, found = schemas[path], self._columns_of[path]
+                kind = kind_of(schema.field(name).type) if name in schema.names else "null"
+                if role.name not in found and kind != "null":  # a column of nulls has no type
+                    check_column(path, schema, role, name, f"--columns={role.name}={name}")
+        names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
         used = {name for its_names in self.columns.values() for name in its_names}
         unused = [name for name in names if name not in used]
         found = ", ".join(f"{role}={'+'.join(its_names)}" for role, its_names in self.columns.items())
@@ -199,7 +205,6 @@ class ParquetSource:
         self._vqa_ids = all(role in self.columns for role in _VQA_IDS) and given.get("coco_id") is None
         self._named = True
         self._splits: list[str] = []
-        self._joined: dict[int, dict[int, list[Text]]] = {}
 
     def candidates(self) -> dict[str, Candidates]:
         """The candidates of all splits.
@@ -284,8 +289,8 @@ class ParquetSource:
                 numbers[split] = len(numbers)
                 if len(numbers) > _MAX_SPLITS:
                     raise DataError(
-                        f"{row.location}: the column of splits has more than {_MAX_SPLITS} values, such as "
-                        f"{short_repr(split)}; name another one with --split_column."
+                        f"{row.location}: there are more than {_MAX_SPLITS} splits, such as {short_repr(split)}; name "
+                        "another column with --split_column, or prepare fewer files."
                     )
             number = numbers.get(split, 0)
             images = self._images(row)

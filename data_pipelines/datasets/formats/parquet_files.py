@@ -180,12 +180,15 @@ class ParquetImage:
     content: bytes | None = dataclasses.field(repr=False)
 
     def __call__(self) -> bytes:
-        value = _cursor(self.group, self.column).read(self.row) if self.content is None else self.content
-        if self.content is None:
-            value = content_of(value if self.item is None else value[self.item])
-        if len(value) > MAX_BYTES:
+        content = self.content
+        if content is None:
+            value = _cursor(self.group, self.column).read(self.row)
+            content = content_of(value if self.item is None else value[self.item])
+        if content is None:
+            raise FileNotFoundError(self.group.path)
+        if len(content) > MAX_BYTES:
             raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
-        return value
+        return content
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "content": None}

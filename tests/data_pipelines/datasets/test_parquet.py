@@ -389,6 +389,18 @@ def test_files_whose_columns_differ(tmp_path: Path) -> None:
         read(tmp_path, "image_text", source)
 
 
+def test_files_whose_types_differ(tmp_path: Path) -> None:
+    """A column of nulls has no type, as the answers of a test split; any other type is an error."""
+    rows = [{"image": photo(1), "question": "What?", "answers": ["x"]}]
+    source = write(tmp_path / "source" / "train.parquet", rows)
+    write(source / "test.parquet", [{**rows[0], "answers": None}])
+    splits, _ = read(tmp_path, "vqa", source)
+    assert ["answers" in json.loads(splits[split][0].labels[0]) for split in ("train", "test")] == [True, False]
+    write(source / "test.parquet", [{**rows[0], "answers": 3}])
+    with pytest.raises(DataError, match=r"test.parquet: column 'answers' is int64, which cannot be answers"):
+        read(tmp_path / "again", "vqa", source)
+
+
 @pytest.mark.parametrize(
     ("names", "splits"),
     [

@@ -129,7 +129,9 @@ def test_damage(tmp_path: Path) -> None:
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "0.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"0.parquet: Parquet files need pyarrow; run `pip install .pixelbert_jax.parquet"):
+    with pytest.raises(
+        DataError, match=r"0.parquet: Parquet files need pyarrow; run `pip install .pixelbert_jax.parquet"
+    ):
         find_parts(tmp_path)
 
 
