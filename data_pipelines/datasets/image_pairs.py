@@ -10,7 +10,7 @@ from data_pipelines.datasets.formats.parquet_columns import IDENTIFIERS, IMAGE_K
 from data_pipelines.datasets.labels import Labeller, TextsByImage, truth
 from data_pipelines.datasets.layout import source_below
 from data_pipelines.datasets.own_data import OwnDataBuilder
-from data_pipelines.datasets.parquet_source import RowFormat, Text, Values, identifier, only
+from data_pipelines.datasets.parquet_rows import RowFormat, Text, Values, identifier, only
 from data_pipelines.errors import DataError, short_repr
 
 _LINE = '{"images": [left, right], "sentences": [{"sentence": "...", "label": true}]}'

@@ -17,7 +17,7 @@ from data_pipelines.datasets.formats.parquet_columns import IMAGE, NAMES, Role
 from data_pipelines.datasets.formats.webdataset import read_shards
 from data_pipelines.datasets.layout import source_below
 from data_pipelines.datasets.own_data import OwnDataBuilder
-from data_pipelines.datasets.parquet_source import RowFormat, Text, Values
+from data_pipelines.datasets.parquet_rows import RowFormat, Text, Values
 from data_pipelines.errors import DataError
 
 _LINE = '{"image": path, "texts": [...]}'

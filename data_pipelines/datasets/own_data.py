@@ -7,7 +7,8 @@ from typing import Any
 from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidates
 from data_pipelines.datasets.formats.parquet_files import find_files
-from data_pipelines.datasets.parquet_source import ParquetSource, RowFormat
+from data_pipelines.datasets.parquet_rows import ParquetRows, RowFormat
+from data_pipelines.datasets.parquet_source import ParquetSource
 from data_pipelines.errors import DataError
 
 _OPTIONS = {"columns": "", "split_column": ""}
@@ -58,12 +59,11 @@ class OwnDataBuilder(ImageTextBuilder, skip_registration=True):
             raise DataError(
                 f"{self.source_dir} has both Parquet files and {Path(other).suffix} files; move one kind elsewhere."
             )
-        source = ParquetSource(
-            layout, self.source_dir, files, **{o: self.options[o] for o in _OPTIONS}, settings=self.settings
-        )
+        rows = ParquetRows(layout, self.source_dir, files, **{option: self.options[option] for option in _OPTIONS})
+        source = ParquetSource(rows, layout, self.source_dir, self.settings)
         found = source.candidates()
         self.notes += source.notes
-        self._columns = source.columns
+        self._columns = rows.columns
         return found
 
     def about(self) -> dict[str, Any]:

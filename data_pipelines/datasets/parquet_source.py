@@ -7,115 +7,26 @@ between, 25 bytes per row are in memory, and the texts of those images whose row
 import bisect
 import collections
 import dataclasses
-import hashlib
 import itertools
-import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, Source, clean_text
-from data_pipelines.datasets.formats.json_lines import check_split, relative_path
+from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, clean_text
+from data_pipelines.datasets.formats.json_lines import check_split
 from data_pipelines.datasets.formats.karpathy import coco_id_of
-from data_pipelines.datasets.formats.parquet_columns import Role, check_column, find_columns, kind_of, parse_columns
-from data_pipelines.datasets.formats.parquet_files import (
-    ParquetImage,
-    RowGroup,
-    content_of,
-    open_file,
-    read_rows,
-    row_groups,
-)
 from data_pipelines.datasets.labels import to_json
-from data_pipelines.datasets.layout import source_below
+from data_pipelines.datasets.parquet_rows import ParquetRows, Row, RowFormat, RowImage, Text, Values, digest_of, only
 from data_pipelines.datasets.settings import Settings
 from data_pipelines.errors import DataError, short_repr
-from data_pipelines.images.files import BadImageError
 
-_SPLIT = "split"  # the role of --split_column
-_SPLIT_ROLE = Role(_SPLIT, (), frozenset({"text"}))
 _MAX_SPLITS = 100
 _SKIPPED = 255  # instead of the number of a split
 _MAX_COCO_ID = 999_999  # larger numbers of 12 digits are no COCO ids
 _NO_IMAGE, _NO_SPLIT = "rows without an image", "rows without a split"
 _VQA_IDS = ("question_id", "image_id", "question_type", "answer_type")  # columns of VQA, whose image ids are COCO's
-
-Values = Mapping[str, Sequence[Any]]  # role -> the values of its columns; roles without a column are missing
-Text = tuple[object, Mapping[str, Any]]  # a text, or a `NoText`, and its label, {} in a data set without labels
-
-
-@dataclasses.dataclass(frozen=True)
-class RowFormat:
-    """What a data set reads from a row.
-
-    Attributes:
-      name: name of the data set.
-      roles: roles of the columns; one of them is "image".
-      texts: returns the texts of a row.
-      num_images: images of a record; a pair is a list, or two columns.
-      id_key, target: as in `labels.Labeller`; "" without labels.
-    """
-
-    name: str
-    roles: Sequence[Role]
-    texts: Callable[[Values], Sequence[Text]]
-    num_images: int = 1
-    id_key: str = ""
-    target: str = ""
-
-
-def only(values: Values, role: str) -> Any:
-    """The value of the first column of a role; None if there is none."""
-    return next(iter(values.get(role, ())), None)
-
-
-def identifier(values: Values, role: str) -> int | str | NoText | None:
-    """The id of a text; None if there is no such column, NoText if a row lacks its id."""
-    value = only(values, role)
-    value = int(value) if isinstance(value, float) and value.is_integer() else value
-    if role not in values or (isinstance(value, int | str) and value != ""):
-        return value
-    return NoText(f"no {role}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outside:
-    """`Candidate.read` for a path that leaves the folder."""
-
-    def __call__(self) -> bytes:
-        raise BadImageError("path outside of the folder")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Image:
-    """An image of a row.
-
-    Attributes:
-      source: its source.
-      path: its published path; may be empty.
-      digest: digest of its content, or of its path if the content is in a file.
-      is_file: whether the content is in a file.
-    """
-
-    source: Source
-    path: str
-    digest: bytes
-    is_file: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    group: RowGroup
-    number: int  # in the row group
-    values: Values
-    columns: Mapping[str, Sequence[str]]
-
-    @property
-    def location(self) -> str:
-        return f"{self.group.path}, row {self.group.first + self.number}"
 
 
 @dataclasses.dataclass
@@ -138,71 +49,18 @@ class _Survey:
 
 
 class ParquetSource:
-    """The Parquet files of a folder as candidates.
+    """The rows of Parquet files as candidates.
 
     Attributes:
-      columns: role -> its columns.
-      notes: lines for the summary: which columns are used and how; complete after `candidates`.
+      notes: lines for the summary; complete after `candidates`.
     """
 
-    def __init__(
-        self,
-        layout: RowFormat,
-        source_dir: Path,
-        files: Mapping[str, Sequence[Path]],
-        columns: str,
-        split_column: str,
-        settings: Settings,
-    ) -> None:
-        """Find the columns; no row is read.
-
-        Args:
-          layout: what the data set reads.
-          source_dir: folder to which paths of images are relative.
-          files: split -> files.
-          columns: value of --columns.
-          split_column: value of --split_column; "": the splits of `files`.
-          settings: for the progress.
-
-        Raises:
-          DataError: a file is damaged, or lacks a column.
-        """
-        self._layout, self._source_dir, self._settings = layout, source_dir, settings
-        self._split_of = {path: split for split, paths in files.items() for path in paths}
-        given = parse_columns(columns, layout.roles)
-        self.columns: dict[str, tuple[str, ...]] = {}
-        self._columns_of: dict[Path, dict[str, tuple[str, ...]]] = {}
-        self._classes: dict[Path, dict[str, list[str]]] = {}
-        schemas: dict[Path, Any] = {}
-        for path in self._split_of:
-            with open_file(path) as file:
-                schemas[path] = schema = file.schema_arrow
-            found = find_columns(path, schema, layout.roles, given)
-            if split_column:
-                found[_SPLIT] = (split_column,)
-                if split_column not in _class_names(schema):
-                    check_column(path, schema, _SPLIT_ROLE, split_column, f"--split_column={split_column}")
-            for role, its_names in found.items():
-                if self.columns.setdefault(role, its_names) != its_names:
-                    raise DataError(
-                        f"{path} has {role} in {'+'.join(its_names)}, and other files of {source_dir} have it in "
-                        f"{'+'.join(self.columns[role])}; name the column of all: --columns={role}=COLUMN."
-                    )
-            self._columns_of[path], self._classes[path] = found, _class_names(schema)
-        for role in layout.roles:
-            for path, name in itertools.product(schemas, self.columns.get(role.name, ())):
-                schema, found = schemas[path], self._columns_of[path]
-                kind = kind_of(schema.field(name).type) if name in schema.names else "null"
-                if role.name not in found and kind != "null":  # a column of nulls has no type
-                    check_column(path, schema, role, name, f"--columns={role.name}={name}")
-        names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
-        used = {name for its_names in self.columns.values() for name in its_names}
-        unused = [name for name in names if name not in used]
-        found = ", ".join(f"{role}={'+'.join(its_names)}" for role, its_names in self.columns.items())
-        self.notes = [f"columns: {found}" + (f"; not used: {', '.join(unused)}" if unused else "")]
-        self._groups = [group for path in self._split_of for group in row_groups(path)]
-        self._starts = [0, *itertools.accumulate(group.rows for group in self._groups)]
-        self._vqa_ids = all(role in self.columns for role in _VQA_IDS) and given.get("coco_id") is None
+    def __init__(self, rows: ParquetRows, layout: RowFormat, source_dir: Path, settings: Settings) -> None:
+        """Args: settings: for the progress. The others are those of `rows`."""
+        self._rows, self._layout, self._source_dir, self._settings = rows, layout, source_dir, settings
+        self.notes = [rows.note]
+        self._starts = [0, *itertools.accumulate(group.rows for group in rows.groups)]
+        self._vqa_ids = all(role in rows.columns for role in _VQA_IDS) and "coco_id" not in rows.named
         self._named = True
         self._splits: list[str] = []
 
@@ -249,10 +107,10 @@ class ParquetSource:
             elif key in joined:
                 yield self._candidate(first, joined.pop(key))
 
-    def _candidate(self, row: _Row, texts: Sequence[Text]) -> Candidate:
-        images = self._images(row)
+    def _candidate(self, row: Row, texts: Sequence[Text]) -> Candidate:
+        images = self._rows.images(row)
         image_id = self._name_of(row, images) if self._named or self._coco_of(row, images) else ""
-        image_id = image_id or f"{self._layout.name}/{_digest(*(image.digest for image in images)).hex()}"
+        image_id = image_id or f"{self._layout.name}/{digest_of(*(image.digest for image in images)).hex()}"
         labels = []
         for number, (text, label) in enumerate(texts):
             key = self._layout.id_key
@@ -264,7 +122,7 @@ class ParquetSource:
         sources = [image.source for image in images]
         return Candidate.of(image_id, [text for text, _ in texts], sources[0], labels, *sources[1:])
 
-    def _texts(self, row: _Row, split: int, survey: _Survey) -> list[Text]:
+    def _texts(self, row: Row, split: int, survey: _Survey) -> list[Text]:
         """The texts of a row; without the training target that others of the split have, a text cannot be used."""
         texts, target = self._layout.texts(row.values), self._layout.target
         if not target or split not in survey.has_target:
@@ -281,9 +139,9 @@ class ParquetSource:
         absent: dict[int, dict[str, None]] = collections.defaultdict(dict)
         numbers: dict[str, int] = {}
         self._settings.start("rows", self._starts[-1])
-        for row in self._rows(self._groups):
+        for row in self._rows.read(self._rows.groups):
             self._settings.progress()
-            split = self._split_name(row)
+            split = self._rows.split_of(row)
             if split is not None and split not in numbers:
                 check_split(split, self._source_dir)
                 numbers[split] = len(numbers)
@@ -293,7 +151,7 @@ class ParquetSource:
                         "another column with --split_column, or prepare fewer files."
                     )
             number = numbers.get(split, 0)
-            images = self._images(row)
+            images = self._rows.images(row)
             if split is None or images is None:
                 unused[number][_NO_SPLIT if split is None else _NO_IMAGE] += 1
                 for numbers_N in (name_N, digest_N, id_N):
@@ -331,69 +189,22 @@ class ParquetSource:
             if len(first) < len(rows):
                 row = int(np.delete(rows, first).min())
                 number = bisect.bisect_right(self._starts, row) - 1
-                group = self._groups[number]
+                group = self._rows.groups[number]
                 raise DataError(
                     f"{group.path}, row {row - self._starts[number] + group.first}: its {self._layout.id_key} is that "
                     "of an earlier row of the split; correct the file."
                 )
 
-    def _split_name(self, row: _Row) -> str | None:
-        if _SPLIT not in self.columns:
-            return self._split_of[row.group.path]
-        value = only(row.values, _SPLIT)
-        return value if isinstance(value, str) and value else None
-
-    # --- rows ---
-
-    def _rows(self, groups: Iterable[RowGroup], *, images: bool = True) -> Iterator[_Row]:
-        for group in groups:
-            columns = self._columns_of[group.path]
-            roles = {role: names for role, names in columns.items() if images or role != "image"}
-            classes = self._classes[group.path]
-            for number, values in enumerate(read_rows(group, sorted({n for names in roles.values() for n in names}))):
-                for name, its_classes in classes.items():
-                    values[name] = _class_of(values.get(name), its_classes)
-                yield _Row(group, number, {role: [values[n] for n in names] for role, names in roles.items()}, columns)
-
-    def _rows_of(self, split: int, survey: _Survey, *, images: bool = True) -> Iterator[tuple[int, _Row]]:
+    def _rows_of(self, split: int, survey: _Survey, *, images: bool = True) -> Iterator[tuple[int, Row]]:
         """Key and row of the used rows of a split; row groups without such rows are not read."""
-        for group, start in zip(self._groups, self._starts, strict=False):
+        for group, start in zip(self._rows.groups, self._starts, strict=False):
             inside = survey.split_N[start : start + group.rows] == split
             if inside.any():
-                for row in self._rows([group], images=images):
+                for row in self._rows.read([group], images=images):
                     if inside[row.number]:
                         yield int(survey.key_N[start + row.number]), row
 
-    def _images(self, row: _Row) -> list[_Image] | None:
-        """The images of a row; None if one of them is missing, or if their number is wrong."""
-        values: list[tuple[str, int | None, Any]] = []
-        for column, value in zip(row.columns["image"], row.values["image"], strict=True):
-            if isinstance(value, list):
-                values += [(column, item, image) for item, image in enumerate(value)]
-            else:
-                values.append((column, None, value))
-        images = [image for entry in values if (image := self._image(row, *entry)) is not None]
-        return images if len(images) == len(values) == self._layout.num_images else None
-
-    def _image(self, row: _Row, column: str, item: int | None, value: Any) -> _Image | None:
-        path = value.get("path") if isinstance(value, Mapping) else value
-        path = path if isinstance(path, str) else ""
-        content = content_of(value)
-        if content is not None:
-            read = ParquetImage(row.group, row.number, column, item, content)
-            name = PurePosixPath(only(row.values, "file_name") or path if isinstance(path, str) else "").name
-            return _Image(
-                Source(read, f"{row.location}:{name}" if name else row.location, True), path, _digest(content)
-            )
-        if not path:
-            return None
-        try:
-            path = relative_path(path, row.location)
-        except DataError:
-            return _Image(Source(_Outside(), f"{row.location}: {short_repr(path)}"), "", _digest(path.encode()), True)
-        return _Image(source_below(self._source_dir, path), path, _digest(path.encode()), True)
-
-    def _name_of(self, row: _Row, images: Sequence[_Image]) -> str:
+    def _name_of(self, row: Row, images: Sequence[RowImage]) -> str:
         """The image id by the names of a row; "" if it has none."""
         coco = self._coco_of(row, images)
         if coco:
@@ -404,7 +215,7 @@ class ParquetSource:
             name = _clean(only(row.values, "file_name")) or _clean(only(row.values, "image_id")) or name
         return f"{self._layout.name}/{name}" if name else ""
 
-    def _coco_of(self, row: _Row, images: Sequence[_Image]) -> str:
+    def _coco_of(self, row: Row, images: Sequence[RowImage]) -> str:
         """`coco/<id>` for a COCO photograph by its columns or the name of its file; otherwise ""."""
         if self._layout.num_images > 1:
             return ""
@@ -434,27 +245,6 @@ def _clean(name: object) -> str:
     return PurePosixPath(name).name if name.startswith("/") else name
 
 
-def _digest(*parts: bytes) -> bytes:
-    if len(parts) == 1:
-        return hashlib.blake2b(parts[0], digest_size=16).digest()
-    return _digest(b"".join(_digest(part) for part in parts))
-
-
 def _number(*parts: bytes) -> int:
     """A number of 64 bits for the parts, not 0."""
-    return int.from_bytes(_digest(*parts)[:8], "big") or 1
-
-
-def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Column -> names of its classes, for columns of numbers for which the hub's library has noted names."""
-    try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        found = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return {}
-    return {name: names for name, names in found.items() if isinstance(names, list) and name in schema.names}
-
-
-def _class_of(value: Any, names: Sequence[str]) -> Any:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return names[value] if is_number and 0 <= value < len(names) else value
+    return int.from_bytes(digest_of(*parts)[:8], "big") or 1

@@ -12,7 +12,7 @@ from data_pipelines.datasets.formats.parquet_columns import IDENTIFIERS, IMAGE, 
 from data_pipelines.datasets.labels import Labeller, TextsByImage, answers
 from data_pipelines.datasets.layout import source_below
 from data_pipelines.datasets.own_data import OwnDataBuilder
-from data_pipelines.datasets.parquet_source import RowFormat, Text, Values, identifier, only
+from data_pipelines.datasets.parquet_rows import RowFormat, Text, Values, identifier, only
 
 _LINE = '{"image": path, "questions": [{"question": "...", "answers": ["..."]}]}'
 

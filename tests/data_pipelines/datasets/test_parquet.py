@@ -268,15 +268,17 @@ def test_damaged_rows_are_skipped_and_counted(tmp_path: Path) -> None:
     assert any(f"{source / 'train.parquet'}, row 3" in line for line in skipped["listed"])
 
 
-def test_texts_that_are_not_utf_8(tmp_path: Path) -> None:
+def test_texts_and_names_that_are_not_utf_8(tmp_path: Path) -> None:
     texts = pyarrow.Array.from_buffers(
         pyarrow.string(), 2, pyarrow.array([b"\xff\xfe", b"fine"], pyarrow.binary()).buffers()
     )
-    table = pyarrow.table({"image": pyarrow.array([encode(seed=1), encode(seed=2)]), "caption": texts})
+    table = pyarrow.table(
+        {"image": pyarrow.array([encode(seed=1), encode(seed=2)]), "caption": texts, "file_name": texts}
+    )
     (tmp_path / "source").mkdir()
     pyarrow.parquet.write_table(table, tmp_path / "source" / "train.parquet")
     splits, summary = read(tmp_path, "image_text", tmp_path / "source")
-    assert [r.texts for r in splits["train"]] == [("fine",)]
+    assert [(r.image_id, r.texts) for r in splits["train"]] == [("image_text/fine", ("fine",))]
     assert summary["skipped"]["train"]["texts"] == {"text is not UTF-8": 1}
 
 
