@@ -41,20 +41,18 @@ def _row_texts(values: Values) -> list[Text]:
     return [(text, {"identifier": number, "label": label, "group": sentence if group is None else group})]
 
 
-_ROWS = RowFormat("image_pairs", _ROLES, _row_texts, num_images=2, id_key="identifier", target="label")
-
-
 class ImagePairs(OwnDataBuilder):
     """A user's own pairs of images with sentences."""
 
     name = "image_pairs"
     VERSION = tfds.core.Version("1.1.0")
+    ROWS = RowFormat("image_pairs", _ROLES, _row_texts, num_images=2, id_key="identifier", target="label")
     LABELLED = True
     PAIRED = True
 
     def candidates(self) -> dict[str, Candidates]:
         """A split for each .jsonl file, or for each name of Parquet files."""
-        if (found := self.from_parquet(_ROWS)) is not None:
+        if (found := self.from_parquet()) is not None:
             return found
         lists = require_lists(self.source_dir, _LINE)
         return {split: Candidates.of(self._read(path)) for split, path in lists.items()}

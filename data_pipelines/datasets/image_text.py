@@ -38,7 +38,6 @@ _TEXTS = Role(
     numbered=r"(?:caption|text|sentence)s?_?(\d+)",
     required=True,
 )
-_ROWS = RowFormat("image_text", (IMAGE, _TEXTS, *NAMES), _row_texts)
 
 
 class ImageText(OwnDataBuilder):
@@ -46,11 +45,12 @@ class ImageText(OwnDataBuilder):
 
     name = "image_text"
     VERSION = tfds.core.Version("1.1.0")
+    ROWS = RowFormat("image_text", (IMAGE, _TEXTS, *NAMES), _row_texts)
     OPTIONS = {identical.OPTION: identical.DEFAULT}
 
     def candidates(self) -> dict[str, Candidates]:
         """A split for each .jsonl file, for each folder of tar files, or for each name of Parquet files."""
-        if (found := self.from_parquet(_ROWS, ("*.jsonl", "*.tar", "*/*.tar"))) is not None:
+        if (found := self.from_parquet(("*.jsonl", "*.tar", "*/*.tar"))) is not None:
             return found
         lists = find_lists(self.source_dir)
         shards = {"train": sorted(self.source_dir.glob("*.tar"))}

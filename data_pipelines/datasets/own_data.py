@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data_pipelines.datasets.builder import ImageTextBuilder
 from data_pipelines.datasets.candidates import Candidates
+from data_pipelines.datasets.formats.parquet_columns import parse_columns
 from data_pipelines.datasets.formats.parquet_files import find_files
 from data_pipelines.datasets.parquet_rows import ParquetRows, RowFormat
 from data_pipelines.datasets.parquet_source import ParquetSource
@@ -17,12 +18,16 @@ _OPTIONS = {"columns": "", "split_column": ""}
 class OwnDataBuilder(ImageTextBuilder, skip_registration=True):
     """A data set that a user brings, in files of his own or from the Hugging Face hub.
 
+    Class attribute of a subclass:
+      ROWS: what it reads from the rows of Parquet files.
+
     Attributes:
       origin: repository and revision of the files, if they come from the hub; set before `check`.
     """
 
     OPTIONS = _OPTIONS
     TURNED = True
+    ROWS: ClassVar[RowFormat]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         cls.OPTIONS = {**vars(cls).get("OPTIONS", {}), **_OPTIONS}
@@ -34,11 +39,14 @@ class OwnDataBuilder(ImageTextBuilder, skip_registration=True):
         self._columns: Mapping[str, Sequence[str]] = {}
         super().__init__(**arguments)
 
-    def from_parquet(self, layout: RowFormat, others: Sequence[str] = ("*.jsonl",)) -> dict[str, Candidates] | None:
+    def check_columns(self) -> None:
+        """Raise DataError if --columns has a wrong form; needs no files."""
+        parse_columns(self.options["columns"], self.ROWS.roles)
+
+    def from_parquet(self, others: Sequence[str] = ("*.jsonl",)) -> dict[str, Candidates] | None:
         """The candidates of the Parquet files in the source folder; None if there are none.
 
         Args:
-          layout: what the data set reads from a row.
           others: patterns of the files in other layouts.
 
         Raises:
@@ -59,8 +67,8 @@ class OwnDataBuilder(ImageTextBuilder, skip_registration=True):
             raise DataError(
                 f"{self.source_dir} has both Parquet files and {Path(other).suffix} files; move one kind elsewhere."
             )
-        rows = ParquetRows(layout, self.source_dir, files, **{option: self.options[option] for option in _OPTIONS})
-        source = ParquetSource(rows, layout, self.source_dir, self.settings)
+        rows = ParquetRows(self.ROWS, self.source_dir, files, **{option: self.options[option] for option in _OPTIONS})
+        source = ParquetSource(rows, self.ROWS, self.source_dir, self.settings)
         found = source.candidates()
         self.notes += source.notes
         self._columns = rows.columns

@@ -54,19 +54,17 @@ def _row_answers(value: Any) -> list[str] | None:
     return [answer for answer in given if isinstance(answer, str) and answer.strip()] or None
 
 
-_ROWS = RowFormat("vqa", _ROLES, _row_texts, id_key="question_id", target="answers")
-
-
 class Vqa(OwnDataBuilder):
     """A user's own images with questions and answers."""
 
     name = "vqa"
     VERSION = tfds.core.Version("1.1.0")
+    ROWS = RowFormat("vqa", _ROLES, _row_texts, id_key="question_id", target="answers")
     LABELLED = True
 
     def candidates(self) -> dict[str, Candidates]:
         """A split for each .jsonl file, or for each name of Parquet files."""
-        if (found := self.from_parquet(_ROWS)) is not None:
+        if (found := self.from_parquet()) is not None:
             return found
         lists = require_lists(self.source_dir, _LINE)
         return {split: Candidates.of(self._read(path)) for split, path in lists.items()}

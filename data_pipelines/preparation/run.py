@@ -130,6 +130,7 @@ def _fetch(builder: ImageTextBuilder, address: str) -> Path:
             f"--source_dir={address} has Parquet files, which {builder.name} does not read; prepare image_text, vqa or "
             "image_pairs."
         )
+    builder.check_columns()
     builder.source_dir, builder.origin = download(address)
     return builder.source_dir
 

@@ -23,6 +23,7 @@ class Role:
       kinds: accepted types, as from `kind_of`.
       numbered: pattern of numbered columns that are used together, with one group; "" if there are none.
       by_type: whether the only column with encoded images is used if no column has a usual name.
+      otherwise: names of the columns that are used if there is none of these.
       required: whether preparation stops if there is no such column.
     """
 
@@ -31,14 +32,16 @@ class Role:
     kinds: frozenset[str]
     numbered: str = ""
     by_type: bool = False
+    otherwise: Sequence[str] = ()
     required: bool = False
 
 
 IMAGE = Role(
     "image",
-    ("image", "jpg", "img", "image.bytes", "jpeg", "png", "webp", "image_path", "file_name"),
+    ("image", "jpg", "img", "image.bytes", "jpeg", "png", "webp"),
     IMAGE_KINDS,
     by_type=True,
+    otherwise=("image_path", "file_name"),
     required=True,
 )
 # The names of an image, the most specific first.
@@ -131,10 +134,10 @@ def _usual(kinds: Mapping[str, str], role: Role) -> tuple[str, ...]:
         numbers = {name: int(found[1]) for name, found in numbers.items() if kinds[name] in role.kinds}
         if numbers:
             return tuple(sorted(numbers, key=numbers.get))
-    if role.by_type:
-        encoded = [name for name, kind in kinds.items() if kind in role.kinds & {"image", "bytes"}]
+    encoded = [name for name, kind in kinds.items() if kind in ("image", "bytes")]
+    if role.by_type and encoded:
         return tuple(encoded) if len(encoded) == 1 else ()
-    return ()
+    return next(((name,) for name in role.otherwise if kinds.get(name) in role.kinds), ())
 
 
 def _named(path: Path, schema: Any, kinds: Mapping[str, str], role: Role, value: str) -> tuple[str, ...]:

@@ -332,7 +332,7 @@ def test_equal_names_of_different_images(tmp_path: Path) -> None:
 
 
 def test_columns_are_found_by_type_or_named(tmp_path: Path) -> None:
-    rows = [{"photo": photo(i), "words": f"text {i}", "more": f"more {i}"} for i in range(2)]
+    rows = [{"photo": photo(i), "words": f"text {i}", "more": f"more {i}", "file_name": f"{i}"} for i in range(2)]
     source = write(tmp_path / "source" / "train.parquet", rows)
     with pytest.raises(
         DataError, match=r"no column for texts .* among photo \(struct<.*\), words \(string\), more \(s"
@@ -340,7 +340,7 @@ def test_columns_are_found_by_type_or_named(tmp_path: Path) -> None:
         read(tmp_path, "image_text", source)
     splits, summary = read(tmp_path, "image_text", source, columns="texts=more+words")
     assert [r.texts for r in splits["train"]] == [("more 0", "text 0"), ("more 1", "text 1")]
-    assert summary["columns"] == {"image": ["photo"], "texts": ["more", "words"]}
+    assert summary["columns"] == {"image": ["photo"], "texts": ["more", "words"], "file_name": ["file_name"]}
     assert summary["options"]["columns"] == "texts=more+words"
     with pytest.raises(DataError, match=r"was prepared with --columns=texts=more\+words, not texts=words"):
         read(tmp_path, "image_text", source, columns="texts=words")

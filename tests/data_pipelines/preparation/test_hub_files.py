@@ -114,6 +114,12 @@ def test_bad_addresses(hub, tmp_path: Path, address: str, message: str) -> None:
     assert not (tmp_path / "data" / "image_text").exists()
 
 
+def test_wrong_columns_are_refused_before_the_download(hub, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'pixels=image' is not ROLE=COLUMN"):
+        prepare("image_text", tmp_path / "data", "hf://datasets/jxie/flickr8k", options={"columns": "pixels=image"})
+    assert hub.requests == []
+
+
 def test_data_sets_without_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="which flickr8k does not read; prepare image_text, vqa or image_pairs"):
         prepare("flickr8k", tmp_path, "hf://datasets/jxie/flickr8k")
