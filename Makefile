@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart demo test test-slow test-browser photographs bench faults fuzz lint format clean
+.PHONY: quickstart demo test test-slow test-browser docs pictures photographs bench faults fuzz lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,11 @@ test-browser: $(VENV)/.test
 	command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null
 	$(BIN)/python -m pytest -m browser
 
+# The documentation as a site, in site/index.html; a broken link, anchor or reference is an error.
+docs: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
 # Hours on two cores, in parts (PARTS=list names them); stop it and start it again at any time.
 photographs: FLICKR8K ?=
 photographs: DAQUAR ?=
@@ -84,4 +89,4 @@ fuzz: $(VENV)/.test
 	PYTHONPATH=$(VENV)/fuzz $(BIN)/python -m tests.hostile.fuzz --reader=$(READER) --seconds=$(SECONDS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache

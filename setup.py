@@ -14,6 +14,7 @@ BEAM = ["apache-beam>=2.77"]
 REGIONS = ["h5py>=3.11"]
 PARQUET = ["pyarrow>=18"]
 DEMO = ["gradio>=6"]
+DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1.0"]
 
 setup(
     name="pixelbert_jax",
@@ -55,6 +56,7 @@ setup(
         "regions": REGIONS,
         "parquet": PARQUET,
         "demo": DEMO,
+        "docs": DOCS,
         "browser": [*DEMO, "playwright>=1.50"],  # drives the chromium of the system
         # The only CPU build of PyTorch that the parity tests are known to agree with is for Python 3.11.
         "test": [
@@ -68,6 +70,7 @@ setup(
             *REGIONS,
             *PARQUET,
             *DEMO,
+            *DOCS,
             *TENSORBOARD,
             *BEAM,
         ],
