@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CHROMIUM = command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null
 
 .PHONY: quickstart demo test test-slow test-browser docs pictures photographs bench faults fuzz lint format clean
 
@@ -47,13 +48,23 @@ test-slow: $(VENV)/.test
 # Clicks through the page in Debian's chromium, which is installed where it is missing and that is allowed.
 test-browser: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e '.[browser]'
-	command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null
+	$(CHROMIUM)
 	$(BIN)/python -m pytest -m browser
 
 # The documentation as a site, in site/index.html; a broken link, anchor or reference is an error.
 docs: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
+
+# Every picture of README.md and docs/ but that of `make photographs`; the tabs of the runs that are there.
+pictures: WORKDIRS ?= runs/quickstart
+pictures: $(VENV)/.runtime
+	test -f runs/quickstart/report.png || $(MAKE) quickstart
+	$(BIN)/python -m pip install --quiet -e '.[browser]'
+	$(CHROMIUM)
+	$(BIN)/python -m benchmarks.pictures.diagram --output=docs/images/diagram.png
+	$(BIN)/python -m benchmarks.pictures.attention --workdir=runs/quickstart --output=docs/images/attention.png
+	$(BIN)/python -m benchmarks.pictures.page --workdirs=$(WORKDIRS) --folder=docs/images
 
 # Hours on two cores, in parts (PARTS=list names them); stop it and start it again at any time.
 photographs: FLICKR8K ?=

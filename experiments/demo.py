@@ -23,18 +23,15 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0:
 _PORT = flags.DEFINE_integer("port", 7860, "Port; 0: a free one.", 0, 65535)
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images that can be searched.")
 _INDEX = flags.DEFINE_string("index", None, "An .npz file: the index of --images, made if it does not exist.")
-_MAX_UPLOAD = "20mb"
 
 
 def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR)
     try:
-        import gradio
+        from experiments.demo_page.page import make_page, serve
     except ImportError:
         raise ConfigError("The page needs Gradio; install it with: pip install -e '.[demo]'.") from None
-    from experiments.demo_page.page import FONT, make_page
-    from experiments.demo_page.security import middleware
 
     if _INDEX.value:
         new_file(_INDEX.value, ".npz", "index")
@@ -45,18 +42,7 @@ def main() -> None:
     index = index_of(predictor, _IMAGES.value, _INDEX.value) if _IMAGES.value or _INDEX.value else None
     with tempfile.TemporaryDirectory() as folder:
         page = make_page(predictor, Path(folder), index)
-        _, url, _ = page.launch(
-            server_name=_HOST.value,
-            server_port=_PORT.value or None,
-            theme=gradio.themes.Default(font=FONT, font_mono=("monospace",)),
-            max_file_size=_MAX_UPLOAD,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            show_error=True,
-            footer_links=[],
-            app_kwargs={"middleware": middleware()},
-        )
+        url = serve(page, _HOST.value, _PORT.value or None)
         say(f"the page is at {url} (Ctrl-C ends it)")
         page.block_thread()
 

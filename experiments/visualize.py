@@ -12,7 +12,6 @@ has an image-text matching (ITM) head, the probability that image and text match
 import io
 
 import matplotlib
-import numpy as np
 from absl import flags
 
 from data_pipelines.storage.atomic_files import write_atomically
@@ -44,9 +43,7 @@ def contact_sheet(maps: list[AttentionMap], title: str) -> bytes:
         panel.axis("off")
     axes.flat[0].imshow(maps[0].image)
     for panel, attention in zip(list(axes.flat)[1:], maps, strict=False):
-        panel.imshow(attention.image)
-        weights = attention.weights / max(float(attention.weights.max()), 1e-12)
-        panel.imshow(weights, cmap="inferno", alpha=np.clip(0.25 + 0.6 * weights, 0, 1), vmin=0, vmax=1)
+        panel.imshow(attention.overlay())
         panel.set_title(attention.word, fontsize=11)
     figure.suptitle(title, fontsize=10, wrap=True)
     png = io.BytesIO()

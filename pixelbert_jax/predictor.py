@@ -20,7 +20,6 @@ from pixelbert_jax.visual_readers import AttentionMap, visual_reader
 
 AnImage = ImageAlone | ImageWithRegions
 
-
 # Method -> the head that it needs.
 _HEADS = {
     "match": "itm_head",

@@ -44,6 +44,13 @@ class AttentionMap:
         row, column = np.unravel_index(self.grid.argmax(), self.grid.shape)
         return (float(column) + 0.5) / self.grid.shape[1], (float(row) + 0.5) / self.grid.shape[0]
 
+    def overlay(self) -> np.ndarray:
+        """The image with the map over it, uint8 HxWx3: dark where little attention lies; scaled to its greatest."""
+        weights_HxW = self.weights / max(float(self.weights.max()), 1e-12)
+        colours = cv2.applyColorMap((255 * weights_HxW).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+        share_HxWx1 = np.clip(0.25 + 0.6 * weights_HxW, 0, 1)[..., None]
+        return ((1 - share_HxWx1) * self.image + share_HxWx1 * colours).round().astype(np.uint8)
+
 
 class VisualReader(Protocol):
     """The visual input of one kind of model; an item is what `read` returns."""

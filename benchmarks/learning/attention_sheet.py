@@ -8,6 +8,7 @@ word in it; the first twelve. Each map is the mean over layers and heads. A JSON
 and their licences.
 """
 
+import dataclasses
 import io
 import itertools
 import json
@@ -107,8 +108,7 @@ def draw_attention(workdir: Path, chosen: list[Example], output: Path) -> None:
         weights = np.mean([each.weights / max(float(each.weights.max()), 1e-12) for each in maps], axis=0)
         left, right = axes[number // _COLUMNS, 2 * (number % _COLUMNS) :][:2]
         left.imshow(maps[0].image)
-        right.imshow(maps[0].image)
-        right.imshow(weights, cmap="inferno", alpha=np.clip(0.2 + 0.65 * weights, 0, 1), vmin=0, vmax=1)
+        right.imshow(dataclasses.replace(maps[0], weights=weights).overlay())
         right.set_title(example.word, fontsize=10)
         left.set_title(example.source.partition(",")[0], fontsize=7)
     png = io.BytesIO()

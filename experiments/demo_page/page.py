@@ -14,12 +14,12 @@ import numpy as np
 from data_pipelines.errors import DataError
 from experiments.demo_page.checked_image import checked_image
 from experiments.demo_page.examples import DrawnExample, drawn_examples
+from experiments.demo_page.security import middleware
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.predictor import Predictor
 from pixelbert_jax.predictor_inputs import pixels_of
-from pixelbert_jax.visual_readers import AttentionMap
 
 _MOST_TEXTS = 20
 _MOST_LETTERS = 2000
@@ -27,7 +27,7 @@ _TOP = 5
 _THUMBNAIL = 320  # pixels of the longer edge
 _KEPT = (60, 600)  # seconds between looks for old uploads, and of an upload's life
 _SERVED_AT_ONCE, _WAITING = 1, 20
-FONT = ("system-ui", "sans-serif")  # nothing is loaded from another host
+_FONT = ("system-ui", "sans-serif")  # nothing is loaded from another host
 
 
 def make_page(predictor: Predictor, folder: Path, index: ImageIndex | None = None) -> gr.Blocks:
@@ -54,6 +54,30 @@ def make_page(predictor: Predictor, folder: Path, index: ImageIndex | None = Non
         if index is not None and "match" in able:
             _search_tab(index)
     return page.queue(default_concurrency_limit=_SERVED_AT_ONCE, max_size=_WAITING)
+
+
+def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, *, max_upload: str = "20mb") -> str:
+    """Serve a page in the background until it is closed; gives its address.
+
+    Args:
+      page: from `make_page`.
+      host: the address to listen on.
+      port: None: a free one.
+      max_upload: size of the largest file that is taken, such as "20mb".
+    """
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        theme=gr.themes.Default(font=_FONT, font_mono=("monospace",)),
+        max_file_size=max_upload,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        show_error=True,
+        footer_links=[],
+        app_kwargs={"middleware": middleware()},
+    )
+    return url
 
 
 def timed(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,14 +113,6 @@ def lines_of(text: str) -> list[str]:
     return texts
 
 
-def overlay(attention: AttentionMap) -> np.ndarray:
-    """The image with an attention map over it, uint8 HxWx3: dark where little attention lies."""
-    weights_HxW = attention.weights / max(float(attention.weights.max()), 1e-12)
-    colours = cv2.applyColorMap((255 * weights_HxW).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    share_HxWx1 = np.clip(0.25 + 0.6 * weights_HxW, 0, 1)[..., None]
-    return ((1 - share_HxWx1) * attention.image + share_HxWx1 * colours).round().astype(np.uint8)
-
-
 def thumbnail(path: str) -> np.ndarray:
     """An image of at most some hundred pixels, uint8 HxWx3."""
     pixels = pixels_of(path)
@@ -124,7 +140,7 @@ def _match_tab(predictor: Predictor, examples: Sequence[DrawnExample]) -> None:
     def look(image: np.ndarray | None, text: str, chosen: gr.SelectData) -> np.ndarray:
         needed(an_image=image, a_text=text)
         clicked = chosen.value if isinstance(chosen.value, str) else chosen.value[0]
-        return overlay(predictor.attention_map(image, text, clicked.strip().strip(string.punctuation)))
+        return predictor.attention_map(image, text, clicked.strip().strip(string.punctuation)).overlay()
 
     with gr.Tab("Match"):
         with gr.Row():

@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import io
+import itertools
 import json
 import re
 import struct
+import threading
 import urllib.request
 import zlib
 from pathlib import Path
@@ -15,14 +17,11 @@ from PIL import Image
 
 import pixelbert_jax
 from pixelbert_jax.predictor import Predictor
-from pixelbert_jax.visual_readers import AttentionMap
 
 gradio = pytest.importorskip("gradio", reason="the page needs the extra demo")
 gradio_client = pytest.importorskip("gradio_client")
 
-from experiments.demo_page import page as page_module  # noqa: E402
-from experiments.demo_page.page import lines_of, make_page, overlay, thumbnail  # noqa: E402
-from experiments.demo_page.security import middleware  # noqa: E402
+from experiments.demo_page.page import lines_of, make_page, serve, thumbnail  # noqa: E402
 from pixelbert_jax.errors import ConfigError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -33,20 +32,13 @@ def launch():
     """Serves pages on free ports of 127.0.0.1 until the tests are over; gives their addresses."""
     pages = []
 
-    def serve(page) -> str:
+    def launch(page) -> str:
         pages.append(page)
-        _, url, _ = page.launch(
-            server_name="127.0.0.1",
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size="1mb",
-            app_kwargs={"middleware": middleware()},
-        )
-        return url
+        return serve(page, max_upload="1mb")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        yield serve
+        yield launch
     for page in pages:
         page.close(verbose=False)
 
@@ -168,7 +160,8 @@ def test_browsers_are_told_to_load_nothing_from_elsewhere(matching):
         body = answer.read().decode()
     assert "run, step 0" in body and str(Path(matching[2].loaded.path)) not in body
     assert "default-src 'self'" in policy and "http" not in policy
-    assert page_module.FONT[0] == "system-ui"
+    with urllib.request.urlopen(f"{matching[1]}theme.css") as answer:
+        assert "--font: system-ui, sans-serif;" in answer.read().decode()
 
 
 def test_twenty_visitors_at_once(matching, client):
@@ -185,15 +178,40 @@ def test_twenty_visitors_at_once(matching, client):
     assert found == [{f"a text {i}", f"b text {i}"} for i in range(20)]
 
 
-def test_attention_is_drawn_over_the_image():
-    image = np.full((4, 6, 3), 200, np.uint8)
-    weights = np.zeros((4, 6), np.float32)
-    weights[1, 2] = 0.5
-    drawn = overlay(AttentionMap("dog", weights, weights, image))
-    assert drawn.shape == image.shape and drawn.dtype == np.uint8
-    # Inferno is black at 0 and light yellow at 1; the greatest weight takes 0.85 of it, none takes 0.25.
-    assert drawn[1, 2].tolist() == pytest.approx([0.15 * 200 + 0.85 * c for c in (252, 255, 164)], abs=2)
-    assert drawn[0, 0].tolist() == pytest.approx([0.75 * 200 + 0.25 * c for c in (0, 0, 4)], abs=2)
+def test_a_full_queue_refuses_at_once(launch, pretrained, tmp_path):
+    """One request runs and twenty wait for their answers; the others are told that the page is busy."""
+    running, go_on = threading.Event(), threading.Event()
+    predictor = Predictor(pretrained)
+
+    def match(image, texts):
+        running.set()
+        assert go_on.wait(120)
+        return np.full((1, len(texts)), 0.5)
+
+    predictor.match = match
+    url = launch(make_page(predictor, tmp_path))
+    client = gradio_client.Client(url, verbose=False)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    image = gradio_client.handle_file(str(tmp_path / "a.png"))
+    try:
+        jobs = [client.submit(image, "text 0", api_name="/match")]
+        assert running.wait(60)
+        jobs += [client.submit(image, f"text {number}", api_name="/match") for number in range(1, 25)]
+        refused = list(itertools.islice(concurrent.futures.as_completed([job.future for job in jobs], 60), 4))
+        for future in refused:
+            with pytest.raises(gradio_client.utils.QueueError, match=r"^Queue is full! Please try again\.$"):
+                future.result()
+        body = json.dumps({"data": [None, "a dog"]}).encode()
+        call = urllib.request.Request(f"{url}gradio_api/call/match", body, {"content-type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as full:
+            urllib.request.urlopen(call, timeout=60)
+        assert full.value.code == 503 and b"Queue is full" in full.value.read()
+    finally:
+        go_on.set()
+    answered = {number: job for number, job in enumerate(jobs) if job.future not in refused}
+    assert len(answered) == 21
+    for number, job in answered.items():
+        assert job.result(timeout=60)[0]["label"] == f"text {number}"
 
 
 def test_texts_and_thumbnails(tmp_path):

@@ -14,8 +14,7 @@ from pixelbert_jax.predictor import Predictor
 pytest.importorskip("gradio", reason="the page needs the extra demo")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
 
-from experiments.demo_page.page import FONT, make_page, overlay  # noqa: E402
-from experiments.demo_page.security import middleware  # noqa: E402
+from experiments.demo_page.page import make_page, serve  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -38,19 +37,11 @@ def browser():
 @pytest.fixture
 def visit(browser, tmp_path):
     """Opens the page of a predictor; at the end nothing was asked of any other host."""
-    import gradio
-
     opened, elsewhere = [], []
 
     def visit(predictor, index=None):
         page = make_page(predictor, tmp_path, index)
-        _, url, _ = page.launch(
-            server_name="127.0.0.1",
-            quiet=True,
-            prevent_thread_lock=True,
-            theme=gradio.themes.Default(font=FONT, font_mono=("monospace",)),
-            app_kwargs={"middleware": middleware()},
-        )
+        url = serve(page)
         tab = browser.new_page(viewport={"width": 1200, "height": 900})
         own = (url.rstrip("/"), "data:", "blob:")
         tab.on("request", lambda request: None if request.url.startswith(own) else elsewhere.append(request.url))
@@ -97,7 +88,7 @@ def test_match_and_attention(visit, pretrained, tmp_path):
     word = best.split()[-1]
     words.get_by_text(word).last.click()
     drawn = pixels_of_image(tab, "Attention of the word")
-    expected = overlay(predictor.attention_map(str(tmp_path / "scene_0.png"), best, word))
+    expected = predictor.attention_map(str(tmp_path / "scene_0.png"), best, word).overlay()
     assert drawn.shape == expected.shape
     assert np.abs(drawn.astype(int) - expected).mean() < 6  # WebP on the way
     picture_of(tab, "demo_match")

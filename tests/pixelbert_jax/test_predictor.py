@@ -13,7 +13,7 @@ import pixelbert_jax
 from data_pipelines.errors import DataError
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import Predictor
-from pixelbert_jax.visual_readers import interpolated
+from pixelbert_jax.visual_readers import AttentionMap, interpolated
 
 TEXTS = ["a red circle", "a small blue cross and a large green square", "the large cross", "a black cross", ""]
 
@@ -276,3 +276,14 @@ def test_bad_input_is_one_sentence(predictor, tmp_path):
         with pytest.raises(kind, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_attention_is_drawn_over_the_image():
+    image = np.full((4, 6, 3), 200, np.uint8)
+    weights = np.zeros((4, 6), np.float32)
+    weights[1, 2] = 0.5
+    drawn = AttentionMap("dog", weights, weights, image).overlay()
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    # Inferno is black at 0 and light yellow at 1; the greatest weight takes 0.85 of it, none takes 0.25.
+    assert drawn[1, 2].tolist() == pytest.approx([0.15 * 200 + 0.85 * c for c in (252, 255, 164)], abs=2)
+    assert drawn[0, 0].tolist() == pytest.approx([0.75 * 200 + 0.25 * c for c in (0, 0, 4)], abs=2)
