@@ -30,6 +30,7 @@ _FOLDER = flags.DEFINE_string("folder", "docs/images", "Where demo_<tab>.png are
 
 _CHROMIUM = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 _SEARCHED = 12  # images
+_WORDS = 6  # least number of an example's text
 _SHOWN = 320  # about so many pixels of an image's longer edge
 _PATIENCE = 180_000  # milliseconds
 _TIME = re.compile(r"^\d+\.\d\d s$")
@@ -39,11 +40,11 @@ class Example:
     """The images and texts of a model's evaluation split that its tabs are shown with."""
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
-        """Write the images to a folder. The example is the record with the longest text."""
+        """Write the images to a folder. The example is the first record with a text of some length."""
         source = predictor.loaded.data.eval[0]
         records = open_records(predictor.loaded.data.data_dir, source.name, source.split)
         first = [records[number] for number in range(min(_SEARCHED, len(records)))]
-        self.records = sorted(first, key=lambda record: -len(record.texts[0]))
+        self.records = sorted(first, key=lambda record: len(record.texts[0].split()) < _WORDS)
         self.images = [folder / f"{number}.png" for number in range(len(self.records))]
         for file, record in zip(self.images, self.records, strict=True):
             write_enlarged(file, record.image, record.image_id)
@@ -147,6 +148,7 @@ def visit_tabs(browser: Browser, predictor: Predictor, names: list[str], folder:
                 tab.get_by_role("tab", name=title, exact=True).click()
                 times.append(visit(tab, example))
                 tab.mouse.move(0, 0)
+                tab.evaluate("window.scrollTo(0, 0)")
                 tab.wait_for_timeout(500)  # milliseconds, until what the mouse has lit up is dark again
                 tab.screenshot(path=folder / f"demo_{name}.png", full_page=True, clip=above_examples(tab))
                 tab.close()

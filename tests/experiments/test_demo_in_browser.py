@@ -14,6 +14,7 @@ from pixelbert_jax.predictor import Predictor
 pytest.importorskip("gradio", reason="the page needs the extra demo")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
 
+from experiments.demo_page import page as page_module  # noqa: E402
 from experiments.demo_page.page import make_page, serve  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
@@ -126,3 +127,12 @@ def test_answer_and_search(visit, vqa_run, pretrained, tmp_path, own_data):
     tab.get_by_role("button", name="Search", exact=True).click()
     tab.get_by_text("own.png").first.wait_for()
     picture_of(tab, "demo_search")
+
+
+def test_a_full_queue_is_told(visit, pretrained, monkeypatch):
+    monkeypatch.setattr(page_module, "_WAITING", 0)
+    tab = visit(Predictor(pretrained))
+    tab.locator("table tr:visible").nth(1).click()  # the first example
+    tab.locator(".image-frame img:visible").first.wait_for()
+    tab.get_by_role("button", name="Match").click()
+    tab.get_by_text("This application is currently busy. Please try again.").first.wait_for()
