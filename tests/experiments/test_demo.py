@@ -56,7 +56,12 @@ def matching(launch, pretrained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(matching):
-    return gradio_client.Client(matching[1], verbose=False)
+    return patient_client(matching[1])
+
+
+def patient_client(url: str) -> gradio_client.Client:
+    """A client that waits longer than httpx's five seconds, for busy machines."""
+    return gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 120})
 
 
 def api_names(page) -> set[str]:
@@ -190,7 +195,7 @@ def test_a_full_queue_refuses_at_once(launch, pretrained, tmp_path):
 
     predictor.match = match
     url = launch(make_page(predictor, tmp_path))
-    client = gradio_client.Client(url, verbose=False)
+    client = patient_client(url)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     image = gradio_client.handle_file(str(tmp_path / "a.png"))
     try:

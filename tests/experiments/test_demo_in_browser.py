@@ -1,8 +1,6 @@
 """Real clicks through every tab, in chromium."""
 
-import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -58,12 +56,6 @@ def visit(browser, tmp_path):
     assert elsewhere == []
 
 
-def picture_of(tab, name: str) -> None:
-    """Keeps a screenshot, if SCREENSHOTS names a folder."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        tab.screenshot(path=str(Path(folder) / f"{name}.png"))
-
-
 def pixels_of_image(tab, label: str) -> np.ndarray:
     """An image of the page, RGB."""
     block = tab.locator(".block", has_text=label).last
@@ -92,7 +84,6 @@ def test_match_and_attention(visit, pretrained, tmp_path):
     expected = predictor.attention_map(str(tmp_path / "scene_0.png"), best, word).overlay()
     assert drawn.shape == expected.shape
     assert np.abs(drawn.astype(int) - expected).mean() < 6  # WebP on the way
-    picture_of(tab, "demo_match")
 
 
 def test_fill(visit, pretrained):
@@ -103,7 +94,6 @@ def test_fill(visit, pretrained):
     tab.locator(".image-frame img:visible").first.wait_for()
     tab.get_by_role("button", name="Fill", exact=True).click()
     tab.locator("p:visible", has_text=" s").last.wait_for()
-    picture_of(tab, "demo_fill")
 
 
 def test_answer_and_search(visit, vqa_run, pretrained, tmp_path, own_data):
@@ -116,7 +106,6 @@ def test_answer_and_search(visit, vqa_run, pretrained, tmp_path, own_data):
     tab.get_by_label("Question").fill("what color is it ?")
     tab.get_by_role("button", name="Ask", exact=True).click()
     tab.get_by_text("%").first.wait_for()
-    picture_of(tab, "demo_answer")
     folder = tmp_path / "many"
     folder.mkdir()
     shutil.copy(image, folder / "own.png")
@@ -126,7 +115,6 @@ def test_answer_and_search(visit, vqa_run, pretrained, tmp_path, own_data):
     tab.get_by_label("Text to find among 1 images").fill("a red circle")
     tab.get_by_role("button", name="Search", exact=True).click()
     tab.get_by_text("own.png").first.wait_for()
-    picture_of(tab, "demo_search")
 
 
 def test_a_full_queue_is_told(visit, pretrained, monkeypatch):
