@@ -13,6 +13,7 @@ WANDB = ["wandb>=0.19"]
 BEAM = ["apache-beam>=2.77"]
 REGIONS = ["h5py>=3.11"]
 PARQUET = ["pyarrow>=18"]
+DETECT = ["torch>=2.5", "transformers>=5", "timm>=1"]  # timm: backbones of DETR's published weights
 DEMO = ["gradio>=6"]
 DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1.0"]
 
@@ -55,6 +56,7 @@ setup(
         "beam": BEAM,
         "regions": REGIONS,
         "parquet": PARQUET,
+        "detect": DETECT,
         "demo": DEMO,
         "docs": DOCS,
         "browser": [*DEMO, "playwright>=1.50"],  # drives the chromium of the system

@@ -49,8 +49,11 @@ class Progress:
     def _print_line(self) -> None:
         of = f" of {self._total:,}" if self._total else ""
         speed = self._count / max(time.monotonic() - self._start_time, 1e-9)
+        rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+        missing = (self._total or 0) - self._count
+        left = f", {missing / speed / 60:,.1f} minutes left" if self._count and missing > 0 else ""
         print(
-            f"{self._stage}: {self._count:,}{of} {self._unit}, {speed:,.0f} per second",
+            f"{self._stage}: {self._count:,}{of} {self._unit}, {rate} per second{left}",
             file=self._stream,
             flush=True,
         )

@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags
 
 from data_pipelines.storage.atomic_files import write_atomically
+from data_pipelines.storage.detectors import same_detector
 from data_pipelines.storage.records import open_records
 from experiments.evaluation.options import EvaluationOptions
 from experiments.resilience.distributed import are_many, is_first
@@ -67,8 +68,9 @@ def evaluate(
 
     Raises:
       ConfigError: the output has another suffix than the task's, or its folder is missing; an option that this task
-        does not have; regions of another detector than the model's.
-      DataError: no such data set or split, or its labels are of another task; a folder without WordNet.
+        does not have; regions of other sizes than the model's.
+      DataError: no such data set or split, or its labels are of another task; regions of another detector than the
+        model's; a folder without WordNet.
     """
     recipe = recipe_named(loaded.description["task"])
     recipe.check_evaluation(loaded, options)
@@ -77,6 +79,8 @@ def evaluate(
     sources = config.data.eval or stages_of(config)[0].train
     records = open_records(config.data.data_dir, dataset or sources[0].name, options.split)
     recipe.check_records(config, records, known=False, scored=True)
+    if config.data.regions:
+        same_detector([(loaded.path, loaded.description.get("detector")), (repr(records), records.index.detector)])
     return recipe.evaluate(loaded, config, records, output, options)
 
 

@@ -168,7 +168,7 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
     safetensors.numpy.save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "np"})
     (temporary / WEIGHTS_FILE).chmod(0o644)  # the library makes it readable for its owner only
     (temporary / VOCABULARY_FILE).write_bytes(text.encode("utf-8"))
-    kept = ("layout", "task", "config", "answers", "versions", "data", "command", "step", "init")
+    kept = ("layout", "task", "config", "answers", "versions", "data", "detector", "command", "step", "init")
     config = {name: loaded.description[name] for name in kept if name in loaded.description}
     config["sha256"] = {name: _sha256(temporary / name) for name in (WEIGHTS_FILE, VOCABULARY_FILE)}
     (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

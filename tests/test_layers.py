@@ -10,6 +10,7 @@ FOR_NOTEBOOKS = {
     f"pixelbert_jax/{name}.py"
     for name in ("loading", "predictor", "predictor_inputs", "visual_readers", "image_with_regions", "image_index")
 }
+USE_TORCH_WHERE_IT_IS_INSTALLED = {"pixelbert_jax/weights/files.py", "data_pipelines/regions/detector.py"}
 SCORES_BY_A_MODEL = "data_pipelines/web_collection/scoring.py"
 FORBIDDEN = {
     "pixelbert_jax": {"experiments", "data_pipelines", "torch", "tensorflow"},
@@ -37,7 +38,7 @@ def test_direction_of_imports(package):
         name = str(file.relative_to(ROOT))
         allowed = {"data_pipelines"} if name in FOR_NOTEBOOKS else set()
         allowed |= {"pixelbert_jax"} if name == SCORES_BY_A_MODEL else set()
-        allowed |= {"torch"} if name == "pixelbert_jax/weights/files.py" else set()  # reads .bin where torch is there
+        allowed |= {"torch"} if name in USE_TORCH_WHERE_IT_IS_INSTALLED else set()
         assert not imported(file) & FORBIDDEN[package] - allowed, name
 
 

@@ -21,8 +21,9 @@ from data_pipelines.datasets.settings import Settings
 from data_pipelines.errors import DataError
 from data_pipelines.preparation.hub_files import download, is_on_hub
 from data_pipelines.progress import Progress
+from data_pipelines.storage.detectors import read_detector, same_detector
 from data_pipelines.storage.index_writer import write_index
-from data_pipelines.storage.records import has_old_index, read_summary
+from data_pipelines.storage.records import has_old_index, read_index, read_summary
 
 _MAX_SHARDS = 99_999  # their names have five digits
 
@@ -191,11 +192,20 @@ def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, opti
                 f"{folder} was prepared without --regions, and --{option}={value} asks for them; "
                 "remove that folder or give another --data_dir."
             )
-        if option == "regions":
-            continue  # the same file may have moved
+        if option == "regions":  # the same file may have moved, or be gone
+            _check_same_detector(folder, value)
+            continue
         if option not in builder_type.PATH_OPTIONS and prepared.get(option) != value:
             how = f"with --{option}={prepared[option]}" if option in prepared else f"by a release without --{option}"
             raise DataError(f"{folder} was prepared {how}, not {value}; remove that folder or give another --data_dir.")
+
+
+def _check_same_detector(folder: Path, regions: str) -> None:
+    """Raise DataError if a finished data set has regions of another detector than a folder; both must be known."""
+    summary = read_summary(folder)
+    there = read_index(folder, next(iter(summary["splits"])), summary).detector
+    given = read_detector(Path(regions)) if regions else None
+    same_detector([(str(folder), there), (f"--regions={regions}", given)])
 
 
 def _check_same_shards(folder: Path, num_shards: int | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.images.resize import ResizeRule, choose_canvas, default_canvases, resized_size
+from data_pipelines.storage.detectors import named, parse_detector
 from data_pipelines.storage.records import INDEX_FILE, Index, read_index
 
 _LISTED = 5
@@ -87,6 +88,8 @@ def _region_lines(summary: Mapping[str, Any]) -> list[str]:
         counts = [f"{source['rows']:,} rows", f"{source['unjoined']:,} of no image here"]
         counts += [f"{source[name]:,} {what}" for name, what in _ROW_FAULTS.items() if source[name]]
         lines.append(f"regions from {source['source']}: {', '.join(counts)}")
+        if detector := parse_detector(source.get("detector")):
+            lines.append(f"  detector: {named(detector)}")
         lines += [f"  {location}" for location in source["listed"][:_LISTED]]
         if source.get("transposed"):
             lines.append("  their features are transposed, a column for each region, and read so")

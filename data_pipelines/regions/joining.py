@@ -66,6 +66,7 @@ class Joiner:
             "without_id": len(table.without_key),
             "listed": locations[:_LISTED],
             **({"transposed": True} if self._transposed else {}),
+            **({"detector": self._source.detector} if self._source.detector else {}),
         }
 
     def _keys(self, progress: Callable[[], None]) -> Iterator[str | None]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines.regions.arrays import Stored, row_of
 from data_pipelines.regions.rows import MAX_ROW_BYTES, BadRowError, RegionSource, Row
+from data_pipelines.storage.detectors import read_detector
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _HEADER_BYTES = 1 << 16
@@ -23,6 +24,7 @@ class NpzFolder(RegionSource):
         """Args: path: path of the folder."""
         super().__init__(path)
         self._names: list[str] = []
+        self.detector = read_detector(path)
 
     def ids(self) -> Iterator[str | None]:
         """See RegionSource."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.storage.detectors import DetectorDescription
+
 MAX_BOXES = 10_000  # of one image
 MAX_ROW_BYTES = 64 << 20
 
@@ -59,7 +61,13 @@ class RegionSource(abc.ABC):
     """Files with the regions of many images. Rows are numbered from 0 in a fixed order. Reading is thread-safe.
 
     A source can be pickled after `ids` has been read to its end; other processes can then read rows by their numbers.
+
+    Attributes:
+      path: path as given by the user.
+      detector: description of the detector (`data_pipelines.storage.detectors`); None: unknown.
     """
+
+    detector: DetectorDescription | None = None
 
     def __init__(self, path: Path) -> None:
         """Args: path: path as given by the user."""

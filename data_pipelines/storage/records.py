@@ -24,6 +24,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_pipelines.errors import BadRecordError, DataError, short_repr
 from data_pipelines.images.orientation import AS_STORED
 from data_pipelines.storage.atomic_files import local_copy
+from data_pipelines.storage.detectors import DetectorDescription, parse_detector
 from data_pipelines.storage.regions import Regions, from_feature
 
 INDEX_FORMAT = 2
@@ -99,6 +100,7 @@ class Index:
       region_size: F, the length of the feature of a region; 0 in data sets without regions.
       global_size: G, the length of the feature of a whole image; 0 if there is none.
       region_classes: greatest region class + 1; 0 if no class is known.
+      detector: description of the detector of the regions (`data_pipelines.storage.detectors`); None: unknown.
     """
 
     heights: np.ndarray
@@ -110,6 +112,7 @@ class Index:
     region_size: int = 0
     global_size: int = 0
     region_classes: int = 0
+    detector: DetectorDescription | None = None
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -290,6 +293,7 @@ def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> In
                 raise ValueError(f"{file!r} is no file of this folder")
         numbers = {key: int(entry.get(key, 0)) for key in _REGION_NUMBERS}
         fingerprint = str(entry["fingerprint"])
+        detector = parse_detector((summary.get("regions") or {}).get("detector"))
         total = sum(length for _, length in entry["shards"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _corrupt(epath.Path(folder) / INDEX_FILE, "is damaged") from error
@@ -301,7 +305,7 @@ def read_index(folder: str | Path, split: str, summary: Mapping[str, Any]) -> In
             with np.load(file, allow_pickle=False) as stored:
                 keys = _ARRAYS + (_PAIR_ARRAYS if any(key in stored for key in _PAIR_ARRAYS) else ())
                 arrays = {key: stored[key].astype(np.int32) for key in keys}
-        index = Index(**arrays, fingerprint=fingerprint, **numbers)
+        index = Index(**arrays, fingerprint=fingerprint, **numbers, detector=detector)
     except (OSError, ValueError, KeyError, TypeError, EOFError, *_ZIP_DAMAGE) as error:
         raise _corrupt(path, "is missing or damaged") from error
     if {array.shape for array in arrays.values()} != {(total,)}:

@@ -12,6 +12,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.order.evaluation_plan import EvaluationPlan
 from data_pipelines.storage.atomic_files import write_atomically
+from data_pipelines.storage.detectors import DetectorDescription, same_detector
 from data_pipelines.storage.records import Records
 from data_pipelines.text.answers import AnswerVocabulary
 from data_pipelines.text.tokenizer import Tokenizer, read_vocabulary, train_vocabulary
@@ -67,6 +68,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
     for sources, evaluated in ((train_records, False), (eval_records, True)):
         for _, records in sources:
             recipe.check_records(config, records, known=True, scored=evaluated)
+    detector = find_detector(config, saved, [*train_records, *eval_records])
     vocabulary = tuple(saved["vocabulary"]) if saved else find_vocabulary(config, train_records)
     answers = recipe.find_answers(config, [r for _, r in train_records]) if saved is None else saved_answers(saved)
     tokenizer = Tokenizer(vocabulary, config.data.lowercase)
@@ -88,6 +90,7 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
         answers=list(answers.answers) if answers else [],
         data=contents,
         command=command,
+        **({"detector": detector} if detector else {}),
     )
     if saved:
         check_resumable(saved, description, workdir)
@@ -158,6 +161,22 @@ def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
     say("training a vocabulary on the texts of the training data")
     texts = (text for _, records in sources for record in records.texts() for text in record.texts)
     return train_vocabulary(texts, data.vocabulary_size, data.lowercase)
+
+
+def find_detector(config: RunConfig, saved: dict[str, Any] | None, sources: Sources) -> DetectorDescription | None:
+    """The detector whose regions the run reads; None if it is not known, or the model reads pixels.
+
+    Raises:
+      DataError: the data sets, or the run that this one continues or begins with, have regions of another detector.
+    """
+    if not config.data.regions:
+        return None
+    before = saved or {}
+    if not saved and config.init.checkpoint:
+        before = find_description(config.init.checkpoint, config.init.checkpoint_choice)[1]
+    what = "the run in this workdir" if saved else f"init.checkpoint={config.init.checkpoint}"
+    known = [(what, before.get("detector")), *((repr(records), records.index.detector) for _, records in sources)]
+    return same_detector(known)
 
 
 def takes_vocabulary(init: InitConfig) -> bool:

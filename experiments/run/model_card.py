@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from data_pipelines.storage.detectors import named
 from experiments.tasks.recipe import ExampleTexts, Recipe
 from experiments.tasks.registry import recipe_named
 from experiments.tasks.visual_input import VisualInput, visual_input_of
@@ -53,6 +54,7 @@ def model_card(loaded: LoadedModel, metrics: list[dict[str, Any]], name: str) ->
         "",
         "## Trained on",
         *(_source(entry) for entry in description["data"]),
+        *_regions(description),
         *_initial_weights(config),
         "",
         "## Metrics on the evaluation split",
@@ -91,6 +93,10 @@ def _source(entry: dict[str, Any]) -> str:
     if "name" not in entry:  # of an older run
         return f"- {without_folders(entry['source'])}"
     return f"- {entry['name']}, split {entry['split']}: {entry['images']:,} images"
+
+
+def _regions(description: dict[str, Any]) -> list[str]:
+    return [f"- regions of the detector {named(description['detector'])}"] if description.get("detector") else []
 
 
 def _initial_weights(config: dict[str, Any]) -> list[str]:
