@@ -1,6 +1,7 @@
 """Canvases and padding, lines about skipped images, and progress lines."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def test_progress_prints_lines_where_there_is_no_terminal(monkeypatch) -> None:
     progress.close()
     progress.close()
     lines = stream.getvalue().splitlines()
-    assert [line.rpartition(", ")[0] for line in lines] == [
+    assert re.fullmatch(r"first: 1 of 2 things, [\d,.e+]+ per second, 0\.0 minutes left", lines[0])
+    assert [line.partition(", ")[0] for line in lines] == [
         "first: 1 of 2 things",
         "first: 1 of 2 things",
         "second: 1 things",
