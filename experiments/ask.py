@@ -11,7 +11,8 @@ the probability only. A model of visual question answering gives answers. An NLV
 images, an NLVR model a sentence about one --image. --search finds images of a folder by a text. --index keeps their
 embeddings, so that the next search is quick.
 --image, --text, --question and --sentence may be given several times. --workdir is a run, an exported folder or a
-Hugging Face name. An ImageBERT also takes --regions=FOLDER, with an .npz file of a detector's regions for each image.
+Hugging Face name. An ImageBERT also takes --regions=FOLDER, with an .npz file of a detector's regions for each image,
+or --detector=NAME.
 """
 
 import json
@@ -21,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.run.common_flags import CHECKPOINT, IMAGES, REGIONS, TEXTS, WORKDIR, new_file, required
+from experiments.run.common_flags import CHECKPOINT, DETECTOR, IMAGES, REGIONS, TEXTS, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
 from experiments.run.search_index import index_of
@@ -142,7 +143,9 @@ def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR)
     method = check_flags()
-    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value, regions=REGIONS.value)
+    predictor = Predictor.load(
+        WORKDIR.value, checkpoint=CHECKPOINT.value, regions=REGIONS.value, detector=DETECTOR.value
+    )
     pair = [_LEFT.value, _RIGHT.value] if _LEFT.value else IMAGES.value
     rows = {
         "match": lambda: matched(predictor, IMAGES.value, TEXTS.value),

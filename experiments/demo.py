@@ -2,17 +2,21 @@
 
     python -m experiments.demo --workdir=RUN
     python -m experiments.demo --workdir=RUN --images=FOLDER --index=photographs.npz
+    python -m experiments.demo --workdir=RUN_OF_AN_IMAGEBERT --detector=NAME
 
 Its tabs are what the model can do: match an image with texts and see where a word looks, fill [MASK], answer a
 question, judge a sentence, and search a folder of images. It needs the extra `demo` (pip install -e '.[demo]').
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
-from experiments.run.common_flags import CHECKPOINT, WORKDIR, new_file, required
+from data_pipelines.errors import DataError
+from experiments.run.common_flags import CHECKPOINT, DETECTOR, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
 from experiments.run.search_index import index_of
@@ -37,7 +41,9 @@ def main() -> None:
         new_file(_INDEX.value, ".npz", "index")
         if not _IMAGES.value and not Path(_INDEX.value).expanduser().exists():
             raise ConfigError(f"--index={_INDEX.value}: no such file; give --images=FOLDER to make it.")
-    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value, detector=DETECTOR.value)
+    with contextlib.suppress(DataError):  # the detector may see nothing in it
+        predictor.read(np.zeros((64, 64, 3), np.uint8))  # an ImageBERT without a detector is refused here
     say(predictor.loaded.origin())
     index = index_of(predictor, _IMAGES.value, _INDEX.value) if _IMAGES.value or _INDEX.value else None
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,18 @@ import matplotlib
 from absl import flags
 
 from data_pipelines.storage.atomic_files import write_atomically
-from experiments.run.common_flags import CHECKPOINT, IMAGES, OUTPUT, REGIONS, TEXTS, WORKDIR, new_file, only, required
+from experiments.run.common_flags import (
+    CHECKPOINT,
+    DETECTOR,
+    IMAGES,
+    OUTPUT,
+    REGIONS,
+    TEXTS,
+    WORKDIR,
+    new_file,
+    only,
+    required,
+)
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
 from pixelbert_jax.predictor import Predictor
@@ -57,7 +68,9 @@ def main() -> None:
     required(WORKDIR, IMAGES, TEXTS, OUTPUT)
     image, text = only(IMAGES), only(TEXTS)
     output = new_file(OUTPUT.value, ".png")
-    predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value, regions=REGIONS.value)
+    predictor = Predictor.load(
+        WORKDIR.value, checkpoint=CHECKPOINT.value, regions=REGIONS.value, detector=DETECTOR.value
+    )
     say(predictor.loaded.origin())
     encoded = predictor.encode(image)
     words = _WORDS.value or list(dict.fromkeys(word for word in text.split() if any(map(str.isalnum, word))))

@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.regions.detector import Detector
 from data_pipelines.regions.npz_folder import read_npz
 from data_pipelines.regions.rows import MAX_BOXES, BadRowError
 from data_pipelines.regions.usable import usable
+from data_pipelines.storage.detectors import DetectorDescription, read_detector
 from data_pipelines.storage.regions import Regions
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor_inputs import AnImage, pixels_of
@@ -51,24 +54,46 @@ class ImageWithRegions:
         return cls(pixels_HxWx3, found.regions, str(path), found.dropped)
 
 
-FindRegions = Callable[[AnImage], ImageWithRegions]
+class FindRegions(Protocol):
+    """Finds the regions of an image.
+
+    Attributes:
+      description: of the detector (`data_pipelines.storage.detectors`); None: unknown.
+    """
+
+    description: DetectorDescription | None
+
+    def __call__(self, image: AnImage) -> ImageWithRegions:
+        """The image with its regions; raises ConfigError or DataError if there are none."""
 
 
-@dataclasses.dataclass(frozen=True)
+class DetectedRegions:
+    """Runs a detector on each image."""
+
+    def __init__(self, detector: Detector) -> None:
+        """Take a detector from `Detector.load`."""
+        self._detector, self.description = detector, detector.description
+
+    def __call__(self, image: AnImage) -> ImageWithRegions:
+        """The image with its regions; raises ConfigError for what is no image, DataError if there is no region."""
+        pixels_HxWx3 = pixels_of(image)
+        return ImageWithRegions(pixels_HxWx3, self._detector([pixels_HxWx3])[0])
+
+
 class RegionFolder:
     """Finds an image's regions in a folder of .npz files by the image's path.
 
     For `a/b/c.jpg`, the file is the first of `a/b/c.npz`, `b/c.npz` and `c.npz` that exists in the folder.
 
-    Attributes:
-      path: the folder.
+    `detector.json` in the folder, if it is there, says which detector they are of.
     """
 
-    path: Path
-
-    def __post_init__(self) -> None:
+    def __init__(self, path: str | Path) -> None:
+        """Raises ConfigError if there is no such folder, DataError if its detector.json is damaged."""
+        self.path = Path(path).expanduser()
         if not self.path.is_dir():
             raise ConfigError(f"{self.path}: no such folder; give the one with the regions' .npz files.")
+        self.description = read_detector(self.path)
 
     def __call__(self, image: AnImage) -> ImageWithRegions:
         """The image with its regions.

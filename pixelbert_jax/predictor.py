@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from data_pipelines.regions.detector import Detector
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex, make_index
-from pixelbert_jax.image_with_regions import FindRegions, ImageWithRegions, RegionFolder
+from pixelbert_jax.image_with_regions import DetectedRegions, FindRegions, ImageWithRegions, RegionFolder
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor_inputs import AnImage as ImageAlone
 from pixelbert_jax.predictor_inputs import listed_images, listed_texts, only_text
@@ -56,16 +57,18 @@ class Predictor:
 
         Args:
           loaded: a Pixel-BERT or an ImageBERT of any task.
-          regions: for an ImageBERT, where an image's regions are found: a folder (see RegionFolder) or a function.
+          regions: for an ImageBERT, where an image's regions are found: a folder (see RegionFolder), or DetectedRegions
+            of a detector.
           batch_images: images that go through the backbone at once; 0: 1 on a CPU, where larger batches are not
             faster, else 16.
           batch_pairs: pairs that go through the encoder at once; 0: 8 on a CPU, else 64.
 
         Raises:
           ConfigError: there is no such folder, or the model reads no regions.
+          DataError: the regions are of another detector than the model was trained with.
         """
         if isinstance(regions, str | Path):
-            regions = RegionFolder(Path(regions).expanduser())
+            regions = RegionFolder(regions)
         self._reader = visual_reader(loaded, regions)
         self.loaded, self.tokenizer, self.data = loaded, loaded.tokenizer, loaded.data
         on_cpu = next(iter(jax.tree.leaves(nnx.as_pure(nnx.state(loaded.model)))[0].devices())).platform == "cpu"
@@ -75,9 +78,32 @@ class Predictor:
         self._state = nnx.as_pure(state)
 
     @classmethod
-    def load(cls, path: Any, *, regions: str | Path | FindRegions | None = None, **options: Any) -> "Predictor":
-        """A predictor of `pixelbert_jax.load(path, **options)`; `regions` as in the constructor."""
-        return cls(load(path, **options), regions=regions)
+    def load(
+        cls,
+        path: Any,
+        *,
+        regions: str | Path | FindRegions | None = None,
+        detector: str | None = None,
+        **options: Any,
+    ) -> "Predictor":
+        """A predictor of `pixelbert_jax.load(path, **options)`.
+
+        Args:
+          path: the model.
+          regions: as in the constructor.
+          detector: in place of `regions`, the detector that the model was trained with: a folder or a Hugging Face
+            name. It needs the extra `detect`.
+          options: see `pixelbert_jax.load`.
+
+        Raises:
+          ConfigError, DataError: as in the constructor, `pixelbert_jax.load` and `Detector.load`.
+        """
+        if regions and detector:
+            raise ConfigError(f"regions={regions} and detector={detector} exclude each other; give one of them.")
+        loaded = load(path, **options)
+        if detector:
+            regions = DetectedRegions(Detector.load(detector, top=max(loaded.data.regions, 1)))
+        return cls(loaded, regions=regions)
 
     def read(self, image: AnImage) -> Any:
         """An image, checked, decoded and with its regions, for the other methods.

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipelines.batches.visuals import RegionVisuals
 from data_pipelines.images import resize
+from data_pipelines.storage.detectors import same_detector
 from pixelbert_jax.config import ImageBertConfig, PixelBertConfig
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_with_regions import FindRegions, ImageWithRegions
@@ -110,6 +111,10 @@ class RegionReader:
 
     def __init__(self, loaded: LoadedModel, find_regions: FindRegions | None) -> None:
         self._path, self._data, self._find = loaded.path, loaded.data, find_regions
+        if find_regions is not None:
+            same_detector(
+                [(self._path, loaded.description.get("detector")), ("this predictor", find_regions.description)]
+            )
         sizes = loaded.task.model.regions
         self._visuals = RegionVisuals(loaded.data, sizes.feature_size, sizes.global_size)
 
@@ -119,7 +124,8 @@ class RegionReader:
             if self._find is None:
                 raise ConfigError(
                     f"{self._path} is an ImageBERT, which reads a detector's regions with each image; give "
-                    "ImageWithRegions.load(image, npz_file), or the folder of their .npz files as `regions`."
+                    "ImageWithRegions.load(image, npz_file), the folder of their .npz files as `regions`, or a "
+                    "`detector`."
                 )
             image = self._find(image)
         found, needed = image.regions, self._visuals
@@ -167,6 +173,7 @@ def visual_reader(loaded: LoadedModel, find_regions: FindRegions | None = None) 
 
     Raises:
       ConfigError: there are regions for a model that reads none.
+      DataError: the regions are of another detector than the model was trained with.
     """
     return _READERS[type(loaded.task.model)](loaded, find_regions)
 

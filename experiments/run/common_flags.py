@@ -17,6 +17,9 @@ TEXTS = flags.DEFINE_multi_string("text", [], "Text that is read with the image;
 REGIONS = flags.DEFINE_string(
     "regions", None, "For an ImageBERT: folder of .npz files with a detector's regions, one file per image."
 )
+DETECTOR = flags.DEFINE_string(
+    "detector", None, "For an ImageBERT, in place of --regions: its detector, a folder or a Hugging Face name."
+)
 OUTPUT = flags.DEFINE_string("output", None, "What to write; see the program's description.")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
@@ -17,7 +18,9 @@ from experiments import export as export_program
 from experiments.run.common_flags import OUTPUT, WORKDIR
 from experiments.run.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainConfig
 from pixelbert_jax.config import RegionsConfig
+from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import find_description
+from pixelbert_jax.predictor_inputs import pixels_of
 from pixelbert_jax.weights.initialize import InitConfig
 from tests.data_pipelines.publishers import lines, write_image
 from tests.data_pipelines.regions.tiny_detectors import CLASSES, QUERIES, save
@@ -132,3 +135,20 @@ def test_regions_of_an_unknown_detector_are_used_as_before(run: Path, prepared: 
     assert all(score["images"] == 8 for score in scores)
     fine_tune(config_of(prepared / "old", init=InitConfig(checkpoint=str(run))), tmp_path / "more")
     assert find_description(tmp_path / "more")[1]["detector"]["name"] == "a"  # known from the run that it began with
+
+
+def test_a_model_is_asked_with_its_detector(prepared, run):
+    """From images alone: the same as with the regions that the detector wrote; another detector is refused."""
+    images = find_images(prepared / "source")[:3]
+    files, texts = [prepared / "source" / name for name in images], ["image 1 is light", "image 2 is dark"]
+    of_files = pixelbert_jax.Predictor.load(run, regions=prepared / "regions" / "a").match(files, texts)
+    by_detector = pixelbert_jax.Predictor.load(run, detector=str(prepared / "detectors" / "a"))
+    np.testing.assert_allclose(by_detector.match(files, texts), of_files, atol=1e-4)
+    np.testing.assert_allclose(by_detector.match(pixels_of(files[0]), texts), of_files[:1], atol=1e-4)
+    assert np.ptp(of_files[:, 0]) > 1e-3
+    other = {"regions": prepared / "regions" / "b"}, {"detector": str(prepared / "detectors" / "b")}
+    for given in other:
+        with pytest.raises(DataError, match=r"has regions of the detector a .*, and this predictor has those of b"):
+            pixelbert_jax.Predictor.load(run, **given)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        pixelbert_jax.Predictor.load(run, regions="regions", detector="a")
