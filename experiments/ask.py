@@ -22,7 +22,17 @@ from typing import Any
 
 from absl import flags
 
-from experiments.run.common_flags import CHECKPOINT, DETECTOR, IMAGES, REGIONS, TEXTS, WORKDIR, new_file, required
+from experiments.run.common_flags import (
+    CHECKPOINT,
+    DETECTOR,
+    IMAGES,
+    INDEX,
+    REGIONS,
+    TEXTS,
+    WORKDIR,
+    new_file,
+    required,
+)
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
 from experiments.run.search_index import index_of
@@ -36,7 +46,6 @@ _RIGHT = flags.DEFINE_string("right", None, "Right image of a pair, for --senten
 _SENTENCES = flags.DEFINE_multi_string("sentence", [], "Sentence to judge.")
 _SEARCH = flags.DEFINE_string("search", None, "Text to find images by, in --search_in.")
 _SEARCH_IN = flags.DEFINE_string("search_in", None, "Folder of images; not needed with an --index that is there.")
-_INDEX = flags.DEFINE_string("index", None, "An .npz file: the index of --search_in, made if it is not there.")
 _TOP = flags.DEFINE_integer("top", 5, "How many answers, tokens for a [MASK], or images.", 1)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON alone.")
 
@@ -117,9 +126,9 @@ def check_flags() -> str:
         given = " and ".join(f"--{name}" for name in wanted) or "none of them"
         raise ConfigError(f"Give one of --text, --question, --sentence and --search; here is {given}.")
     if wanted == ["search"]:
-        if _INDEX.value:
-            new_file(_INDEX.value, ".npz", "index")
-        kept = _INDEX.value and Path(_INDEX.value).expanduser().exists()
+        if INDEX.value:
+            new_file(INDEX.value, ".npz", "index")
+        kept = INDEX.value and Path(INDEX.value).expanduser().exists()
         if not (kept or _SEARCH_IN.value) or pair or IMAGES.value:
             raise ConfigError("--search takes a --search_in=FOLDER, or an --index that is there, and no single images.")
         return "search"
@@ -153,7 +162,7 @@ def main() -> None:
         "answer": lambda: answered(predictor, IMAGES.value, _QUESTIONS.value, _TOP.value),
         "judge": lambda: judged(predictor, pair, _SENTENCES.value),
         "search": lambda: searched(
-            index_of(predictor, _SEARCH_IN.value, _INDEX.value, quiet=_JSON.value), _SEARCH.value, _TOP.value
+            index_of(predictor, _SEARCH_IN.value, INDEX.value, quiet=_JSON.value), _SEARCH.value, _TOP.value
         ),
     }[method]()
     if _JSON.value:

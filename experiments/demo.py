@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.errors import DataError
-from experiments.run.common_flags import CHECKPOINT, DETECTOR, WORKDIR, new_file, required
+from experiments.run.common_flags import CHECKPOINT, DETECTOR, INDEX, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
 from experiments.run.search_index import index_of
@@ -26,7 +26,6 @@ from pixelbert_jax.predictor import Predictor
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: every one of this machine.")
 _PORT = flags.DEFINE_integer("port", 7860, "Port; 0: a free one.", 0, 65535)
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images that can be searched.")
-_INDEX = flags.DEFINE_string("index", None, "An .npz file: the index of --images, made if it does not exist.")
 
 
 def main() -> None:
@@ -37,15 +36,15 @@ def main() -> None:
     except ImportError:
         raise ConfigError("The page needs Gradio; install it with: pip install -e '.[demo]'.") from None
 
-    if _INDEX.value:
-        new_file(_INDEX.value, ".npz", "index")
-        if not _IMAGES.value and not Path(_INDEX.value).expanduser().exists():
-            raise ConfigError(f"--index={_INDEX.value}: no such file; give --images=FOLDER to make it.")
+    if INDEX.value:
+        new_file(INDEX.value, ".npz", "index")
+        if not _IMAGES.value and not Path(INDEX.value).expanduser().exists():
+            raise ConfigError(f"--index={INDEX.value}: no such file; give --images=FOLDER to make it.")
     predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value, detector=DETECTOR.value)
     with contextlib.suppress(DataError):  # the detector may see nothing in it
         predictor.read(np.zeros((64, 64, 3), np.uint8))  # an ImageBERT without a detector is refused here
     say(predictor.loaded.origin())
-    index = index_of(predictor, _IMAGES.value, _INDEX.value) if _IMAGES.value or _INDEX.value else None
+    index = index_of(predictor, _IMAGES.value, INDEX.value) if _IMAGES.value or INDEX.value else None
     with tempfile.TemporaryDirectory() as folder:
         page = make_page(predictor, Path(folder), index)
         url = serve(page, _HOST.value, _PORT.value or None)

@@ -20,6 +20,9 @@ REGIONS = flags.DEFINE_string(
 DETECTOR = flags.DEFINE_string(
     "detector", None, "For an ImageBERT, in place of --regions: its detector, a folder or a Hugging Face name."
 )
+INDEX = flags.DEFINE_string(
+    "index", None, "An .npz file: the index of the images that are searched, made if it does not exist."
+)
 OUTPUT = flags.DEFINE_string("output", None, "What to write; see the program's description.")
 
 

@@ -75,7 +75,7 @@ def test_searching(saved_run, files, tmp_path, capsys):
     folder, kept = str(Path(files[0]).parent), str(tmp_path / "kept.npz")
     expected = [(files[i], p) for i, p in Predictor.load(saved_run).rank(files, "a red square")]
     for given in ((ask._SEARCH_IN, folder), (ask._SEARCH_IN, None)):  # the second time the index is there
-        run(saved_run, (ask._SEARCH, "a red square"), given, (ask._INDEX, kept), (ask._JSON, True))
+        run(saved_run, (ask._SEARCH, "a red square"), given, (ask.INDEX, kept), (ask._JSON, True))
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert [(row["image"], pytest.approx(row["probability"], abs=1e-5)) for row in rows] == expected
 

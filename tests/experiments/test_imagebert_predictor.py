@@ -14,7 +14,7 @@ import pixelbert_jax
 from data_pipelines.errors import DataError
 from data_pipelines.storage.records import open_records
 from data_pipelines.storage.regions import Regions
-from experiments import ask, pointing_game, visualize
+from experiments import ask, demo, pointing_game, visualize
 from experiments.run.common_flags import IMAGES, OUTPUT, REGIONS, TEXTS, WORKDIR
 from pixelbert_jax import ImageWithRegions, Predictor
 from pixelbert_jax.errors import ConfigError
@@ -190,6 +190,12 @@ def test_the_programs(saved, loaded, folder, tmp_path, capsys):
     ):
         visualize.main()
     assert Image.open(output).size[0] > 300 and "circle: 0." in capsys.readouterr().out
+
+
+def test_the_page_needs_a_detector(saved):
+    pytest.importorskip("gradio", reason="the page needs the extra demo")
+    with flagsaver.flagsaver((WORKDIR, str(saved))), pytest.raises(ConfigError, match=r"is an ImageBERT, .*`detector`"):
+        demo.main()
 
 
 def test_the_pointing_game(loaded, region_data):
