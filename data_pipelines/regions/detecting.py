@@ -130,10 +130,15 @@ def detect_folder(
     window = _WINDOW_BATCHES * detector.batch_size
     windows = [images[first : first + window] for first in range(0, len(images), window)]
     with _only_one(output), ThreadPoolExecutor(num_threads) as pool:
-        _check_detector(output, detector.description | {"upright": upright})
-        feature_size = detector.description["feature_size"]
-        whole = pool.map(lambda path: _is_whole(_npz(output, path), feature_size), images)
-        there = {path for path, is_whole in zip(images, whole, strict=True) if is_whole}
+        there: set[Path] = set()
+        if _is_begun(output, detector.description | {"upright": upright}):
+            start("regions that are there", len(images))
+            feature_size = detector.description["feature_size"]
+            whole = pool.map(lambda path: _is_whole(_npz(output, path), feature_size), images)
+            for path, is_whole in zip(images, whole, strict=True):
+                step()
+                if is_whole:
+                    there.add(path)
         report.found = len(there)
         start("regions", len(images) - len(there))
         incomplete = [part for part in windows if not there.issuperset(part)]
@@ -238,14 +243,18 @@ def _write(path: Path, row: Row) -> None:
     write_atomically(path, content.getvalue())
 
 
-def _check_detector(output: Path, description: DetectorDescription) -> None:
-    """Write the description of the detector; raises DataError if the folder has regions of another one."""
+def _is_begun(output: Path, description: DetectorDescription) -> bool:
+    """Whether the folder has regions of this detector; writes its description into a new folder.
+
+    Raises:
+      DataError: the folder has regions of another detector, or with other options.
+    """
     before = read_detector(output)
     if before is None:
         if next(output.rglob("*.npz"), None) is not None:
             raise DataError(f"--output={output} has regions of an unknown detector; give another folder.")
         write_atomically(output / DETECTOR_FILE, json.dumps(description, indent=1) + "\n")
-        return
+        return False
     same_detector([(f"--output={output}", before), ("this call", description)])
     for option in _OPTIONS:
         if before.get(option) != description[option]:
@@ -253,6 +262,7 @@ def _check_detector(output: Path, description: DetectorDescription) -> None:
                 f"--output={output} has regions with {option}={before.get(option)}, and this call has "
                 f"{description[option]}; give the same option, or another folder."
             )
+    return True
 
 
 @contextlib.contextmanager
