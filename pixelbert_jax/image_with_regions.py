@@ -83,7 +83,7 @@ class DetectedRegions:
 class RegionFolder:
     """Finds an image's regions in a folder of .npz files by the image's path.
 
-    For `a/b/c.jpg`, the file is the first of `a/b/c.npz`, `b/c.npz` and `c.npz` that exists in the folder.
+    For `a/b.jpg`, the file is the first of `a/b.jpg.npz`, `a/b.npz`, `b.jpg.npz` and `b.npz` that exists in the folder.
 
     `detector.json` in the folder, if it is there, says which detector they are of.
     """
@@ -107,9 +107,10 @@ class RegionFolder:
                 f"{type(image).__name__}: regions in {self.path} are found by an image's path; give a path, or "
                 "ImageWithRegions.load(image, npz_file)."
             )
-        parts = Path(image).expanduser().absolute().with_suffix(".npz").parts[1:]
-        for first in range(len(parts)):
-            file = self.path.joinpath(*parts[first:])
-            if file.is_file():
-                return ImageWithRegions.load(image, file)
-        raise ConfigError(f"{self.path}: no {parts[-1]}, the regions of {image}; run the detector on this image.")
+        path = Path(image).expanduser().absolute()
+        for first in range(1, len(path.parts)):
+            below = Path(*path.parts[first:])
+            for name in (f"{below}.npz", below.with_suffix(".npz")):
+                if (self.path / name).is_file():
+                    return ImageWithRegions.load(image, self.path / name)
+        raise ConfigError(f"{self.path}: no {path.name}.npz, the regions of {image}; run the detector on this image.")

@@ -165,7 +165,7 @@ def test_a_folder_is_searched(loaded, folder, tmp_path):
             )
     index = predictor.index(lonely)
     assert [name[-5:] for name in index.names] == ["0.png", "1.png"]
-    assert len(index.skipped) == 3 and "no 2.npz, the regions of" in index.skipped[0][1]
+    assert len(index.skipped) == 3 and "no 2.png.npz, the regions of" in index.skipped[0][1]
     expected = predictor.match(paths(folder)[:2], TEXT)[:, 0]
     assert dict(index.search(TEXT)) == {
         name: pytest.approx(p, abs=1e-5) for name, p in zip(index.names, expected, strict=True)
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(loaded, saved_run, folder,
     cases = [
         (lambda: Predictor(loaded).match(image, "a"), ConfigError, "is an ImageBERT, which reads a detector's regions"),
         (lambda: predictor.match(pixels, "a"), ConfigError, "found by an image's path"),
-        (lambda: predictor.match(tmp_path / "9.png", "a"), ConfigError, "no 9.npz, the regions of"),
+        (lambda: predictor.match(tmp_path / "9.png", "a"), ConfigError, "no 9.png.npz, the regions of"),
         (lambda: Predictor(loaded, regions=tmp_path / "no"), ConfigError, "no such folder"),
         (lambda: ImageWithRegions.load(image, tmp_path / "no.npz"), ConfigError, "no such file of regions"),
         (lambda: ImageWithRegions.load(image, tmp_path / "broken.npz"), DataError, "not a whole .npz file"),
