@@ -16,11 +16,11 @@ Hugging Face name. An ImageBERT also takes --regions=FOLDER, with an .npz file o
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from data_pipelines.storage.paths import as_path
 from experiments.run.common_flags import CHECKPOINT, IMAGES, REGIONS, TEXTS, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
@@ -118,7 +118,7 @@ def check_flags() -> str:
     if wanted == ["search"]:
         if _INDEX.value:
             new_file(_INDEX.value, ".npz", "index")
-        kept = _INDEX.value and Path(_INDEX.value).expanduser().exists()
+        kept = _INDEX.value and as_path(_INDEX.value).exists()
         if not (kept or _SEARCH_IN.value) or pair or IMAGES.value:
             raise ConfigError("--search takes a --search_in=FOLDER, or an --index that is there, and no single images.")
         return "search"

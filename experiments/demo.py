@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
+from data_pipelines.storage.paths import as_path
 from experiments.run.common_flags import CHECKPOINT, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
@@ -38,7 +39,7 @@ def main() -> None:
 
     if _INDEX.value:
         new_file(_INDEX.value, ".npz", "index")
-        if not _IMAGES.value and not Path(_INDEX.value).expanduser().exists():
+        if not _IMAGES.value and not as_path(_INDEX.value).exists():
             raise ConfigError(f"--index={_INDEX.value}: no such file; give --images=FOLDER to make it.")
     predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
     say(predictor.loaded.origin())

@@ -11,6 +11,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.regions.npz_folder import read_npz
 from data_pipelines.regions.rows import MAX_BOXES, BadRowError
 from data_pipelines.regions.usable import usable
+from data_pipelines.storage.paths import AnyPath, as_path, is_local
 from data_pipelines.storage.regions import Regions
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor_inputs import AnImage, pixels_of
@@ -40,7 +41,7 @@ class ImageWithRegions:
           ConfigError: there is no such file.
           DataError: a file is damaged, or the regions are of another image.
         """
-        pixels_HxWx3, path = pixels_of(image), Path(regions).expanduser()
+        pixels_HxWx3, path = pixels_of(image), as_path(regions)
         try:
             row = read_npz(path)
             found = usable(row, row.layout, *pixels_HxWx3.shape[:2], MAX_BOXES)
@@ -64,7 +65,7 @@ class RegionFolder:
       path: the folder.
     """
 
-    path: Path
+    path: AnyPath
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -82,7 +83,8 @@ class RegionFolder:
                 f"{type(image).__name__}: regions in {self.path} are found by an image's path; give a path, or "
                 "ImageWithRegions.load(image, npz_file)."
             )
-        parts = Path(image).expanduser().absolute().with_suffix(".npz").parts[1:]
+        given = as_path(image)
+        parts = (given.absolute() if is_local(given) else given).with_suffix(".npz").parts[1:]
         for first in range(len(parts)):
             file = self.path.joinpath(*parts[first:])
             if file.is_file():

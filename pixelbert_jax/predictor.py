@@ -1,6 +1,7 @@
 """Use a trained model: image-text matching (ITM), ranking, masked tokens, answers, attention maps."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from data_pipelines.storage.paths import as_path
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex, make_index
@@ -65,8 +67,8 @@ class Predictor:
         Raises:
           ConfigError: there is no such folder, or the model reads no regions.
         """
-        if isinstance(regions, str | Path):
-            regions = RegionFolder(Path(regions).expanduser())
+        if isinstance(regions, str | os.PathLike):
+            regions = RegionFolder(as_path(regions))
         self._reader = visual_reader(loaded, regions)
         self.loaded, self.tokenizer, self.data = loaded, loaded.tokenizer, loaded.data
         on_cpu = next(iter(jax.tree.leaves(nnx.as_pure(nnx.state(loaded.model)))[0].devices())).platform == "cpu"
