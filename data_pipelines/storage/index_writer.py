@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
 
 from data_pipelines.errors import DataError
 from data_pipelines.images.orientation import AS_STORED

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
@@ -77,6 +78,26 @@ def size_of(path: AnyPath) -> int:
     """Bytes of a file."""
     status = path.stat()
     return status.st_size if isinstance(path, Path) else status.length
+
+
+def read_range(path: AnyPath, start: int, size: int) -> bytes:
+    """Some bytes of a file, fewer at its end; of a file in a bucket nothing more is read."""
+    if not is_local(path):
+        return backend.fsspec_backend.fs(path).cat_file(os.fspath(path), start, start + size)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def entries(folder: epath.PathLike) -> Iterator[tuple[str, bool]]:
+    """Name of each file and folder in a folder, and whether it is a folder; unsorted."""
+    if is_local(folder):
+        with os.scandir(folder) as found:
+            yield from ((entry.name, entry.is_dir()) for entry in found)
+        return
+    for entry in backend.fsspec_backend.fs(folder).ls(os.fspath(folder), detail=True):
+        if name := entry["name"].rstrip("/").rpartition("/")[2]:
+            yield name, entry["type"] == "directory"
 
 
 def files_below(folder: AnyPath, suffix: str = "") -> list[AnyPath]:
