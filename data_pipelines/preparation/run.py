@@ -97,14 +97,13 @@ def prepare(
     elif beam_options:
         raise DataError(f"{beam_options[0]} is an option of Beam; give --beam_runner too, or leave it out.")
     with contextlib.ExitStack() as finally_remove:
-        scratch = data_dir if is_local(data_dir) else Path(finally_remove.enter_context(tempfile.TemporaryDirectory()))
-        make_builder = functools.partial(builder_type, data_dir=scratch, source_dir=source_dir, options=options)
-        folder = data_dir / Path(make_builder().data_dir).relative_to(scratch)
-        if not is_local(folder):
+        written_to, folder = data_dir, data_dir / name / str(builder_type.VERSION)
+        if not is_local(data_dir):
+            written_to = finally_remove.enter_context(tempfile.TemporaryDirectory())
             note = progress.note if progress is not None else lambda line: None
             settings = dataclasses.replace(settings, destination=ToBucket(folder, note))
+        builder = builder_type(data_dir=written_to, source_dir=source_dir, options=options, settings=settings)
         if not _is_finished(folder):
-            builder = make_builder(settings=settings)
             if not _has_records(folder):
                 _check_source(builder, source_dir)
             with _only_one(folder.parent):
