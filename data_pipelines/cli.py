@@ -8,6 +8,7 @@ from typing import NoReturn
 from absl import logging
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.bucket_errors import is_bucket_error, reason
 
 
 def run_command(run: Callable[[list[str]], str], argv: list[str], verbosity: int = logging.WARNING) -> None:
@@ -24,6 +25,10 @@ def run_command(run: Callable[[list[str]], str], argv: list[str], verbosity: int
         summary = run(argv[1:])
     except (DataError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except Exception as error:
+        if is_bucket_error(error):
+            sys.exit(f"error: a bucket cannot be used ({reason(error)}); check its name, and that you are signed in.")
+        raise
     except KeyboardInterrupt:
         sys.exit("error: interrupted; run the same command again.")
     print(summary)

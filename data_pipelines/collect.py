@@ -8,13 +8,12 @@ all stages are written to funnel.json and funnel.png. The program runs on Apache
 Beam's own options. See docs/collect.md.
 """
 
-from pathlib import Path
-
 from absl import app, flags, logging
 
 from data_pipelines.beam.runner import check_arguments
 from data_pipelines.cli import run_command
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import local_path
 from data_pipelines.web_collection.funnel import table
 from data_pipelines.web_collection.run import chosen_by, collect
 from data_pipelines.web_collection.settings import Settings
@@ -69,13 +68,13 @@ def run(beam_options: list[str]) -> str:
     fields = {flag.name: flag.value for flag in _FIELDS}
     fields["language"] = tuple(tag.lower() for tag in fields["language"] if tag)
     if _WORDS.value:
-        fields["words"] = read_words(Path(_WORDS.value))
+        fields["words"] = read_words(local_path(_WORDS.value, "words"))
     settings = Settings(**fields)
     rows = collect(
-        Path(_SOURCE.value),
-        Path(_OUTPUT.value),
+        local_path(_SOURCE.value, "source"),
+        local_path(_OUTPUT.value, "output"),
         settings,
-        image_folder=None if _IMAGE_FOLDER.value is None else Path(_IMAGE_FOLDER.value),
+        image_folder=None if _IMAGE_FOLDER.value is None else local_path(_IMAGE_FOLDER.value, "image_folder"),
         runner=_RUNNER.value,
         beam_options=beam_options,
     )

@@ -37,6 +37,11 @@ class Progress:
             self._last_line_time = time.monotonic()
             self._print_line()
 
+    def note(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        with tqdm.external_write_mode(file=self._stream):
+            print(line, file=self._stream, flush=True)
+
     def close(self) -> None:
         """End the stage."""
         if self._bar is not None:

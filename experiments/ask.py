@@ -17,11 +17,11 @@ or --detector=NAME.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from data_pipelines.storage.paths import as_path
 from experiments.run.common_flags import (
     CHECKPOINT,
     DETECTOR,
@@ -128,7 +128,7 @@ def check_flags() -> str:
     if wanted == ["search"]:
         if INDEX.value:
             new_file(INDEX.value, ".npz", "index")
-        kept = INDEX.value and Path(INDEX.value).expanduser().exists()
+        kept = INDEX.value and as_path(INDEX.value).exists()
         if not (kept or _SEARCH_IN.value) or pair or IMAGES.value:
             raise ConfigError("--search takes a --search_in=FOLDER, or an --index that is there, and no single images.")
         return "search"

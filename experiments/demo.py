@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import as_path
 from experiments.run.common_flags import CHECKPOINT, DETECTOR, INDEX, WORKDIR, new_file, required
 from experiments.run.config_flags import run_main
 from experiments.run.progress import say
@@ -38,7 +39,7 @@ def main() -> None:
 
     if INDEX.value:
         new_file(INDEX.value, ".npz", "index")
-        if not _IMAGES.value and not Path(INDEX.value).expanduser().exists():
+        if not _IMAGES.value and not as_path(INDEX.value).exists():
             raise ConfigError(f"--index={INDEX.value}: no such file; give --images=FOLDER to make it.")
     predictor = Predictor.load(WORKDIR.value, checkpoint=CHECKPOINT.value, detector=DETECTOR.value)
     with contextlib.suppress(DataError):  # the detector may see nothing in it

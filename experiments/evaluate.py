@@ -19,6 +19,7 @@ from absl import flags
 
 from data_pipelines.storage.atomic_files import write_atomically
 from data_pipelines.storage.detectors import same_detector
+from data_pipelines.storage.paths import AnyPath, as_path
 from data_pipelines.storage.records import open_records
 from experiments.evaluation.options import EvaluationOptions
 from experiments.resilience.distributed import are_many, is_first
@@ -58,7 +59,7 @@ def run_config(loaded: LoadedModel, data_dir: str) -> RunConfig:
 
 def evaluate(
     loaded: LoadedModel,
-    output: Path,
+    output: AnyPath,
     options: EvaluationOptions,
     *,
     dataset: str = "",
@@ -87,7 +88,7 @@ def evaluate(
 def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR, SPLIT, OUTPUT)
-    output = Path(OUTPUT.value).expanduser()
+    output = as_path(OUTPUT.value)
     loaded = load(WORKDIR.value, checkpoint=CHECKPOINT.value, mesh=make_mesh(MeshConfig()))
     say(loaded.origin())
     with contextlib.ExitStack() as scratch:

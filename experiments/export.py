@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
+from data_pipelines.storage.paths import as_path, check_writable, is_local
 from experiments.run.common_flags import CHECKPOINT, OUTPUT, WORKDIR, required
 from experiments.run.config_flags import run_main
 from experiments.run.metric_writer import read_metrics
@@ -22,18 +23,22 @@ _PUSH_TO_HUB = flags.DEFINE_string("push_to_hub", "", "Also upload it to this Hu
 def main() -> None:
     """Entry point behind the flags."""
     required(WORKDIR, OUTPUT)
-    if Path(OUTPUT.value).exists():
+    output = as_path(OUTPUT.value)
+    if output.exists():
         raise ConfigError(f"--output={OUTPUT.value} exists; remove it or name another folder.")
+    if _PUSH_TO_HUB.value and not is_local(output):
+        raise ConfigError(f"--output={OUTPUT.value}: --push_to_hub uploads a local folder; give one.")
+    check_writable(output)
     loaded = load(WORKDIR.value, checkpoint=CHECKPOINT.value)
     say(loaded.origin())
     # A checkpoint lies in RUN/checkpoints/STEP or RUN/best/STEP, the metrics in RUN.
-    metrics = read_metrics(Path(loaded.path).parents[1] / "metrics.jsonl")
-    name = _PUSH_TO_HUB.value or Path(OUTPUT.value).name
-    export(loaded, OUTPUT.value, model_card(loaded, metrics, name))
+    metrics = read_metrics(as_path(loaded.path).parents[1] / "metrics.jsonl")
+    name = _PUSH_TO_HUB.value or output.name
+    export(loaded, output, model_card(loaded, metrics, name))
     say(f"{OUTPUT.value} holds model.safetensors, config.json, vocab.txt, README.md")
     say("README.md states no licence: add yours before you share the model")
     if _PUSH_TO_HUB.value:
-        push(Path(OUTPUT.value), _PUSH_TO_HUB.value)
+        push(output, _PUSH_TO_HUB.value)
 
 
 def push(folder: Path, repository: str) -> None:

@@ -19,7 +19,7 @@ from experiments.run.config_flags import run_main
 from experiments.run.initialization import load_sources, start
 from experiments.run.loop import train
 from experiments.run.progress import say
-from experiments.run.validation import validate
+from experiments.run.validation import run_folder, validate
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.checkpoint import Checkpoints
 from pixelbert_jax.training.optimizer import parameter_count
@@ -28,9 +28,9 @@ from pixelbert_jax.training.optimizer import parameter_count
 def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> None:
     """Train, or continue to train, the run in `workdir`; `command` is stored in its description."""
     with failing_at_once():
+        workdir = run_folder(workdir)
         validate(config)
         build.start_compilation_cache(config.train.compilation_cache)
-        workdir = epath.Path(workdir).expanduser()
         with locked(workdir):
             _pretrain(config, workdir, command)
 

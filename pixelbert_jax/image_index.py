@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -13,6 +14,8 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.atomic_files import open_atomically
+from data_pipelines.storage.paths import AnyPath, as_path, files_below
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import LoadedModel
@@ -76,11 +79,8 @@ class ImageIndex:
             # NumPy's files have no bfloat16; float32 holds it exactly.
             arrays[f"pixels_{number}"] = np.asarray(pixels_BxPxD, np.float32)[: len(indices)]
             arrays[f"mask_{number}"] = np.asarray(mask_BxP)[: len(indices)]
-        path = Path(path).expanduser()
-        temporary = path.with_name(f".{path.name}.unfinished")
-        with temporary.open("wb") as file:
+        with open_atomically(as_path(path)) as file:
             np.savez(file, **arrays)
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path, predictor: Ranker) -> "ImageIndex":
@@ -89,9 +89,9 @@ class ImageIndex:
         Raises:
           ConfigError: no such file, another model made it, or it is damaged.
         """
-        path = Path(path).expanduser()
+        path = as_path(path)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 about = json.loads(str(stored["about"]))
                 _check(about, predictor, path)
                 chunks = _chunks(stored, predictor.loaded.task.model.dtype)
@@ -124,8 +124,8 @@ def make_index(
       ConfigError: the model has no ITM head; there is no such folder or no image in it; no image is readable.
     """
     predictor.requires("match")
-    from_folder = isinstance(images, str | Path)
-    listed = images_below(Path(images).expanduser()) if from_folder else list(images)
+    from_folder = isinstance(images, str | os.PathLike)
+    listed = images_below(as_path(images)) if from_folder else list(images)
     names, skipped, rows, pending = [], [], [], []
 
     def encode() -> None:
@@ -139,7 +139,7 @@ def make_index(
     for number, image in enumerate(listed):
         try:
             pending.append(predictor.read(image))
-            names.append(str(image) if isinstance(image, str | Path) else str(number))
+            names.append(str(image) if isinstance(image, str | os.PathLike) else str(number))
         except (ConfigError, DataError) as error:
             if not from_folder:
                 raise
@@ -155,11 +155,11 @@ def make_index(
     return ImageIndex(predictor, tuple(names), encoded, tuple(skipped))
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(folder: AnyPath) -> list[AnyPath]:
     """Image files in a folder and below it, by their suffix, without hidden ones; ConfigError if there is none."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give one with image files.")
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    files = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
         raise ConfigError(f"{folder}: no image files in it ({', '.join(SUFFIXES)}); give another folder.")

@@ -14,6 +14,7 @@ from data_pipelines.regions.npz_folder import read_npz
 from data_pipelines.regions.rows import MAX_BOXES, BadRowError
 from data_pipelines.regions.usable import usable
 from data_pipelines.storage.detectors import DetectorDescription, read_detector
+from data_pipelines.storage.paths import AnyPath, as_path, is_local
 from data_pipelines.storage.regions import Regions
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor_inputs import AnImage, pixels_of
@@ -43,7 +44,7 @@ class ImageWithRegions:
           ConfigError: there is no such file.
           DataError: a file is damaged, or the regions are of another image.
         """
-        pixels_HxWx3, path = pixels_of(image), Path(regions).expanduser()
+        pixels_HxWx3, path = pixels_of(image), as_path(regions)
         try:
             row = read_npz(path)
             found = usable(row, row.layout, *pixels_HxWx3.shape[:2], MAX_BOXES)
@@ -88,9 +89,9 @@ class RegionFolder:
     `detector.json` in the folder, if it is there, says which detector they are of.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """Raises ConfigError if there is no such folder, DataError if its detector.json is damaged."""
-        self.path = Path(path).expanduser()
+        self.path = as_path(path)
         if not self.path.is_dir():
             raise ConfigError(f"{self.path}: no such folder; give the one with the regions' .npz files.")
         self.description = read_detector(self.path)
@@ -107,10 +108,11 @@ class RegionFolder:
                 f"{type(image).__name__}: regions in {self.path} are found by an image's path; give a path, or "
                 "ImageWithRegions.load(image, npz_file)."
             )
-        path = Path(image).expanduser().absolute()
-        for first in range(1, len(path.parts)):
-            below = Path(*path.parts[first:])
-            for name in (f"{below}.npz", below.with_suffix(".npz")):
-                if (self.path / name).is_file():
-                    return ImageWithRegions.load(image, self.path / name)
-        raise ConfigError(f"{self.path}: no {path.name}.npz, the regions of {image}; run the detector on this image.")
+        given = as_path(image)
+        parts = (given.absolute() if is_local(given) else given).parts[1:]
+        for first in range(len(parts)):
+            for name in (f"{parts[-1]}.npz", f"{given.stem}.npz"):
+                file = self.path.joinpath(*parts[first:-1], name)
+                if file.is_file():
+                    return ImageWithRegions.load(image, file)
+        raise ConfigError(f"{self.path}: no {given.name}.npz, the regions of {image}; run the detector on this image.")

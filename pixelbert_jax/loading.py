@@ -7,6 +7,7 @@ images and texts are read there exactly as in training.
 import dataclasses
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from jax.sharding import Mesh
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import as_path, check_writable, holds_checkpoints, is_local
+from data_pipelines.storage.transfer import upload
 from data_pipelines.text.tokenizer import Tokenizer
 from data_pipelines.text.tokenizer_files import split_vocabulary
 from pixelbert_jax.errors import ConfigError
@@ -120,8 +123,13 @@ def find_description(path: epath.PathLike, checkpoint: str = "best") -> tuple[ep
     """Folder of the checkpoint or exported model at `path`, and its description; arguments and errors as in `load`."""
     if checkpoint not in ("best", "last"):
         raise ConfigError(f"load(checkpoint={checkpoint!r}): use 'best' or 'last'.")
-    found = _checkpoint_folder(epath.Path(path).expanduser(), checkpoint)
+    found = _checkpoint_folder(epath.Path(as_path(path)), checkpoint)
     if found is not None:
+        if not holds_checkpoints(found):
+            raise ConfigError(
+                f"{found}: checkpoints are read from a file system or from gs:// only; copy the run or mount its "
+                "bucket, or export the model: an exported folder is read from there too."
+            )
         folder, description = found, read_description(found)
     else:
         folder = epath.Path(find(str(path)))
@@ -150,30 +158,43 @@ def export(loaded: LoadedModel, folder: epath.PathLike, card: str) -> None:
 
     Raises:
       ConfigError: the folder exists, or a token has a line break, which vocab.txt cannot hold.
+      DataError: its bucket cannot be reached.
     """
-    import safetensors.numpy
-
-    folder = Path(folder).expanduser().absolute()
+    folder = as_path(folder)
     if folder.exists():
         raise ConfigError(f"{folder} exists; remove it or name another folder.")
+    check_writable(folder)
     text = "\n".join(loaded.tokenizer.vocabulary) + "\n"
     if split_vocabulary(text) != loaded.tokenizer.vocabulary:
         raise ConfigError(
             f"{loaded.path}: a token has a line break, which {VOCABULARY_FILE} cannot hold; train with another "
             "data.vocabulary, or open the run itself."
         )
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    temporary.mkdir(parents=True, exist_ok=True)
+    if is_local(folder):
+        temporary = folder.absolute().with_name(f".{folder.name}.unfinished")
+        temporary.mkdir(parents=True, exist_ok=True)
+        _write_export(loaded, temporary, text, card)
+        temporary.rename(folder)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        _write_export(loaded, Path(scratch), text, card)
+        for name in ("README.md", VOCABULARY_FILE, WEIGHTS_FILE, CONFIG_FILE):  # without the last it is no model
+            upload(Path(scratch, name), folder / name)
+
+
+def _write_export(loaded: LoadedModel, temporary: Path, vocabulary: str, card: str) -> None:
+    """Write the files of an exported model to a folder."""
+    import safetensors.numpy
+
     arrays = {name: np.ascontiguousarray(array) for name, array in named_arrays(nnx.state(loaded.model)).items()}
     safetensors.numpy.save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "np"})
     (temporary / WEIGHTS_FILE).chmod(0o644)  # the library makes it readable for its owner only
-    (temporary / VOCABULARY_FILE).write_bytes(text.encode("utf-8"))
+    (temporary / VOCABULARY_FILE).write_bytes(vocabulary.encode("utf-8"))
     kept = ("layout", "task", "config", "answers", "versions", "data", "detector", "command", "step", "init")
     config = {name: loaded.description[name] for name in kept if name in loaded.description}
     config["sha256"] = {name: _sha256(temporary / name) for name in (WEIGHTS_FILE, VOCABULARY_FILE)}
     (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (temporary / "README.md").write_text(card, encoding="utf-8")
-    temporary.rename(folder)
 
 
 def named_arrays(tree: Any) -> dict[str, jax.Array]:
@@ -236,7 +257,7 @@ def _read_export_config(folder: epath.Path) -> dict[str, Any]:
 
 
 def _read_export_arrays(folder: epath.Path, abstract: tuple[Any, Any]) -> tuple[Any, Any]:
-    tensors = read_tensors(Path(folder / WEIGHTS_FILE))
+    tensors = read_tensors(folder / WEIGHTS_FILE)
     wanted = {name: leaf for part in abstract for name, leaf in named_arrays(part).items()}
     differing = sorted(
         name

@@ -1,6 +1,7 @@
 """Use a trained model: image-text matching (ITM), ranking, masked tokens, answers, attention maps."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Predictor:
           ConfigError: there is no such folder, or the model reads no regions.
           DataError: the regions are of another detector than the model was trained with.
         """
-        if isinstance(regions, str | Path):
+        if isinstance(regions, str | os.PathLike):
             regions = RegionFolder(regions)
         self._reader = visual_reader(loaded, regions)
         self.loaded, self.tokenizer, self.data = loaded, loaded.tokenizer, loaded.data

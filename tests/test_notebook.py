@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bucket_fixtures import copy_to, gs_bucket
+
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "pixelbert_colab.ipynb"
 
 
@@ -14,6 +16,23 @@ def test_another_image_needs_one_cell_only():
     (named,) = [number for number, source in enumerate(cells) if 'IMAGE = ""' in source]
     for source in cells[named + 1 :]:
         assert "scene" not in source and "caption" not in source
+
+
+def test_a_checkpoint_in_a_bucket_is_loaded(saved_run, monkeypatch):
+    """The same cell, with gs:// for the path of the run; it shows how to sign in."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    install, load = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
+    assert "auth.authenticate_user()" in load.source
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
+    monkeypatch.delenv("JAX_NUMPY_RANK_PROMOTION", raising=False)
+    with gs_bucket() as bucket:
+        load.source = load.source.replace("runs/quickstart", copy_to(f"{bucket}/run", saved_run))
+        notebook.cells = [install, load]
+        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    printed = "".join(output.get("text", "") for output in load.outputs if output.get("name") == "stdout")
+    assert printed.startswith("gs://bucket/run/checkpoints/0, step 0\ntask pretraining: it can match")
 
 
 def test_the_notebook_runs(saved_run, monkeypatch):

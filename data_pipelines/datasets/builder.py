@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from data_pipelines.datasets.candidates import Candidates, check_share
 from data_pipelines.datasets.identical import OPTION, Identical
@@ -16,6 +17,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.regions import open_source
 from data_pipelines.regions.joining import NO_REGIONS, Joiner
 from data_pipelines.regions.rows import MAX_BOXES
+from data_pipelines.storage.paths import as_path
 from data_pipelines.storage.shards import write_split
 
 DRAWN = "drawn"  # value of --regions for data sets that create their own regions
@@ -66,12 +68,12 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         *,
         data_dir: str | Path,
-        source_dir: str | Path | None = None,
+        source_dir: epath.PathLike | None = None,
         options: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
     ) -> None:
         """Args: options: values for some of OPTIONS; the others have their default values."""
-        self.source_dir = Path(source_dir) if source_dir is not None else Path()
+        self.source_dir = as_path(source_dir) if source_dir is not None else Path()
         self.options = {**self.OPTIONS, **(options or {})}
         self.settings = settings or Settings()
         self.notes = ["each record is a pair of images"] if self.PAIRED else []  # lines for the summary
@@ -121,7 +123,7 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _join_regions(self) -> None:
         """Add regions from a file to the candidates; candidates without regions are skipped."""
-        source = open_source(Path(self.options["regions"]))
+        source = open_source(as_path(self.options["regions"]))
         self.settings.start("regions", None)
         self._joiner = Joiner(source, self.options["max_regions"], self.settings.progress)
         self._splits = self._joiner.join(self._splits)
@@ -210,7 +212,8 @@ class ImageTextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 continue
             whole = itertools.chain([first], examples)
             template = self._get_filename_template(split_name=split)
-            infos.append(write_split(whole, self.info.features, template, num_shards=self.settings.num_shards))
+            sizes, destination = self.settings.num_shards, self.settings.destination
+            infos.append(write_split(whole, self.info.features, template, num_shards=sizes, destination=destination))
         return infos
 
     def _write_on_beam(self) -> list[tfds.core.SplitInfo]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.images.files import MAX_BYTES, BadImageError
+from data_pipelines.storage.paths import size_of
 from data_pipelines.storage.regions import Regions
 
 
@@ -148,7 +149,7 @@ class FileBytes:
     path: Path
 
     def __call__(self) -> bytes:
-        if self.path.stat().st_size > MAX_BYTES:
+        if size_of(self.path) > MAX_BYTES:
             raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
         return self.path.read_bytes()
 

@@ -13,6 +13,7 @@ from data_pipelines.datasets.formats import coco_files, karpathy
 from data_pipelines.datasets.formats.coco_files import Photographs
 from data_pipelines.datasets.layout import field, first_existing, load_json
 from data_pipelines.errors import DataError, short_repr
+from data_pipelines.storage.paths import as_path
 
 YEARS = ("2014", "2017")
 KARPATHY_FILES = ("annotations/dataset_coco.json", "dataset_coco.json")
@@ -89,9 +90,9 @@ class CocoCaptions(ImageTextBuilder):
 def find_karpathy(source_dir: Path, given: str) -> Path | None:
     """Path of Karpathy's COCO split file, as given or found; raises DataError if the given file does not exist."""
     if given:
-        if not Path(given).is_file():
+        if not as_path(given).is_file():
             raise DataError(f"--karpathy_json={given} is not a file; give dataset_coco.json.")
-        return Path(given)
+        return as_path(given)
     return first_existing(source_dir, KARPATHY_FILES)
 
 

@@ -1,7 +1,6 @@
 """Find and read the files of a publisher; errors name the expected files and their location."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +10,8 @@ import numpy as np
 
 from data_pipelines.datasets.candidates import FileBytes, Source
 from data_pipelines.errors import DataError, short_repr
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.paths import entries
 
 _MAX_RISE, _MAX_DEPTH = 1000, 20_000  # maximum number of open brackets: within one block that is read, and in all
 _BRACKETS = np.zeros(256, np.int8)
@@ -36,10 +37,9 @@ def list_images(folders: Sequence[Path]) -> dict[str, Path]:
     """File name -> path of all images in some folders, without subfolders; the first folder has priority."""
     found: dict[str, Path] = {}
     for folder in folders:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-                    found.setdefault(entry.name, folder / entry.name)
+        for name, _ in entries(folder):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                found.setdefault(name, folder / name)
     return found
 
 
@@ -79,7 +79,7 @@ def load_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not whole JSON ({error}); download it again.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}); check --source_dir.") from error
 
 
 def stream_json(path: Path, prefix: str) -> Iterator[Any]:
@@ -88,17 +88,17 @@ def stream_json(path: Path, prefix: str) -> Iterator[Any]:
         with path.open("rb") as file:
             yield from ijson.items(_Shallow(file), prefix, use_float=True)
     except (ijson.JSONError, ValueError) as error:
-        reason, _, near = str(error).removeprefix("b'").replace("\\n", "\n").partition("\n")
+        why, _, near = str(error).removeprefix("b'").replace("\\n", "\n").partition("\n")
         near = near.partition("\n")[0].strip()
         if "NaN" in near:
             raise DataError(
                 f"{path} has NaN, which is no JSON, near {short_repr(near)}; write null instead."
             ) from error
-        if "UTF8" in reason:
+        if "UTF8" in why:
             raise DataError(f"{path} is not UTF-8, near {short_repr(near)}; save it as UTF-8.") from error
-        raise DataError(f"{path} is not whole JSON ({reason}); download it again.") from error
+        raise DataError(f"{path} is not whole JSON ({why}); download it again.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}); check --source_dir.") from error
 
 
 class _Shallow:

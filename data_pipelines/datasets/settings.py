@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.storage.destination import StayHere, ToBucket
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -19,6 +21,7 @@ class Settings:
       num_shards: files per split; None: the number follows from the size.
       beam: creates the job that reads and writes on the workers of Apache Beam, from a folder, features and these
         settings, as `beam.prepare_job.Job`; None: this process reads and writes.
+      destination: gets each file of records when it is whole; not used on Beam.
     """
 
     max_bad_share: float = 0.01
@@ -27,3 +30,4 @@ class Settings:
     progress: Callable[[], None] = lambda: None
     num_shards: int | None = None
     beam: "Callable[[Path, Any, Settings], AbstractContextManager] | None" = None
+    destination: StayHere | ToBucket = StayHere()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from data_pipelines.beam.runner import import_with_beam, is_direct, pipeline_options
 from data_pipelines.datasets import builder_class
@@ -21,17 +22,22 @@ from data_pipelines.datasets.settings import Settings
 from data_pipelines.errors import DataError
 from data_pipelines.preparation.hub_files import download, is_on_hub
 from data_pipelines.progress import Progress
+from data_pipelines.storage.destination import ToBucket
 from data_pipelines.storage.detectors import read_detector, same_detector
 from data_pipelines.storage.index_writer import write_index
+from data_pipelines.storage.paths import AnyPath, as_path, check_writable, is_local
 from data_pipelines.storage.records import has_old_index, read_index, read_summary
+from data_pipelines.storage.shards import MAX_SHARD_BYTES
+from data_pipelines.storage.transfer import upload
 
+_INFO_FILE = "dataset_info.json"  # of TFDS
 _MAX_SHARDS = 99_999  # their names have five digits
 
 
 def prepare(
     name: str,
-    data_dir: str | Path,
-    source_dir: str | Path | None = None,
+    data_dir: epath.PathLike,
+    source_dir: epath.PathLike | None = None,
     *,
     options: Mapping[str, Any] | None = None,
     max_bad_share: float = 0.01,
@@ -40,12 +46,13 @@ def prepare(
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Path:
+) -> AnyPath:
     """Prepare a data set. Finish an unfinished one, renew an old index, and leave a finished data set unchanged.
 
     Args:
       name: name of the data set.
-      data_dir: folder of the prepared data sets; created if needed.
+      data_dir: folder of the prepared data sets; created if needed. For a bucket, files are written to a temporary
+        folder first, and each is moved to the bucket when it is whole.
       source_dir: folder of the publisher's files, or `hf://datasets/OWNER/NAME` for Parquet files of the Hugging Face
         hub; None only for a data set that needs no files.
       options: options of this data set, such as {"num_train": 100}. Missing options have their default values, or
@@ -65,9 +72,10 @@ def prepare(
       DataError: the arguments, the source files or the disk have a problem.
     """
     builder_type = builder_class(name)
-    data_dir = Path(data_dir).expanduser()
+    data_dir = as_path(data_dir)
+    check_writable(data_dir)
     hub_address = str(source_dir) if is_on_hub(source_dir) else ""
-    source_dir = None if source_dir is None or hub_address else Path(source_dir).expanduser()
+    source_dir = None if source_dir is None or hub_address else as_path(source_dir)
     options = dict(options or {})
     for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
         options[option] = _expand_home(options[option])
@@ -83,35 +91,45 @@ def prepare(
     settings = Settings(max_bad_share, num_threads, num_shards=num_shards)
     if progress is not None:
         settings = dataclasses.replace(settings, start=progress.start, progress=progress.step)
+    if beam_runner is not None and not is_local(data_dir):
+        raise DataError(
+            f"--data_dir={data_dir}: on Beam, workers exchange files there; mount that bucket as a folder on all of "
+            "them, or leave --beam_runner out."
+        )
     if beam_runner is not None:
         paths = {"source_dir": source_dir, "data_dir": data_dir, "regions": options.get("regions") or None}
         settings = dataclasses.replace(settings, beam=_beam_job(beam_runner, beam_options, paths))
     elif beam_options:
         raise DataError(f"{beam_options[0]} is an option of Beam; give --beam_runner too, or leave it out.")
-    builder = builder_type(data_dir=data_dir, source_dir=source_dir, options=options, settings=settings)
-    folder = Path(builder.data_dir)
-    if not _is_finished(folder):
-        if not folder.exists():
-            if hub_address:
-                source_dir = _fetch(builder, hub_address)
-            _check_source(builder, source_dir)
-        with _only_one(Path(data_dir) / name):
-            if not folder.exists():
-                _generate(builder)
-            if not _is_finished(folder):
-                _index(builder_type, folder, progress)
+    with contextlib.ExitStack() as finally_remove:
+        written_to, folder = data_dir, data_dir / name / str(builder_type.VERSION)
+        if not is_local(data_dir):
+            written_to = finally_remove.enter_context(tempfile.TemporaryDirectory())
+            note = progress.note if progress is not None else lambda line: None
+            settings = dataclasses.replace(settings, destination=ToBucket(folder, note))
+        builder = builder_type(data_dir=written_to, source_dir=source_dir, options=options, settings=settings)
+        if not _is_finished(folder):
+            if not _has_records(folder):
+                if hub_address:
+                    source_dir = _fetch(builder, hub_address)
+                _check_source(builder, source_dir)
+            with _only_one(folder.parent):
+                if not _has_records(folder):
+                    _generate(builder) if is_local(folder) else _generate_in_bucket(builder, folder, note)
+                if not _is_finished(folder):
+                    _index(builder_type, folder, progress)
     _check_same_options(builder_type, folder, options)
     _check_same_shards(folder, num_shards)
     return folder
 
 
-def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | Path | None]) -> Callable[..., Any]:
+def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, epath.PathLike | None]) -> Callable[..., Any]:
     """The function that creates the Beam job; raises DataError for a runner that is missing or cannot be used."""
     job = import_with_beam("data_pipelines.beam.prepare_job", f"--beam_runner={runner}")
     pipeline = pipeline_options(runner, arguments, "beam_runner", "docs/data.md")
     for flag, path in paths.items():
         # Workers on other machines start in folders of their own. "drawn" for the regions is not a path.
-        if not is_direct(runner) and path is not None and not Path(path).is_absolute() and str(path) != DRAWN:
+        if not is_direct(runner) and path is not None and not as_path(path).is_absolute() and str(path) != DRAWN:
             raise DataError(
                 f"--{flag}={path} is relative, and workers of {runner} start elsewhere; give an absolute path that all "
                 "of them see."
@@ -119,9 +137,14 @@ def _beam_job(runner: str, arguments: Sequence[str], paths: Mapping[str, str | P
     return functools.partial(job.Job, pipeline)
 
 
-def _is_finished(folder: Path) -> bool:
+def _has_records(folder: AnyPath) -> bool:
+    """Whether all records are there; a bucket gets the file that describes them last."""
+    return folder.exists() if is_local(folder) else (folder / _INFO_FILE).exists()
+
+
+def _is_finished(folder: AnyPath) -> bool:
     """Whether the records and an index of the current format exist; raises DataError if the index is damaged."""
-    return folder.exists() and not has_old_index(folder) and read_summary(folder) is not None
+    return _has_records(folder) and not has_old_index(folder) and read_summary(folder) is not None
 
 
 def _fetch(builder: ImageTextBuilder, address: str) -> Path:
@@ -136,12 +159,12 @@ def _fetch(builder: ImageTextBuilder, address: str) -> Path:
     return builder.source_dir
 
 
-def _check_source(builder: ImageTextBuilder, source_dir: str | Path | None) -> None:
+def _check_source(builder: ImageTextBuilder, source_dir: epath.PathLike | None) -> None:
     """Raise DataError for problems that show up before any long work and before anything is written."""
     if builder.NEEDS_SOURCE:
         if source_dir is None:
             raise DataError(f"{builder.name} needs --source_dir, the folder of its files.")
-        if not Path(source_dir).is_dir():
+        if not as_path(source_dir).is_dir():
             raise DataError(f"--source_dir={source_dir} is not a folder; give {builder.name}'s.")
     builder.check()
 
@@ -157,7 +180,24 @@ def _generate(builder: ImageTextBuilder) -> None:
         builder.download_and_prepare(download_config=config, download_dir=downloads)
 
 
-def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progress | None) -> None:
+def _generate_in_bucket(builder: ImageTextBuilder, folder: epath.Path, note: Callable[[str], None]) -> None:
+    """As `_generate`; the builder moves each file of records to `folder`, and the rest follows at the end."""
+    note(
+        f"{tempfile.gettempdir()} takes each file before it is uploaded: up to {MAX_SHARD_BYTES >> 20} MiB, with "
+        "--num_shards two files; TMPDIR names another folder"
+    )
+    folder.rmtree(missing_ok=True)  # left by a killed run
+    try:
+        _generate(builder)
+        for file in sorted(Path(builder.data_dir).iterdir(), key=lambda file: file.name == _INFO_FILE):
+            upload(file, folder / file.name)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            folder.rmtree(missing_ok=True)
+        raise
+
+
+def _index(builder_type: type[ImageTextBuilder], folder: AnyPath, progress: Progress | None) -> None:
     """Write the index of a folder whose records are complete."""
     try:
         info = tfds.builder_from_directory(folder).info
@@ -177,7 +217,7 @@ def _index(builder_type: type[ImageTextBuilder], folder: Path, progress: Progres
     write_index(folder, shards, about, progress.step if progress is not None else lambda: None)
 
 
-def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, options: Mapping[str, Any]) -> None:
+def _check_same_options(builder_type: type[ImageTextBuilder], folder: AnyPath, options: Mapping[str, Any]) -> None:
     """Check that a finished data set, which is not prepared again, has the requested options.
 
     Raises:
@@ -200,15 +240,15 @@ def _check_same_options(builder_type: type[ImageTextBuilder], folder: Path, opti
             raise DataError(f"{folder} was prepared {how}, not {value}; remove that folder or give another --data_dir.")
 
 
-def _check_same_detector(folder: Path, regions: str) -> None:
+def _check_same_detector(folder: AnyPath, regions: str) -> None:
     """Raise DataError if a finished data set has regions of another detector than a folder; both must be known."""
     summary = read_summary(folder)
     there = read_index(folder, next(iter(summary["splits"])), summary).detector
-    given = read_detector(Path(regions)) if regions else None
+    given = read_detector(as_path(regions)) if regions else None
     same_detector([(str(folder), there), (f"--regions={regions}", given)])
 
 
-def _check_same_shards(folder: Path, num_shards: int | None) -> None:
+def _check_same_shards(folder: AnyPath, num_shards: int | None) -> None:
     """Check the number of files, as `_check_same_options` does for the options."""
     for split, entry in read_summary(folder)["splits"].items():
         found = len(entry["shards"])
@@ -220,8 +260,11 @@ def _check_same_shards(folder: Path, num_shards: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _only_one(folder: AnyPath) -> Iterator[None]:
     """Hold a lock, so that two runs cannot prepare the same data set at the same time."""
+    if not is_local(folder):
+        yield  # a bucket has no locks
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")

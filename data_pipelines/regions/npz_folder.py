@@ -3,13 +3,13 @@
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.regions.arrays import Stored, row_of
 from data_pipelines.regions.rows import MAX_ROW_BYTES, BadRowError, RegionSource, Row
 from data_pipelines.storage.detectors import read_detector
+from data_pipelines.storage.paths import AnyPath, files_below, size_of
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _HEADER_BYTES = 1 << 16
@@ -20,7 +20,7 @@ _DAMAGE += (SyntaxError, TypeError, LookupError, OverflowError, RecursionError, 
 class NpzFolder(RegionSource):
     """The .npz files in a folder and its subfolders; the id of an image is the relative path without the suffix."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """Args: path: path of the folder."""
         super().__init__(path)
         self._names: list[str] = []
@@ -28,7 +28,7 @@ class NpzFolder(RegionSource):
 
     def ids(self) -> Iterator[str | None]:
         """See RegionSource."""
-        self._names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*.npz"))
+        self._names = sorted(file.relative_to(self.path).as_posix() for file in files_below(self.path, ".npz"))
         for name in self._names:
             yield name.removesuffix(".npz")
 
@@ -41,17 +41,17 @@ class NpzFolder(RegionSource):
         return str(self.path / self._names[number])
 
 
-def read_npz(path: Path) -> Row:
+def read_npz(path: AnyPath) -> Row:
     """The regions of one image.
 
     Raises:
       BadRowError: the file is too large, damaged, or lacks an array.
       OSError: it cannot be read.
     """
-    if path.stat().st_size > MAX_ROW_BYTES:
+    if size_of(path) > MAX_ROW_BYTES:
         raise BadRowError(f"file over {MAX_ROW_BYTES >> 20} MiB")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = frozenset(archive.namelist())
             return row_of(lambda name: _stored(archive, f"{name}.npy") if f"{name}.npy" in members else None)
     except BadRowError:

@@ -11,6 +11,9 @@ from typing import BinaryIO
 
 from etils import epath
 
+from data_pipelines.storage.paths import is_local
+from data_pipelines.storage.transfer import upload
+
 
 @contextlib.contextmanager
 def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
@@ -21,11 +24,10 @@ def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
     """
     path = epath.Path(path)
     if not is_local(path):
-        with tempfile.TemporaryFile() as file:
+        with tempfile.NamedTemporaryFile() as file:
             yield file
-            file.seek(0)
-            with path.open("wb") as target:
-                shutil.copyfileobj(file, target)
+            file.flush()
+            upload(Path(file.name), path)
         return
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -39,11 +41,6 @@ def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
-
-
-def is_local(path: epath.PathLike) -> bool:
-    """Whether a path is in a file system, not in a bucket (gs://, s3://)."""
-    return "://" not in str(path)
 
 
 def write_atomically(path: epath.PathLike, content: bytes | str) -> None:

@@ -12,17 +12,19 @@ import io
 import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
 
 from data_pipelines.errors import DataError
 from data_pipelines.images.orientation import AS_STORED
 from data_pipelines.storage.atomic_files import open_atomically, remove_leftovers, write_atomically
+from data_pipelines.storage.paths import AnyPath, as_path
 from data_pipelines.storage.records import INDEX_FILE, INDEX_FORMAT, Record, index_file, parse, texts_file
 from data_pipelines.storage.regions import RegionStatistics
+from data_pipelines.storage.transfer import temporary_copy
 
 Shards = Sequence[tuple[str, int]]  # file name and number of records
 _CHUNK_BYTES = 8 << 20  # approximate number of bytes per read
@@ -30,7 +32,7 @@ _COMPRESSION = 6  # Python's default of 9 takes twice the time and saves little
 
 
 def write_index(
-    folder: str | Path,
+    folder: epath.PathLike,
     shards: Mapping[str, Shards],
     about: Mapping[str, Any],
     progress: Callable[[], None] = lambda: None,
@@ -46,7 +48,7 @@ def write_index(
     Raises:
       DataError: a file is missing or damaged, has a different number of records, or cannot be written.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     splits = {}
     try:
         for split, files in shards.items():
@@ -64,7 +66,7 @@ def write_index(
 
 
 @contextlib.contextmanager
-def _texts_writer(path: Path) -> Iterator[Callable[[Record], None]]:
+def _texts_writer(path: AnyPath) -> Iterator[Callable[[Record], None]]:
     """A function that adds the texts of a record to an atomic file; the same records give the same bytes."""
     remove_leftovers(path)
     with (
@@ -80,7 +82,7 @@ def _texts_writer(path: Path) -> Iterator[Callable[[Record], None]]:
 
 
 def _index_split(
-    folder: Path, files: Shards, write_texts: Callable[[Record], None], progress: Callable[[], None]
+    folder: AnyPath, files: Shards, write_texts: Callable[[Record], None], progress: Callable[[], None]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays of the index, and the entry of the split in the JSON; `write_texts` is called with every record."""
     sizes, second_sizes = array("i"), array("i")  # 12 bytes per record; a list of tuples takes ten times as much
@@ -140,17 +142,24 @@ def _hash(image: bytes) -> str:
     return hashlib.blake2b(image, digest_size=16).hexdigest()
 
 
-def _read_all(path: Path, length: int) -> Iterator[Record]:
+def _read_all(path: AnyPath, length: int) -> Iterator[Record]:
     """All records of a file; raises DataError if it is damaged or does not have `length` records."""
     remedy = f"remove {path.parent} and prepare the data set again."
-    try:
-        reader = ArrayRecordReader(str(path))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+    with contextlib.ExitStack() as copies:
+        try:
+            local = copies.enter_context(temporary_copy(path))
+            reader = ArrayRecordReader(str(local))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+        yield from _read_local(reader, path, local.stat().st_size, length, remedy)
+
+
+def _read_local(reader: ArrayRecordReader, path: AnyPath, size: int, length: int, remedy: str) -> Iterator[Record]:
+    """As `_read_all`, from an open file of `size` bytes, which is closed at the end."""
     try:
         if reader.num_records() != length:
             raise DataError(f"{path} holds {reader.num_records()} records, not {length}; {remedy}")
-        chunk = max(1, length * _CHUNK_BYTES // max(path.stat().st_size, 1))
+        chunk = max(1, length * _CHUNK_BYTES // max(size, 1))
         for start in range(0, length, chunk):
             for serialized in reader.read(list(range(start, min(start + chunk, length)))):
                 yield parse(serialized)

@@ -25,6 +25,7 @@ from data_pipelines.errors import BadRecordError, DataError, short_repr
 from data_pipelines.images.orientation import AS_STORED
 from data_pipelines.storage.atomic_files import local_copy
 from data_pipelines.storage.detectors import DetectorDescription, parse_detector
+from data_pipelines.storage.paths import as_path
 from data_pipelines.storage.regions import Regions, from_feature
 
 INDEX_FORMAT = 2
@@ -246,7 +247,7 @@ def find_folder(data_dir: str | Path, name: str) -> epath.Path | None:
     """Folder of the newest version of a data set, such as `data_dir/name/1.2.3`; None if there is none."""
     versions = [
         (tuple(map(int, folder.name.split("."))), folder)
-        for folder in (epath.Path(data_dir).expanduser() / name).glob("*")
+        for folder in (epath.Path(as_path(data_dir)) / name).glob("*")
         if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and folder.is_dir()
     ]
     return max(versions)[1] if versions else None

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.destination import StayHere, ToBucket
 
 MAX_SHARD_BYTES = 512 << 20
 # Encoded photographs cannot be compressed further; uncompressed files are written five times as fast.
@@ -66,6 +67,7 @@ def write_split(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     *,
     num_shards: int | None = None,
+    destination: StayHere | ToBucket | None = None,
 ) -> tfds.core.SplitInfo:
     """Write all examples of a split and describe the files.
 
@@ -77,13 +79,16 @@ def write_split(
       num_shards: number of files; their numbers of records differ by at most one, as in `cut_evenly`. The records are
         then copied once, which needs `max_shard_bytes` of extra disk space. None: the number follows from
         `max_shard_bytes`.
+      destination: gets each file when it is whole; None: files stay where `template` says.
 
     Raises:
-      DataError: a file cannot be written.
+      DataError: a file cannot be written or uploaded.
       ValueError: there are no examples.
     """
     serialize = Serializer(features)
     folder = Path(template.data_dir)
+    destination = destination or StayHere()
+    parts: list[Path] = []
     lengths: list[int] = []
     num_bytes = 0
     rule = SizeRule(max_shard_bytes)
@@ -93,8 +98,11 @@ def write_split(
             serialized = serialize(example)
             if rule.begins(len(serialized)):
                 if writer is not None:
-                    _attempt(folder, writer.close)
-                writer = _open(_part(folder, template.split, len(lengths)), folder)
+                    closed, writer = writer, None
+                    _attempt(folder, closed.close)
+                    destination.put(parts[-1])
+                parts.append(folder / f"{template.split}-{len(parts):05d}.part")
+                writer = _open(parts[-1], folder)
                 lengths.append(0)
             _attempt(folder, writer.write, serialized)
             lengths[-1] += 1
@@ -104,12 +112,12 @@ def write_split(
             _attempt(folder, writer.close)
     if not lengths:
         raise ValueError(f"no record in split {template.split!r}")
-    parts = [_part(folder, template.split, i) for i in range(len(lengths))]
+    destination.put(parts[-1])
     if num_shards is not None and (wanted := cut_evenly(sum(lengths), num_shards)) != lengths:
-        parts, lengths = _cut_anew(parts, lengths, wanted, folder, template.split), wanted
+        parts, lengths = _cut_anew(parts, lengths, wanted, folder, template.split, destination), wanted
     # The names contain the number of files, which is known only now.
     for i, part in enumerate(parts):
-        part.rename(template.sharded_filepath(shard_index=i, num_shards=len(parts)))
+        destination.rename(part, Path(template.sharded_filepath(shard_index=i, num_shards=len(parts))))
     return split_info(template, lengths, num_bytes)
 
 
@@ -134,32 +142,37 @@ def split_info(template: tfds.core.ShardedFileTemplate, lengths: Sequence[int], 
 
 
 def _cut_anew(
-    parts: Sequence[Path], lengths: Sequence[int], wanted: Sequence[int], folder: Path, split: str
+    parts: Sequence[Path],
+    lengths: Sequence[int],
+    wanted: Sequence[int],
+    folder: Path,
+    split: str,
+    destination: StayHere | ToBucket,
 ) -> list[Path]:
     """Copy the records of some files to files of the wanted lengths; each source file is removed after its last record.
 
     Returns the paths of the new files.
     """
-    records = _read_and_remove(parts, lengths)
+    records = _read_and_remove(parts, lengths, destination)
     cut = [folder / f"{split}-{i:05d}.cut.part" for i in range(len(wanted))]
     for path, length in zip(cut, wanted, strict=True):
         write_shard(path, (next(records) for _ in range(length)), folder)
+        destination.put(path)
     next(records, None)  # removes the last source file
     return cut
 
 
-def _read_and_remove(parts: Sequence[Path], lengths: Sequence[int]) -> Iterator[bytes]:
+def _read_and_remove(
+    parts: Sequence[Path], lengths: Sequence[int], destination: StayHere | ToBucket
+) -> Iterator[bytes]:
     """All records of some files; each file is removed after its last record."""
     for path, length in zip(parts, lengths, strict=True):
+        destination.fetch(path)
         chunk = max(1, length * _CHUNK_BYTES // max(path.stat().st_size, 1))
         with contextlib.closing(ArrayRecordReader(str(path))) as reader:
             for start in range(0, length, chunk):
                 yield from reader.read(list(range(start, min(start + chunk, length))))
         path.unlink()
-
-
-def _part(folder: Path, split: str, i: int) -> Path:
-    return folder / f"{split}-{i:05d}.part"
 
 
 def _open(path: Path, folder: Path) -> ArrayRecordWriter:

@@ -6,12 +6,14 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from data_pipelines.errors import DataError, short_repr
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.paths import as_path
 
 ANNOTATORS = 10  # of each question of VQA
 
@@ -165,7 +167,7 @@ def build_vocabulary(
     return AnswerVocabulary(tuple(sorted(frequent, key=lambda answer: (-counts[answer], answer))))
 
 
-def read_vocabulary_list(path: Path | str) -> AnswerVocabulary:
+def read_vocabulary_list(path: epath.PathLike) -> AnswerVocabulary:
     """Read a list of answers from a file in one of the published formats.
 
     The formats are: a JSON list; a JSON object that maps answers to indices (`trainval_ans2label.json`); a JSON object
@@ -174,11 +176,11 @@ def read_vocabulary_list(path: Path | str) -> AnswerVocabulary:
     Raises:
       DataError: the file cannot be read, has another format, or contradicts itself.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a list of answers that exists.") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}); give a list of answers that exists.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a JSON list of answers.") from error
     try:

@@ -1,6 +1,8 @@
 """Vocabularies, WordPiece tokenization, and token masking for masked language modelling."""
 
+import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from tokenizers.normalizers import BertNormalizer
 
 from data_pipelines.errors import DataError, in_short
 from data_pipelines.hub import snapshot
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.paths import AnyPath, as_path, is_local
 from data_pipelines.text.tokenizer_files import FILES, check_case, split_vocabulary
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -121,7 +125,7 @@ def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]
     Raises:
       DataError: no readable vocabulary exists, or its tokenizer files disagree with `lowercase`.
     """
-    path = Path(name).expanduser()
+    path = as_path(name)
     if not path.exists():
         path = _download(name)
     folder = path if path.is_dir() else path.parent
@@ -134,14 +138,14 @@ def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]
     try:
         return split_vocabulary(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a vocab.txt that can.") from None
+        raise DataError(f"{path} cannot be read ({reason(error)}); give a vocab.txt that can.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}); give a vocab.txt with one token per line.") from None
 
 
 def _download(name: str) -> Path:
     """Download the tokenizer of a Hugging Face repository and return its folder."""
-    if name.endswith(".txt") or Path(name).is_absolute():
+    if name.endswith(".txt") or as_path(name).is_absolute():
         raise DataError(f"{name}: no such file; set data.vocabulary to a vocab.txt that exists.")
     try:
         return snapshot(name, FILES)
@@ -152,7 +156,7 @@ def _download(name: str) -> Path:
         ) from None
 
 
-def _read_tokenizer(folder: Path) -> tuple[str, ...]:
+def _read_tokenizer(folder: AnyPath) -> tuple[str, ...]:
     """Tokens of the tokenizer.json in a folder."""
     if not (folder / "tokenizer.json").exists():
         raise DataError(
@@ -162,7 +166,8 @@ def _read_tokenizer(folder: Path) -> tuple[str, ...]:
 
     try:
         # Code beside the tokenizer is never run, and the user gets no prompt about it.
-        ids = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).get_vocab()
+        with _local_folder(folder) as local:
+            ids = AutoTokenizer.from_pretrained(local, trust_remote_code=False).get_vocab()
     except Exception as error:  # several libraries, and tokenizers raises Exception itself
         raise DataError(
             f"{folder}: its tokenizer.json cannot be loaded ({_reason(error)}); give a path to a vocab.txt."
@@ -173,6 +178,19 @@ def _read_tokenizer(folder: Path) -> tuple[str, ...]:
             "with a line for each id."
         )
     return tuple(sorted(ids, key=ids.get))
+
+
+@contextlib.contextmanager
+def _local_folder(folder: AnyPath) -> Iterator[str]:
+    """The folder, or a temporary one with copies of a bucket's files, for a library that reads from file systems."""
+    if is_local(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as local:
+        for name in FILES:
+            if (folder / name).exists():
+                Path(local, name).write_bytes((folder / name).read_bytes())
+        yield local
 
 
 def _reason(error: Exception) -> str:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.paths import AnyPath
 
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _CASE_FILES = ("tokenizer_config.json", "tokenizer.json")  # the first has priority, as in transformers
@@ -21,7 +22,7 @@ def split_vocabulary(text: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def check_case(folder: Path, lowercase: bool) -> None:
+def check_case(folder: AnyPath, lowercase: bool) -> None:
     """Check that the tokenizer files in a folder treat upper case and accents as `data.lowercase` does.
 
     A folder whose files have no such setting passes.
@@ -29,7 +30,7 @@ def check_case(folder: Path, lowercase: bool) -> None:
     Raises:
       DataError: the settings differ, or a file is damaged.
     """
-    settings: dict[str, tuple[bool, Path]] = {}
+    settings: dict[str, tuple[bool, AnyPath]] = {}
     for file in (folder / name for name in _CASE_FILES):
         if file.is_file():
             for field, value in _case_settings(file).items():
@@ -53,12 +54,12 @@ def cased_pieces(vocabulary: Sequence[str]) -> int:
     return sum(piece != piece.lower() for piece in vocabulary if not (piece[:1] == "[" and piece[-1:] == "]"))
 
 
-def _case_settings(file: Path) -> dict[str, bool]:
+def _case_settings(file: AnyPath) -> dict[str, bool]:
     """The fields `do_lower_case` and `strip_accents` of a file, without those that it does not have."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); check the file.") from None
+        raise DataError(f"{file} cannot be read ({reason(error)}); check the file.") from None
     except (ValueError, RecursionError):
         raise DataError(f"{file}: not JSON; download it again.") from None
     if not isinstance(content, dict):

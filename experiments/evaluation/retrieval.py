@@ -7,18 +7,19 @@ are there, so that a stopped evaluation continues where it stopped.
 
 import hashlib
 import io
-import shutil
+import math
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from data_pipelines.batches.shared import show_nothing
 from data_pipelines.batches.visuals import visuals_of
 from data_pipelines.order.evaluation_plan import EvaluationPlan, evenly_spaced
 from data_pipelines.storage.atomic_files import write_atomically
+from data_pipelines.storage.paths import AnyPath, is_local
 from data_pipelines.storage.records import Records
 from experiments.evaluation.metrics.retrieval import folded_recalls, recalls
 from experiments.evaluation.options import EvaluationOptions
@@ -29,12 +30,13 @@ from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.loading import LoadedModel
 
 _COCO_FOLDS = 5  # COCO 1K is five folds of the 5,000 test images
+_HEADER_BYTES = 4096  # at most, of a .npy file
 
 
 def evaluate(
     loaded: LoadedModel,
     records: Records,
-    output: Path,
+    output: AnyPath,
     options: EvaluationOptions,
     *,
     block_images: int = 8,
@@ -82,7 +84,7 @@ def evaluate(
     is_exact = not 0 < rerank_top < min(len(record_I), len(texts))  # a top of all images or texts has every pair
     pixels = 0 if is_exact else rerank_pixels
 
-    folders: list[Path] = []
+    folders: list[AnyPath] = []
 
     def scored(score: Callable[..., np.ndarray], *options: int) -> np.ndarray:
         name = _fingerprint(loaded, records, block_images, len(record_I), *options)[:16]
@@ -107,7 +109,7 @@ def evaluate(
         say(f"--rerank_top={rerank_top} takes in every pair, so all are scored with all pixels: the result is exact.")
     write_atomically(output, _bytes(np.savez, scores=scores_IxT, image_of_text=image_of_text, **names, **arrays))
     for folder in folders:
-        shutil.rmtree(folder)
+        epath.Path(folder).rmtree()
     if scorer.cut:
         say(f"{scorer.cut} of {len(texts)} texts were cut to {scorer.longest} tokens")
     found |= recalls(scores_IxT, image_of_text)
@@ -141,7 +143,7 @@ def _score_blocks(
     loaded: LoadedModel,
     records: Records,
     record_I: np.ndarray,
-    folder: Path,
+    folder: AnyPath,
     block_images: int,
 ) -> np.ndarray:
     """Scores IxT of the records `record_I`, block by block; blocks whose file is in `folder` are read from there.
@@ -168,11 +170,16 @@ def _score_blocks(
     return scores_IxT
 
 
-def read_part(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def read_part(path: AnyPath, shape: tuple[int, ...]) -> np.ndarray | None:
     """Scores that an earlier run has kept, float32; None if they are incomplete and must be computed again."""
     try:
-        # Not read into memory before its shape is known.
-        scores = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not read into memory before its shape is known, or in a bucket its size.
+        if is_local(path):
+            scores = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif path.stat().length <= 4 * math.prod(shape) + _HEADER_BYTES:
+            scores = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        else:
+            return None
     except (OSError, ValueError, TypeError, EOFError, SyntaxError, zipfile.BadZipFile):
         return None
     whole = isinstance(scores, np.ndarray) and scores.shape == shape and scores.dtype == np.float32

@@ -1,9 +1,8 @@
 """Flags that several programs have."""
 
-from pathlib import Path
-
 from absl import flags
 
+from data_pipelines.storage.paths import AnyPath, as_path, check_writable, is_local
 from pixelbert_jax.errors import ConfigError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run: checkpoints, metrics.jsonl, config, vocabulary.")
@@ -48,9 +47,15 @@ def only(flag: flags.FlagHolder) -> str:
     return flag.value[0]
 
 
-def new_file(path: str, suffix: str, flag: str = "output") -> Path:
-    """A path that a file can be written to; raises ConfigError if its folder is missing or it has another suffix."""
-    file = Path(path).expanduser()
-    if file.suffix.lower() != suffix or not file.absolute().parent.is_dir():
+def new_file(path: str, suffix: str, flag: str = "output") -> AnyPath:
+    """A path that a file can be written to, in a folder that exists or in a bucket.
+
+    Raises:
+      ConfigError: the folder is missing, or the path has another suffix.
+      DataError: the bucket is missing or cannot be reached.
+    """
+    file = as_path(path)
+    if file.suffix.lower() != suffix or (is_local(file) and not file.absolute().parent.is_dir()):
         raise ConfigError(f"--{flag}={path}: name a {suffix} file in a folder that exists.")
+    check_writable(file)
     return file

@@ -20,6 +20,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.bucket_errors import is_bucket_error, reason
 from experiments.resilience import distributed
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.serialization import build, current_name, to_dict
@@ -238,6 +239,10 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
                 distributed.fail(error)
             if isinstance(error, ConfigError | DataError):
                 raise SystemExit(f"error: {error}") from None
+            if is_bucket_error(error):
+                raise SystemExit(
+                    f"error: a bucket cannot be used ({reason(error)}); check its name, and that you are signed in."
+                ) from error
             raise
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from the last checkpoint") from None

@@ -1,8 +1,10 @@
 """Checks across the dataclasses of a run's configuration."""
 
 import jax
+from etils import epath
 
 from data_pipelines.config import check_weights
+from data_pipelines.storage.paths import as_path, check_writable, holds_checkpoints
 from experiments.run.config import RunConfig, StageConfig, evaluation_rows
 from experiments.tasks.registry import configs_of, recipe_of
 from experiments.tasks.visual_input import visual_input_of
@@ -10,13 +12,33 @@ from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.tasks.registry import task_name
 
 
+def run_folder(workdir: epath.PathLike) -> epath.Path:
+    """The folder of a run, where checkpoints can be written.
+
+    Raises:
+      ConfigError: Orbax cannot write there.
+      DataError: its bucket is not there, or a package is missing.
+    """
+    path = epath.Path(as_path(workdir))
+    if not holds_checkpoints(path):
+        raise ConfigError(
+            f"--workdir={workdir}: checkpoints are written to a file system or to gs:// only; mount that bucket as a "
+            "folder, or take a local --workdir and copy it there afterwards."
+        )
+    check_writable(path)
+    return path
+
+
 def validate(config: RunConfig) -> None:
     """Check that the fields of different dataclasses fit each other, before anything is built.
 
     Raises:
       ConfigError: fields that do not fit each other.
+      DataError: a path of a kind that cannot be read.
     """
-    model, data, train = config.model, config.data, config.train
+    model, data, init, train = config.model, config.data, config.init, config.train
+    for path in (data.data_dir, data.vocabulary, data.answers, init.text, init.backbone, init.checkpoint):
+        as_path(path)
     _validate_lengths(config)
     if data.max_text_length > model.text.max_positions:
         raise ConfigError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_pipelines.batches.vqa import VqaBatches
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import as_path
 from data_pipelines.storage.records import Records
 from data_pipelines.text.answers import AnswerVocabulary, build_vocabulary, read_vocabulary_list
 from experiments.evaluation.metrics import vqa
@@ -49,7 +50,7 @@ class VqaRecipe(Recipe):
     def find_answers(self, config: RunConfig, sources: Sequence[Records]) -> AnswerVocabulary:
         """The answers that the configuration names, or those of the training data that are frequent enough."""
         if config.data.answers:
-            return read_vocabulary_list(Path(config.data.answers).expanduser())
+            return read_vocabulary_list(as_path(config.data.answers))
         say("collecting the answers of data.train")
         labels = (label for records in sources for record in records.texts() for label in record.parsed)
         given = (label.get("answers", ()) for label in labels)
@@ -106,7 +107,7 @@ def read_wordnet(config: RunConfig, folder: str) -> WordNet | None:
             f"--wordnet={folder} asks for WUPS, which only questions with data.answers_are=set have, and this run is "
             "of another kind; leave the flag out."
         )
-    return WordNet(Path(folder).expanduser())
+    return WordNet(as_path(folder))
 
 
 def write_submission(

@@ -4,11 +4,12 @@ import json
 import re
 import reprlib
 import zipfile
-from pathlib import Path
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.weights.hub import snapshot
@@ -36,23 +37,23 @@ _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": jnp.bflo
 }
 
 
-def find(name: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
-    """The local file or folder of that name, or a Hugging Face repository's files, downloaded once.
+def find(name: str, patterns: tuple[str, ...] = HUB_FILES) -> epath.Path:
+    """The file or folder of that name, or a Hugging Face repository's files, downloaded once.
 
     Args:
-      name: a path, or a repository such as "google-bert/bert-base-uncased".
+      name: a path, also in a bucket, or a repository such as "google-bert/bert-base-uncased".
       patterns: the files of a repository that are wanted.
 
     Raises:
       ConfigError: there is neither.
     """
-    path = Path(name).expanduser()
+    path = epath.Path(name).expanduser()
     if path.exists():
         return path
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or path.suffix in (".safetensors", *_TORCH_SUFFIXES):
         raise ConfigError(f"{name}: no such file or folder; give a path that exists, or a Hugging Face name.")
     try:
-        return snapshot(name, patterns)
+        return epath.Path(snapshot(name, patterns))
     except Exception as error:  # of several libraries, by the hub's version and what failed
         raise ConfigError(
             f"{name} is neither a file or folder here nor a Hugging Face repository that can be fetched "
@@ -60,14 +61,14 @@ def find(name: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
         ) from None
 
 
-def beside(path: Path) -> Path | None:
+def beside(path: epath.Path) -> epath.Path | None:
     """The folder whose other files belong to these weights: a folder itself, or that of a file of a standard name."""
     if path.is_dir():
         return path
     return path.parent if path.name in _STANDARD else None
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: epath.Path) -> dict[str, Any]:
     """The config.json of a folder of weights, or of the folder that a file of a standard name lies in; {} if none.
 
     Raises:
@@ -102,7 +103,7 @@ def check_config(found: dict[str, Any], expected: dict[str, tuple[Any, str]], so
         )
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
     """All tensors of a file, or of a folder with one of the standard names, whole or sharded.
 
     Half precision comes out as float32. A leading `module.` of DataParallel is dropped from the names, and so are the
@@ -114,6 +115,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
       ConfigError: there are no weights, torch is missing, a file is broken, or a number is none (NaN, infinity, a
         negative variance).
     """
+    path = epath.Path(path)
     files, promised = _files(path)
     tensors: dict[str, np.ndarray] = {}
     for file in files:
@@ -128,7 +130,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def read_published(path: Path, roots: tuple[str, ...]) -> dict[str, np.ndarray]:
+def read_published(path: epath.PathLike, roots: tuple[str, ...]) -> dict[str, np.ndarray]:
     """`read_tensors`, without a prefix that all names share, such as `model.` of Lightning.
 
     Args:
@@ -147,7 +149,7 @@ def read_published(path: Path, roots: tuple[str, ...]) -> dict[str, np.ndarray]:
     return names
 
 
-def _unwrapped(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def _unwrapped(tensors: dict[str, np.ndarray], path: epath.Path) -> dict[str, np.ndarray]:
     """The tensors by the names that they have without torch's wrappers of modules."""
     names = {name: _WRAPPED.sub("", name) for name in tensors}
     while names and all(name.startswith("module.") for name in names.values()):
@@ -158,7 +160,7 @@ def _unwrapped(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarr
     return result
 
 
-def _check_numbers(tensors: dict[str, np.ndarray], path: Path) -> None:
+def _check_numbers(tensors: dict[str, np.ndarray], path: epath.Path) -> None:
     """Refuse tensors that no training can begin with."""
     for name, array in tensors.items():
         if not np.issubdtype(array.dtype, np.floating):
@@ -173,7 +175,7 @@ def _check_numbers(tensors: dict[str, np.ndarray], path: Path) -> None:
             )
 
 
-def _files(path: Path) -> tuple[list[Path], set[str]]:
+def _files(path: epath.Path) -> tuple[list[epath.Path], set[str]]:
     """The files to read, and the names that an index promises."""
     if path.is_dir():
         found = [path / name for name in _STANDARD if (path / name).is_file()]
@@ -188,7 +190,7 @@ def _files(path: Path) -> tuple[list[Path], set[str]]:
         )
     index = _read_json(path).get("weight_map")
     if not isinstance(index, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in index.values()
+        isinstance(name, str) and PurePosixPath(name).name == name for name in index.values()
     ):
         raise ConfigError(f"{path}: no weight_map from tensors to files of this folder; download it again.")
     files = [path.parent / name for name in sorted(set(index.values()))]
@@ -197,25 +199,25 @@ def _files(path: Path) -> tuple[list[Path], set[str]]:
     return files, set(index)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: epath.Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON ({_reason(error)}); download it again.") from None
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); check the file.") from None
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error}); check the file.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: not a JSON object; download it again.")
     return content
 
 
-def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
     try:
         content = deserialize(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); check the file.") from None
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error}); check the file.") from None
     except SafetensorError as error:
         raise ConfigError(f"{file}: broken or cut off ({_reason(error)}); download or write it again.") from None
     if odd := sorted({entry["dtype"] for _, entry in content} - _TYPES.keys()):
@@ -225,7 +227,7 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _read_torch(file: Path) -> dict[str, np.ndarray]:
+def _read_torch(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
@@ -233,8 +235,10 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
             f"{file}: reading it needs torch; convert it to safetensors elsewhere, or install torch."
         ) from None
     try:
-        _check_stored(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as opened:
+            _check_stored(opened)
+            opened.seek(0)
+            content = torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own
         raise ConfigError(
             f"{file}: broken, or more than tensors ({_reason(error)}); download it again, or convert it to safetensors."
@@ -250,7 +254,7 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
     if not tensors:
         raise ConfigError(f"{file}: no state dict; save model.state_dict() into it.")
     # A view may repeat a few numbers without end.
-    size = file.stat().st_size
+    size = file.stat().length
     if odd := [n for n, value in tensors.items() if value.layout != torch.strided or value.nbytes > size]:
         raise ConfigError(f"{file}: {odd[0]!r:.80} is sparse, or larger than the file; save plain tensors into it.")
     try:
@@ -259,7 +263,7 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
         raise ConfigError(f"{file}: tensors of an odd kind ({_reason(error)}); save plain ones into it.") from None
 
 
-def _check_stored(file: Path) -> None:
+def _check_stored(file: BinaryIO) -> None:
     """Raise ValueError for a file whose parts are compressed: torch writes none, and a few bytes may become any number.
 
     Files of the older form, which are no archives, pass.

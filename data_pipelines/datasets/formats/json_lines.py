@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError, short_repr
+from data_pipelines.storage.bucket_errors import reason
 
 
 def read_lines(path: Path, example: str, keys: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -28,7 +29,7 @@ def read_lines(path: Path, example: str, keys: tuple[str, ...]) -> Iterator[tupl
                     location = f"{path}, line {number}"
                     yield location, _parse(line, location, example, keys)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check --source_dir.") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}); check --source_dir.") from error
 
 
 def _parse(line: bytes, location: str, example: str, keys: tuple[str, ...]) -> Mapping[str, Any]:

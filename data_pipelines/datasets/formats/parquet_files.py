@@ -15,6 +15,7 @@ from data_pipelines.datasets.candidates import NOT_UTF_8
 from data_pipelines.datasets.formats.json_lines import check_split
 from data_pipelines.errors import DataError, in_short
 from data_pipelines.images.files import MAX_BYTES, BadImageError
+from data_pipelines.storage.paths import files_below, is_local, size_of
 
 _BATCH = 16  # rows in memory at a time; each may have an image
 _KEPT_BATCHES = 8  # of a cursor: threads ask for rows that are a few batches apart
@@ -48,7 +49,7 @@ def find_files(source_dir: Path) -> dict[str, list[Path]]:
       DataError: a name is not a valid name of a split, or the files of a split are in several folders.
     """
     found: dict[str, list[Path]] = {}
-    for path in sorted(source_dir.rglob("*.parquet")):
+    for path in files_below(source_dir, ".parquet"):
         relative = path.relative_to(source_dir)
         if not any(part.startswith(".") for part in relative.parts):
             found.setdefault(_split_of(relative), []).append(path)
@@ -84,7 +85,10 @@ def open_file(path: Path) -> Any:
         raise DataError(f"{path}: Parquet files need pyarrow; run `pip install 'pixelbert_jax[parquet]'`.") from None
     with damage_of(path):
         # With its own settings, pyarrow reads a column of a row group as a whole.
-        return pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
+        source = path if is_local(path) else path.open("rb")
+        return pyarrow.parquet.ParquetFile(
+            source, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        )
 
 
 @contextlib.contextmanager
@@ -106,7 +110,7 @@ def row_groups(path: Path) -> list[RowGroup]:
     file = open_file(path)
     with damage_of(path):
         rows = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-        if min(rows, default=0) < 0 or sum(rows) > path.stat().st_size:
+        if min(rows, default=0) < 0 or sum(rows) > size_of(path):
             raise ValueError("it promises more rows than it can hold")
         starts = itertools.accumulate(rows, initial=0)
         return [RowGroup(path, number, *entry) for number, entry in enumerate(zip(starts, rows, strict=False))]

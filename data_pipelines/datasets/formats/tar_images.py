@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
 from data_pipelines.errors import DataError, in_short
 from data_pipelines.images.files import MAX_BYTES, BadImageError
+from data_pipelines.storage.paths import read_range
 
 UNSAFE = "links or members with unsafe names"
 _MAX_EXTENSION_BYTES = 1 << 20  # of an extension header for the next member, such as a long name
@@ -37,7 +38,7 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
       DataError: the file is not a tar file, is damaged, or cannot be read; also for such errors in the block.
     """
     try:
-        with tarfile.open(path, "r:", tarinfo=_CheckedInfo) as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_CheckedInfo) as tar:
             yield tar
     except _DAMAGE as error:
         reason = in_short(error)
@@ -86,9 +87,7 @@ class TarMember:
     def __call__(self) -> bytes:
         if self.size > MAX_BYTES:
             raise BadImageError(f"file over {MAX_BYTES >> 20} MiB")
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        return read_range(self.path, self.offset, self.size)
 
 
 def list_tar_images(path: Path) -> dict[str, TarMember]:

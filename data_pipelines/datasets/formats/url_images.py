@@ -6,7 +6,6 @@ the whole list, and the rule that finds the most images is used for all images. 
 
 import dataclasses
 import hashlib
-import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from data_pipelines.datasets.candidates import FileBytes
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import as_path, entries
 
 ReadUrls = Callable[[], Iterable[tuple[str, str]]]  # each call reads URL and caption of all rows of a list again
 _MAX_DIGITS = 31  # longer sequences of digits are not numbers but hashes
@@ -29,7 +29,7 @@ class ImageFile:
     path: str
 
     def __call__(self) -> bytes:
-        return FileBytes(Path(self.path))()
+        return FileBytes(as_path(self.path))()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +89,13 @@ class ImageFolder:
     def _add(self, folder: str) -> list[str]:
         """Add the images of one folder; returns its subfolders."""
         folders = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    folders.append(entry.path)
-                    continue
-                written, suffix = _without_suffix(entry.name)
-                if suffix or "." not in entry.name:
-                    self._add_image(folder, written, suffix)
+        for name, is_folder in entries(folder):
+            if is_folder:
+                folders.append(f"{folder}/{name}")
+                continue
+            written, suffix = _without_suffix(name)
+            if suffix or "." not in name:
+                self._add_image(folder, written, suffix)
         return folders
 
     def _add_image(self, folder: str, written: str, suffix: str) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.datasets.formats import url_images
 from data_pipelines.datasets.formats.url_images import NAMINGS, ImageFolder
 from data_pipelines.errors import DataError
 from data_pipelines.images.resize import ResizeRule
 from data_pipelines.preparation.run import prepare
 from data_pipelines.preparation.summary import describe
+from data_pipelines.storage import paths
 from data_pipelines.storage.records import read_summary
 from tests.data_pipelines.publishers import encode, tar, write_image, write_json
 
@@ -250,7 +250,7 @@ def test_order_of_a_listing_does_not_matter(tmp_path: Path, monkeypatch, backwar
         def __exit__(self, *_) -> None:
             pass
 
-    monkeypatch.setattr(url_images.os, "scandir", Sorted)
+    monkeypatch.setattr(paths.os, "scandir", Sorted)
     assert ImageFolder(tmp_path).find("x") == f"{tmp_path}/a/x.jpg"
 
 

@@ -1,0 +1,58 @@
+"""Where the files of a data set go once they are whole: they stay, or they are moved to a bucket one by one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from etils import epath
+
+from data_pipelines.errors import DataError
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.transfer import download, move, upload
+
+
+class StayHere:
+    """Files stay in the folder where they were written."""
+
+    def put(self, file: Path) -> None:
+        """Take a file that is whole."""
+
+    def fetch(self, file: Path) -> None:
+        """Give a file back, to be read and removed."""
+
+    def rename(self, file: Path, target: Path) -> None:
+        """Rename a file that was put."""
+        file.rename(target)
+
+
+class ToBucket:
+    """Files are uploaded to a folder in a bucket under their own names, and removed here."""
+
+    def __init__(self, folder: epath.Path, note: Callable[[str], None] = lambda line: None) -> None:
+        """Args: folder: in the bucket. note: called with a line about each upload."""
+        self._folder, self._note = folder, note
+
+    def put(self, file: Path) -> None:
+        """Upload a file that is whole, and remove it here; raises DataError if the bucket does not take it."""
+        size = file.stat().st_size
+        try:
+            upload(file, self._folder / file.name)
+        except OSError as error:
+            raise DataError(
+                f"{file.name} cannot be uploaded to {self._folder} ({reason(error)}); run the same command again."
+            ) from error
+        file.unlink()
+        self._note(f"uploaded {file.name}: {size / (1 << 20):,.1f} MiB")
+
+    def fetch(self, file: Path) -> None:
+        """Download a file, and remove it in the bucket; raises DataError if that fails."""
+        try:
+            download(self._folder / file.name, file)
+            (self._folder / file.name).unlink()
+        except OSError as error:
+            raise DataError(
+                f"{self._folder / file.name} cannot be read again ({reason(error)}); run the same command again."
+            ) from error
+
+    def rename(self, file: Path, target: Path) -> None:
+        """Rename a file that was put; the bucket copies it without this machine."""
+        move(self._folder / file.name, self._folder / target.name)
