@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 import urllib.request
 from collections.abc import Iterator
 
@@ -32,6 +33,8 @@ def bucket_server() -> Iterator[str]:
             server.start()
         except (OSError, RuntimeError) as error:
             pytest.skip(f"fake-gcs-server does not run here: {error}")
+        # Nobody else reads its log; it would wait when the pipe is full, after some hundred requests.
+        threading.Thread(target=lambda log: [*iter(lambda: log.read1(), b"")], args=[server._process.stderr]).start()
         try:
             request = urllib.request.Request(
                 f"{server.url}/storage/v1/b?project=test",

@@ -1,7 +1,6 @@
 """Atomic files in a file system or in a bucket: a file is either complete or does not exist."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -50,25 +49,6 @@ def write_atomically(path: epath.PathLike, content: bytes | str) -> None:
     """Write a file atomically; text is written as UTF-8."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-
-
-def local_copy(path: epath.PathLike) -> str:
-    """The path of a file in a file system; a file in a bucket is copied to the cache once, and the copy's path is used.
-
-    This is for libraries that cannot read from buckets.
-    """
-    if is_local(path):
-        return str(path)
-    source = epath.Path(path)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "pixelbert_jax" / "copies"
-    # The length detects a file that was replaced.
-    name = hashlib.blake2b(f"{source} {source.stat().length}".encode(), digest_size=16).hexdigest()
-    copy = cache / f"{name}-{source.name}"
-    if not copy.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as file, open_atomically(copy) as target:
-            shutil.copyfileobj(file, target)
-    return str(copy)
 
 
 def remove_leftovers(path: Path) -> None:
