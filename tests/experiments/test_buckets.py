@@ -7,8 +7,9 @@ from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_pipelines.storage import atomic_files
-from data_pipelines.storage.atomic_files import local_copy, open_atomically, write_atomically
+from data_pipelines.storage import atomic_files, bucket_copy
+from data_pipelines.storage.atomic_files import open_atomically, write_atomically
+from data_pipelines.storage.bucket_copy import local_copy
 from data_pipelines.storage.records import open_records
 from experiments.resilience.lock import locked
 from experiments.run import metric_writer
@@ -36,6 +37,7 @@ def bucket(monkeypatch, tmp_path):
     files = Bucket()
     local = fsspec.filesystem("file")
     monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: files if name == "s3" else local)
+    monkeypatch.setattr(bucket_copy, "file_system", lambda path: (files, path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return epath.Path("s3://bucket/run")
 

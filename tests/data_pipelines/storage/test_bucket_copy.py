@@ -20,7 +20,7 @@ CHUNK = 64 << 10
 COPY = f"""
 import sys
 from data_pipelines.storage import bucket_copy
-bucket_copy._CHUNK, bucket_copy._REQUESTS = {CHUNK}, 1
+bucket_copy._RANGE = {CHUNK}
 print(*bucket_copy.local_copies(sys.argv[1:]), sep="\\n")
 """
 
@@ -38,7 +38,7 @@ def bucket(server, tmp_path, monkeypatch):
     contents = {
         f"gs://{BUCKET}/{tmp_path.name}/{i}.bin": rng.randbytes(size) for i, size in enumerate((5 * CHUNK + 7, 0, 1))
     }
-    monkeypatch.setattr(bucket_copy, "_CHUNK", CHUNK)
+    monkeypatch.setattr(bucket_copy, "_RANGE", CHUNK)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with bucket_proxy(server) as (url, faults):
         for name, value in environment(url).items():
@@ -87,7 +87,7 @@ def test_a_partial_copy_is_continued_and_a_wrong_one_is_fetched_anew(bucket, tmp
     found, read, starts = bucket_copy._Object(name), bucket_copy._Object.read, []
     found.part.parent.mkdir(parents=True)
     found.part.write_bytes(there(content))
-    monkeypatch.setattr(bucket_copy._Object, "read", lambda *args: starts.extend(args[1]) or read(*args))
+    monkeypatch.setattr(bucket_copy._Object, "read", lambda *args: starts.append(args[1]) or read(*args))
     assert Path(local_copy(name)).read_bytes() == content
     assert [start // CHUNK for start in starts] == fetched
     assert in_cache(tmp_path) == ["0.bin"]
@@ -96,7 +96,7 @@ def test_a_partial_copy_is_continued_and_a_wrong_one_is_fetched_anew(bucket, tmp
 def test_content_that_is_not_the_objects_is_refused(bucket, monkeypatch, tmp_path):
     name = next(iter(bucket[0]))
     read = bucket_copy._Object.read
-    for wrong in (lambda parts: [bytes(len(part)) for part in parts], lambda parts: [part[:-1] for part in parts]):
+    for wrong in (lambda parts: (bytes(len(part)) for part in parts), lambda parts: (part + part for part in parts)):
         monkeypatch.setattr(bucket_copy._Object, "read", lambda *args, wrong=wrong: wrong(read(*args)))
         with pytest.raises(DataError, match=rf"{name} has another length or checksum after two tries"):
             local_copy(name)
