@@ -40,6 +40,7 @@ class Faults:
 def bucket_proxy(server: str, seed: int = 0) -> Iterator[tuple[str, Faults]]:
     """The proxy's URL, and its faults: none yet."""
     faults, rng, target = Faults(), random.Random(seed), urlsplit(server).netloc
+    finished: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}  # uploads of several parts
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -102,6 +103,12 @@ def bucket_proxy(server: str, seed: int = 0) -> Iterator[tuple[str, Faults]]:
                 if name.lower() not in _HOP
             ]
             connection.close()
+            if "upload_id=" in self.path:
+                # Google answers again if the answer to the last part was lost; this server has forgotten the upload.
+                if found.status == 200:
+                    finished[self.path] = (found.status, headers, content)
+                elif found.status == 404 and self.path in finished:
+                    return finished[self.path]
             return found.status, headers, content
 
         def log_message(self, *_: object) -> None:

@@ -10,21 +10,22 @@ from typing import BinaryIO
 
 from etils import epath
 
+from data_pipelines.storage.bucket_errors import retried
+
 
 @contextlib.contextmanager
 def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
     """Open a temporary file for writing, and make it `path` at the end of the block.
 
     In a file system, the temporary file is in the same folder. It is renamed to `path` if the block succeeds, and
-    removed if the block fails. In a bucket, the object is uploaded after the block has succeeded.
+    removed if the block fails. In a bucket, the object is uploaded after the block has succeeded, again while errors
+    pass; each is reported.
     """
     path = epath.Path(path)
     if not is_local(path):
         with tempfile.TemporaryFile() as file:
             yield file
-            file.seek(0)
-            with path.open("wb") as target:
-                shutil.copyfileobj(file, target)
+            retried(lambda: _upload(file, path), str(path))
         return
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -38,6 +39,12 @@ def open_atomically(path: epath.PathLike) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
+
+
+def _upload(file: BinaryIO, path: epath.Path) -> None:
+    file.seek(0)
+    with path.open("wb") as target:
+        shutil.copyfileobj(file, target)
 
 
 def is_local(path: epath.PathLike) -> bool:

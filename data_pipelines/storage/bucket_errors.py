@@ -1,6 +1,7 @@
 """Errors of a bucket: which of them pass, trying again, and one kind of error for all of them."""
 
 import contextlib
+import logging
 import random
 import sys
 import time
@@ -49,6 +50,23 @@ def as_os_errors() -> Iterator[None]:
         if isinstance(error, OSError) or not is_bucket_error(error):
             raise
         raise OSError(reason(error)) from error
+
+
+def report_tries_of_gcsfs() -> None:
+    """Print one line for each time that gcsfs itself tries again; its log has no line for it, but stack traces."""
+    log = logging.getLogger("gcsfs")
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    log.addHandler(_Tries())
+
+
+class _Tries(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        name, found, error = record.getMessage().partition(" retrying after exception: ")
+        if found:
+            print(
+                f"gcsfs: {name.strip('_')}: {in_short(error) or 'no answer'}; another try", file=sys.stderr, flush=True
+            )
 
 
 def retried(call: Callable[[], T], what: str, patience: float = _PATIENCE) -> T:

@@ -1,7 +1,7 @@
 """`experiments.pretrain` that also writes what each process's devices got: a digest of every row of every batch.
 
 Environment variables change it: PROGRAMS is a folder where compiled programs are kept, RECORDS one for the records of a
-workdir in a bucket, STEP_SECONDS makes steps slow, BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it
+workdir in a bucket. STEP_SECONDS makes steps slow, BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it
 fail. GATE_AT makes a step wait at `launching.gate`, HOLD_SAVE makes the checkpoint of a step wait for ever before the
 rename that makes it whole. BAD_GRADIENT=nan:3-5 spoils the gradients of those steps and leaves their losses alone,
 BAD_BATCH=inf:3-5 the features of regions.
@@ -30,7 +30,7 @@ from tests.multi_process.launching import gate
 
 
 def records_folder() -> Path:
-    """Where the rows are recorded: in the workdir, or where RECORDS says if that is in a bucket."""
+    """Where the rows are recorded: in the workdir, or where RECORDS says because that is in a bucket."""
     return Path(os.environ.get("RECORDS") or WORKDIR.value)
 
 
