@@ -156,8 +156,7 @@ class Checkpoints:
             if not isinstance(error, OSError | ValueError) and not _is_bucket_error(error):
                 raise
             self._pending, self._failed = None, True
-            whole = newest_checkpoint(self.directory)
-            left = f"the last whole one is step {whole.name}" if whole else "there is no whole one"
+            left = _last_whole(self.directory)
             raise ConfigError(
                 f"{self.directory}: no checkpoint can be {what} ({_no_writing(error)}); {left}. Make room, make the "
                 "folder writable or put it back, then give the same command again."
@@ -286,6 +285,20 @@ def _no_writing(error: BaseException) -> str:
         return error.strerror
     cause = _root_cause(error)
     return next((reason for reason in map(os.strerror, _NO_WRITING) if reason in f"{error}\n{cause}"), cause)
+
+
+def _last_whole(directory: epath.Path) -> str:
+    """Which checkpoint is left, for a message."""
+    try:
+        newest = newest_checkpoint(directory)
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_bucket_error(error):
+            raise
+        newest = None
+    if newest:
+        return f"the last whole one is step {newest.name}"
+    # A bucket that refuses or does not answer looks empty.
+    return "there is no whole one" if _is_local(directory) else "no whole one can be seen"
 
 
 def _is_bucket_error(error: BaseException) -> bool:
