@@ -28,11 +28,11 @@ class Progress:
             unit = f" {self._unit}"
             self._bar = tqdm(total=total, desc=stage, unit=unit, file=self._stream, leave=False)
 
-    def step(self) -> None:
-        """Count one item."""
-        self._count += 1
+    def step(self, count: int = 1) -> None:
+        """Count items."""
+        self._count += count
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(count)
         elif time.monotonic() - self._last_line_time >= _LINE_EVERY:
             self._last_line_time = time.monotonic()
             self._print_line()

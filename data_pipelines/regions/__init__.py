@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.regions.rows import RegionSource
-from data_pipelines.storage.atomic_files import local_copy
+from data_pipelines.storage.bucket_copy import local_copy
 from data_pipelines.storage.paths import AnyPath, files_below, is_local
 
 _FORMS = (

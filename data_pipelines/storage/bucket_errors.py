@@ -1,6 +1,7 @@
 """Errors of a bucket: which of them pass, trying again, and one kind of error for all of them."""
 
 import contextlib
+import logging
 import random
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from data_pipelines.errors import in_short
 
-_LIBRARIES = ("aiohttp", "botocore", "gcsfs", "google", "requests")  # their errors are not all OSErrors
+_LIBRARIES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3")  # their errors are not all OSErrors
 _STATUS_THAT_PASSES = (408, 429, 500, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 32.0  # seconds between two tries
 _PATIENCE = 300.0  # seconds of trying again; gcsfs itself gives up after about 30
@@ -24,9 +25,10 @@ def is_bucket_error(error: BaseException) -> bool:
 
 def passes(error: BaseException) -> bool:
     """Whether the same call may succeed later: no answer, a cut connection, a server that is busy or restarts."""
-    code = getattr(error, "code", None) or getattr(error, "status", None)
-    if str(code).isdecimal():
-        return int(code) in _STATUS_THAT_PASSES
+    answer = getattr(error, "response", None)  # of requests
+    codes = (getattr(error, "code", None), getattr(error, "status", None), getattr(answer, "status_code", None))
+    if known := [int(code) for code in codes if str(code).isdecimal()]:
+        return known[0] in _STATUS_THAT_PASSES
     return is_bucket_error(error) or isinstance(error, ConnectionError | TimeoutError)
 
 
@@ -50,23 +52,41 @@ def as_os_errors() -> Iterator[None]:
         raise OSError(reason(error)) from error
 
 
+def report_tries_of_gcsfs() -> None:
+    """Print one line for each time that gcsfs itself tries again; its log has no line for it, but stack traces."""
+    log = logging.getLogger("gcsfs")
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    log.addHandler(_Tries())
+
+
+class _Tries(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        name, found, error = record.getMessage().partition(" retrying after exception: ")
+        if found:
+            print(
+                f"gcsfs: {name.strip('_')}: {in_short(error) or 'no answer'}; another try", file=sys.stderr, flush=True
+            )
+
+
 def retried(call: Callable[[], T], what: str, patience: float = _PATIENCE) -> T:
     """`call()`, again while its errors pass, with longer and longer waits; each of them is reported on stderr.
 
     Args:
       call: reads or writes in a bucket; it may be called several times.
       what: the object, for the reports.
-      patience: seconds after which it is not tried again.
+      patience: seconds after the first error in which it is tried again.
 
     Raises:
       OSError: an error that does not pass, or the last one.
     """
-    wait, end = _FIRST_WAIT, time.monotonic() + patience
+    wait, end = _FIRST_WAIT, None
     while True:
         try:
             with as_os_errors():
                 return call()
         except OSError as error:
+            end = end or time.monotonic() + patience
             pause = wait * random.uniform(0.75, 1.25)
             if not passes(error.__cause__ or error) or time.monotonic() + pause > end:
                 raise

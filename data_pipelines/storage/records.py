@@ -23,7 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import BadRecordError, DataError, short_repr
 from data_pipelines.images.orientation import AS_STORED
-from data_pipelines.storage.atomic_files import local_copy
+from data_pipelines.storage.bucket_copy import local_copies
 from data_pipelines.storage.detectors import DetectorDescription, parse_detector
 from data_pipelines.storage.paths import as_path
 from data_pipelines.storage.regions import Regions, from_feature
@@ -168,6 +168,10 @@ class Records:
                 f"Record {i} of {self!r} cannot be read ({error}); remove that folder and prepare the data set again."
             ) from error
 
+    def copy_to_host(self) -> None:
+        """Copy files in a bucket to this host, which the first read does otherwise; DataError as in `local_copies`."""
+        local_copies([path for path, _ in self._shards])
+
     def texts(self) -> Iterator[RecordTexts]:
         """Texts and labels of all records in order, from a separate file: no image is read.
 
@@ -192,8 +196,10 @@ class Records:
     def _files(self) -> ArrayRecordDataSource:
         with self._lock:
             if self._source is None:
+                paths, numbers = zip(*self._shards, strict=True)
                 # The numbers of records are passed, so that no file is opened before it is needed.
-                self._source = ArrayRecordDataSource([f"{local_copy(path)}[0:{n}]" for path, n in self._shards])
+                copies = zip(local_copies(paths), numbers, strict=True)
+                self._source = ArrayRecordDataSource([f"{path}[0:{n}]" for path, n in copies])
             return self._source
 
 

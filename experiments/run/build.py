@@ -123,6 +123,8 @@ def assemble(config: RunConfig, workdir: epath.PathLike, checkpoints: Checkpoint
         evaluation["eval"] = Stream(eval_plan, eval_maker, unmeasurable=recipe.unmeasurable(sources))
     if config.checkpoint.best:
         check_metric(config.checkpoint.best, evaluation_metrics(task, trainer, config.data.all_canvases[0], evaluation))
+    for _, records in (*train_records, *eval_records):
+        records.copy_to_host()  # last, because it may take long; the wait for a batch is limited
     return Run(config, task, trainer, train, evaluation, tokenizer, answers, description)
 
 

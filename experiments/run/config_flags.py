@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from data_pipelines.errors import DataError
-from data_pipelines.storage.bucket_errors import is_bucket_error, reason
+from data_pipelines.storage.bucket_errors import is_bucket_error, reason, report_tries_of_gcsfs
 from experiments.resilience import distributed
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.serialization import build, current_name, to_dict
@@ -229,6 +229,7 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
             logging.get_absl_logger().addFilter(_is_no_trace_of_orbax)
+            report_tries_of_gcsfs()
             sys.unraisablehook = _tell_unraisable
         gc.freeze()  # what was imported stays, and is much: collections while a step is traced need not look at it
         try:
@@ -241,8 +242,9 @@ def run_main(main: Callable[..., None], *, takes_config: bool = True, many_proce
                 raise SystemExit(f"error: {error}") from None
             if is_bucket_error(error):
                 raise SystemExit(
-                    f"error: a bucket cannot be used ({reason(error)}); check its name, and that you are signed in."
-                ) from error
+                    f"error: a bucket cannot be read or written ({reason(error)}); check its name, and that you are "
+                    "signed in. The same command goes on from the last checkpoint."
+                ) from None
             raise
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from the last checkpoint") from None

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from data_pipelines.storage.atomic_files import is_local
+from data_pipelines.storage.paths import is_local
 from experiments.resilience.distributed import are_many, index
 from experiments.run.progress import say
 from pixelbert_jax.errors import ConfigError

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from data_pipelines.storage.atomic_files import is_local, write_atomically
+from data_pipelines.storage.atomic_files import write_atomically
+from data_pipelines.storage.paths import is_local
 from experiments.resilience.disk_errors import writing
 from pixelbert_jax.errors import ConfigError
 

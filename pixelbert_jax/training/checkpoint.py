@@ -27,7 +27,9 @@ from pixelbert_jax.training.step import TrainState
 
 LAYOUT = 2  # raised when a change of the code makes older checkpoints unreadable
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
-_METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax writes it last
+_METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax writes it last in a file system, and renames the folder then
+_COMMIT_FILE = "commit_success.txt"  # the same in gs://, where it cannot rename
+_BUCKET_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests")  # their errors are not all OSErrors
 _DAMAGE = (ValueError, KeyError, OSError, TypeError, AttributeError)  # what Orbax raises on bad files
 _NO_WRITING = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
@@ -150,10 +152,11 @@ class Checkpoints:
             yield
         except TimeoutError:  # is an OSError, and only says that a save goes on
             raise
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            if not isinstance(error, OSError | ValueError) and not _is_bucket_error(error):
+                raise
             self._pending, self._failed = None, True
-            whole = newest_checkpoint(self.directory)
-            left = f"the last whole one is step {whole.name}" if whole else "there is no whole one"
+            left = _last_whole(self.directory)
             raise ConfigError(
                 f"{self.directory}: no checkpoint can be {what} ({_no_writing(error)}); {left}. Make room, make the "
                 "folder writable or put it back, then give the same command again."
@@ -201,7 +204,8 @@ def newest_checkpoint(directory: epath.PathLike) -> epath.Path | None:
     directory = _absolute(directory)
     if not directory.is_dir():
         return None
-    steps = [path for path in directory.iterdir() if path.name.isdecimal() and (path / _METADATA_FILE).exists()]
+    last = _COMMIT_FILE if str(directory).startswith("gs://") else _METADATA_FILE
+    steps = [path for path in directory.iterdir() if path.name.isdecimal() and (path / last).exists()]
     return max(steps, key=lambda path: int(path.name), default=None)
 
 
@@ -281,6 +285,24 @@ def _no_writing(error: BaseException) -> str:
         return error.strerror
     cause = _root_cause(error)
     return next((reason for reason in map(os.strerror, _NO_WRITING) if reason in f"{error}\n{cause}"), cause)
+
+
+def _last_whole(directory: epath.Path) -> str:
+    """Which checkpoint is left, for a message."""
+    try:
+        newest = newest_checkpoint(directory)
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_bucket_error(error):
+            raise
+        newest = None
+    if newest:
+        return f"the last whole one is step {newest.name}"
+    # A bucket that refuses or does not answer looks empty.
+    return "there is no whole one" if _is_local(directory) else "no whole one can be seen"
+
+
+def _is_bucket_error(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _BUCKET_LIBRARIES
 
 
 def _is_local(path: epath.Path) -> bool:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BESIDES = {  # results that are not of the CPU set, and their programs
     "preparing": "benchmarks.cpu.preparing",
+    "bucket_copy_cpu": "benchmarks.cpu.bucket_copy",
     "loop_overhead_r50_cpu": "benchmarks.cpu.loop_overhead",
     "photographs_cpu": "benchmarks.learning.photographs",
 }

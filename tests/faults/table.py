@@ -30,6 +30,13 @@ FAULTS = (  # in the table's order; each is recorded by at least one test
     "more of them than data.max_bad_records",
     "a source that blocks",
     "a second run in one workdir",
+    "bucket: 5% of the answers are 503 or 429",
+    "bucket: 5% of the connections are cut in mid-body",
+    "bucket: each answer takes 200 ms longer",
+    "bucket: the server is away for 20 s",
+    "bucket: permission is refused (403)",
+    "bucket: deleted under the run",
+    "bucket: one of two processes killed",
 )
 
 

@@ -19,16 +19,27 @@ def programs_of_processes(tmp_path_factory) -> Path:
 def start(data_dir, programs_of_processes) -> Callable[..., contextlib.AbstractContextManager[Run]]:
     """`start(workdir, processes, devices, *overrides, ...)`: train with `processes` processes of `devices` devices.
 
-    `by` is a command that runs it, such as `nice`; other arguments are those of `launched`.
+    `by` is a command that runs it, such as `nice`. If `uri` is a workdir in a bucket, `workdir` has only the records of
+    `recorded_pretrain`. Other arguments are those of `launched`.
     """
 
     def start(
-        workdir, processes, devices, *overrides, environments=({},), heartbeat=60, data=data_dir, config=CONFIG, by=()
+        workdir,
+        processes,
+        devices,
+        *overrides,
+        environments=({},),
+        heartbeat=60,
+        data=data_dir,
+        config=CONFIG,
+        by=(),
+        uri=None,
     ):
         workdir.mkdir(parents=True, exist_ok=True)
-        kept = {"PROGRAMS": str(programs_of_processes)}
+        kept = {"PROGRAMS": str(programs_of_processes), "RECORDS": str(workdir)}
+        module = "tests.multi_process.recorded_pretrain"
         return launched(
-            [*by, *program("tests.multi_process.recorded_pretrain", workdir, data, *overrides, config=config)],
+            [*by, *program(module, uri or workdir, data, *overrides, config=config)],
             workdir.with_name(f"{workdir.name}-logs"),
             processes=processes,
             devices=devices,

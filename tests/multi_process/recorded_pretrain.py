@@ -1,9 +1,10 @@
 """`experiments.pretrain` that also writes what each process's devices got: a digest of every row of every batch.
 
-Environment variables change it: PROGRAMS is a folder where compiled programs are kept, STEP_SECONDS makes steps slow,
-BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it fail. GATE_AT makes a step wait at `launching.gate`,
-HOLD_SAVE makes the checkpoint of a step wait for ever before the rename that makes it whole. BAD_GRADIENT=nan:3-5
-spoils the gradients of those steps and leaves their losses alone, BAD_BATCH=inf:3-5 the features of regions.
+Environment variables change it: PROGRAMS is a folder where compiled programs are kept, RECORDS one for the records of a
+workdir in a bucket. STEP_SECONDS makes steps slow, BLOCK_AT makes the input of a step wait for ever, FAIL_AT makes it
+fail. GATE_AT makes a step wait at `launching.gate`, HOLD_SAVE makes the checkpoint of a step wait for ever before the
+rename that makes it whole. BAD_GRADIENT=nan:3-5 spoils the gradients of those steps and leaves their losses alone,
+BAD_BATCH=inf:3-5 the features of regions.
 """
 
 import dataclasses
@@ -26,6 +27,11 @@ from experiments.run.common_flags import WORKDIR
 from experiments.run.config_flags import run_main
 from pixelbert_jax.training.sharding import batch_sharding
 from tests.multi_process.launching import gate
+
+
+def records_folder() -> Path:
+    """Where the rows are recorded: in the workdir, or where RECORDS says because that is in a bucket."""
+    return Path(os.environ.get("RECORDS") or WORKDIR.value)
 
 
 def rows_on_devices(batch: dict[str, jax.Array]) -> dict[int, str]:
@@ -78,11 +84,11 @@ def recorded(trainer):
             rows = len(next(iter(batch.values())))
             bad = np.full(rows, bad_number("BAD_GRADIENT", line["step"]), np.float32)
             batch = batch | {"bad": jax.device_put(bad, batch_sharding(trainer.mesh))}
-        with (Path(WORKDIR.value) / f"rows-{jax.process_index()}.jsonl").open("a") as file:
+        with (records_folder() / f"rows-{jax.process_index()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
         if line["step"] == int(os.environ.get("GATE_AT", "-1")):
-            wait_at(gate(Path(WORKDIR.value)))
+            wait_at(gate(records_folder()))
         return trainer.train_step(state, batch)
 
     return dataclasses.replace(trainer, train_step=train_step)
