@@ -8,6 +8,7 @@ process that is killed loses its lock, and the next one goes on where the file e
 import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -19,8 +20,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from etils import epath
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 
 from data_pipelines.errors import DataError
 from data_pipelines.progress import Progress
@@ -52,7 +51,13 @@ def local_copies(paths: Sequence[epath.PathLike]) -> list[str]:
     Raises:
       DataError: an object is missing, cannot be read or changes while it is read, or the disk is too small.
     """
-    objects = {str(path): _Object(str(path)) for path in paths if not is_local(path)}
+    there = [str(path) for path in paths if not is_local(path)]
+    for folder in {path.rpartition("/")[0] for path in there}:
+        with _readable(folder):
+            files, name = file_system(folder)
+            files.invalidate_cache()  # an object may have been replaced since it was listed
+            retried(functools.partial(files.ls, name), folder)  # one request for all objects
+    objects = {path: _Object(path) for path in there}
     missing = [found for found in objects.values() if not found.copy.exists()]
     if missing:
         _copy_all(missing)
@@ -64,12 +69,9 @@ class _Object:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
+        with _readable(path):
             self.files, self.name = file_system(path)
-            self.files.invalidate_cache()  # it may have been replaced since it was listed
             entry = retried(lambda: self.files.info(self.name), path)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({reason(error)}); prepare it again or check the path.") from error
         self.size = int(entry["size"])
         self.new_checksum, self.checksum = checksum_of(entry)
         version = [entry.get(key) for key in ("crc32c", "md5Hash", "ETag")]
@@ -98,8 +100,18 @@ class _Object:
                 yield piece
 
 
-def file_system(path: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a path with a scheme, and the path in it."""
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({reason(error)}); prepare it again or check the path.") from error
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """The file system (of fsspec) of a path with a scheme, and the path in it."""
+    from fsspec.core import url_to_fs  # not needed without a bucket
+
     return url_to_fs(path)
 
 

@@ -166,7 +166,7 @@ class Records:
 
     def copy_to_host(self) -> None:
         """Copy files in a bucket to this host, which the first read does otherwise; DataError as in `local_copies`."""
-        self._files()
+        local_copies([path for path, _ in self._shards])
 
     def texts(self) -> Iterator[RecordTexts]:
         """Texts and labels of all records in order, from a separate file: no image is read.

@@ -15,7 +15,6 @@ import threading
 import uuid
 from typing import Any
 
-import fsspec
 from etils import epath
 
 from data_pipelines.storage.bucket_errors import as_os_errors, reason, retried
@@ -34,6 +33,8 @@ class BucketLock:
         """Args: path: the object, gs://bucket/name."""
         self._path = path
         self._bucket, _, self._name = str(path).removeprefix("gs://").partition("/")
+        import fsspec  # not needed without a bucket
+
         self._files = fsspec.filesystem("gs")
         self._token = uuid.uuid4().hex
         self._watched: dict[str, Any] | None = None  # the other run's version, while it is unclear whether that lives
@@ -78,7 +79,7 @@ class BucketLock:
                     kept = self._write(self._generation)
             except FileNotFoundError:
                 kept = False
-            except OSError as error:
+            except Exception as error:  # whatever it is, this thread must go on
                 print(f"{self._path} is not renewed ({reason(error)}); tried again", file=sys.stderr, flush=True)
                 continue
             if not kept and not self._ends.is_set():
