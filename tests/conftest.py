@@ -1,6 +1,6 @@
 """What every test runs with: eight CPU devices, strict broadcasting, parsed absl flags.
 
-JAX reads the environment when it is imported, so this comes first.
+JAX and gcsfs read the environment when they are imported, so this comes first.
 """
 
 import os
@@ -9,6 +9,7 @@ from tests.fast_compiles import FLAGS
 
 _XLA_FLAGS = {"--xla_force_host_platform_device_count": 8, **FLAGS}
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # it would ask Google for credentials at each request
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -55,8 +55,10 @@ class Bucket:
     def fetch(self, workdir: Path) -> Path:
         """Copy the run to a local folder."""
         self.files.invalidate_cache()
-        workdir.mkdir(exist_ok=True)
-        self.files.get(f"{BUCKET}/{self.name}/", f"{workdir}/", recursive=True)
+        for name in self.files.find(f"{BUCKET}/{self.name}"):
+            path = workdir / name.removeprefix(f"{BUCKET}/{self.name}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.files.cat_file(name))
         return workdir
 
     def train(self) -> None:
