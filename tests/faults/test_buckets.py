@@ -179,6 +179,7 @@ def test_the_server_is_away_for_a_while(bucket, undisturbed, tmp_path, table):
     table.add("bucket: the server is away for 20 s", GOES_ON, lost_steps=[0])
 
 
+@pytest.mark.slow
 def test_permission_is_refused_and_given_back(bucket, undisturbed, tmp_path, table, capsys):
     """The lock stays in the bucket: the next start waits until nobody renews it, and goes on."""
     bucket.before_step_4 = lambda: setattr(bucket.faults, "refused", ("GET", "POST", "PUT", "DELETE"))
