@@ -184,6 +184,4 @@ def _attempt(folder: Path, write: Any, *args: Any) -> Any:
     try:
         return write(*args)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"Writing to {folder} failed ({error}); free some space or give another --data_dir."
-        ) from error
+        raise DataError(f"Writing to {folder} failed ({error}); free some space or give another --data_dir.") from error
