@@ -5,8 +5,8 @@
 
 The weights are ImageNet's ResNet-18 and all-MiniLM-L6-v2, by their names on the Hugging Face hub, or folders:
 --config.init.backbone=FOLDER --config.init.text=FOLDER --config.data.vocabulary=FOLDER. `make photographs` runs it with
-its controls. Expected on the test split (docs/results.md): image-text matching 0.84 (0.48 with shuffled images), masked
-nouns and colours 0.53 (0.40); about two hours. `--config=...py:amx` is for CPUs with AMX and Python 3.12 or newer: 224
+its controls. Expected on the test split (docs/results.md): image-text matching 0.84 (0.47 with shuffled images), masked
+nouns and colours 0.55 (0.40); one to two hours. `--config=...py:amx` is for CPUs with AMX and Python 3.12 or newer: 224
 pixels, bfloat16. Its larger images gain nothing: 0.84 (0.48) and 0.53 (0.40).
 """
 
