@@ -88,7 +88,7 @@ class _Object:
     def read(self, start: int, end: int) -> Iterator[bytes]:
         """A range of bytes in pieces. Errors are those of the libraries."""
         if not self.path.startswith("gs://"):
-            yield self.files.cat_file(self.name, start, end)
+            yield self.files.cat_file(self.name, start=start, end=end)
             return
         import requests  # gcsfs needs it; its own reading takes five times the processor time of this
 
