@@ -1,6 +1,7 @@
 """A bucket for the tests of one file: gs:// on fake-gcs-server, or s3:// on moto's server."""
 
 import contextlib
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def s3_bucket() -> Iterator[str]:
         host, port = server.get_host_and_port()
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
         with _environment({"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}):
+            # The servers of one process share their objects.
+            urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", b"", timeout=10).close()
             s3fs.S3FileSystem().mkdir(BUCKET)
             yield f"s3://{BUCKET}"
     finally:

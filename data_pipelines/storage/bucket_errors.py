@@ -25,8 +25,12 @@ def is_bucket_error(error: BaseException) -> bool:
 
 def passes(error: BaseException) -> bool:
     """Whether the same call may succeed later: no answer, a cut connection, a server that is busy or restarts."""
-    answer = getattr(error, "response", None)  # of requests
-    codes = (getattr(error, "code", None), getattr(error, "status", None), getattr(answer, "status_code", None))
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # of botocore
+        code = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:  # of requests
+        code = getattr(answer, "status_code", None)
+    codes = (getattr(error, "code", None), getattr(error, "status", None), code)
     if known := [int(code) for code in codes if str(code).isdecimal()]:
         return known[0] in _STATUS_THAT_PASSES
     return is_bucket_error(error) or isinstance(error, ConnectionError | TimeoutError)

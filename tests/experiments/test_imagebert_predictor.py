@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ import pixelbert_jax
 from data_pipelines.errors import DataError
 from data_pipelines.storage.records import open_records
 from data_pipelines.storage.regions import Regions
-from experiments import ask, demo, pointing_game, visualize
+from experiments import ask, pointing_game, visualize
 from experiments.run.common_flags import IMAGES, OUTPUT, REGIONS, TEXTS, WORKDIR
 from pixelbert_jax import ImageWithRegions, Predictor
 from pixelbert_jax.errors import ConfigError
@@ -25,6 +28,7 @@ from tests.experiments.fine_tuning import on_one_device, regions_config, with_wh
 from tests.experiments.test_imagebert import pairs_alone
 from tests.saved_run import save_run
 
+ROOT = Path(__file__).parents[2]
 TEXT = "a red circle and a blue cross"
 
 
@@ -194,8 +198,9 @@ def test_the_programs(saved, loaded, folder, tmp_path, capsys):
 
 def test_the_page_needs_a_detector(saved):
     pytest.importorskip("gradio", reason="the page needs the extra demo")
-    with flagsaver.flagsaver((WORKDIR, str(saved))), pytest.raises(ConfigError, match=r"is an ImageBERT, .*`detector`"):
-        demo.main()
+    command = [sys.executable, "-m", "experiments.demo", f"--workdir={saved}"]  # its flags are also those of others
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1 and "is an ImageBERT, which reads" in ended.stderr and "`detector`" in ended.stderr
 
 
 def test_the_pointing_game(loaded, region_data):

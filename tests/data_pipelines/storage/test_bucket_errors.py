@@ -21,6 +21,11 @@ def answer_of_requests(code):
     return requests.HTTPError(f"{code} of requests", response=answer)
 
 
+def answer_of_s3(code):
+    exceptions = pytest.importorskip("botocore.exceptions")
+    return exceptions.ClientError({"ResponseMetadata": {"HTTPStatusCode": code}}, "GetObject")
+
+
 @pytest.fixture
 def pauses(monkeypatch):
     """Seconds that were waited, without waiting."""
@@ -49,6 +54,7 @@ def failing(*errors):
 def test_which_errors_pass():
     assert all(passes(http_error(code)) and passes(answer_of_requests(code)) for code in (408, 429, 500, 503))
     assert not any(passes(http_error(code)) or passes(answer_of_requests(code)) for code in (400, 401, 403, 404))
+    assert passes(answer_of_s3(503)) and not passes(answer_of_s3(416))
     assert passes(ConnectionResetError()) and passes(TimeoutError()) and passes(requests.ConnectionError("cut"))
     assert not any(map(passes, (FileNotFoundError("a"), OSError("Forbidden: a"), PermissionError(), ValueError())))
 
