@@ -3,9 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CHROMIUM = command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null
 
-.PHONY: quickstart demo test test-slow test-browser docs pictures photographs bench faults fuzz lint format clean
+.PHONY: quickstart demo test test-slow test-browser chromium docs pictures photographs bench faults fuzz lint format clean
 
 $(VENV)/.runtime: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,10 +44,13 @@ test: lint
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# Clicks through the page in Debian's chromium, which is installed where it is missing and that is allowed.
-test-browser: $(VENV)/.test
+# Debian's; it is installed where it is missing and that is allowed.
+chromium:
+	command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null
+
+# Clicks through the page.
+test-browser: $(VENV)/.test chromium
 	$(BIN)/python -m pip install --quiet -e '.[browser]'
-	$(CHROMIUM)
 	$(BIN)/python -m pytest -m browser
 
 # The documentation as a site, in site/index.html; a broken link, anchor or reference is an error.
@@ -58,10 +60,9 @@ docs: $(VENV)/.runtime
 
 # Every picture of README.md and docs/ but that of `make photographs`; the tabs of the runs that are there.
 pictures: WORKDIRS ?= runs/quickstart
-pictures: $(VENV)/.runtime
+pictures: $(VENV)/.runtime chromium
 	test -f runs/quickstart/report.png || $(MAKE) quickstart
 	$(BIN)/python -m pip install --quiet -e '.[browser]'
-	$(CHROMIUM)
 	$(BIN)/python -m benchmarks.pictures.diagram --output=docs/images/diagram.png
 	$(BIN)/python -m benchmarks.pictures.attention --workdir=runs/quickstart --output=docs/images/attention.png
 	$(BIN)/python -m benchmarks.pictures.page --workdirs=$(WORKDIRS) --folder=docs/images
