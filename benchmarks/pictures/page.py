@@ -83,7 +83,7 @@ def click(tab: Page, button: str) -> str:
 def give(tab: Page, images: list[Path], label: str, text: str) -> None:
     """Upload images and write a text."""
     for number, image in enumerate(images):
-        tab.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(str(image))
+        tab.locator("[role=tabpanel]:visible input[type=file]").nth(number).set_input_files(str(image))
         tab.locator(".image-frame img:visible").nth(number).wait_for()
     tab.get_by_label(label).locator("visible=true").fill(text)
 

@@ -14,6 +14,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 
 
 from experiments.demo_page import page as page_module  # noqa: E402
 from experiments.demo_page.page import make_page, serve  # noqa: E402
+from tests.pixelbert_jax.test_predictor_tasks import judging  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -115,6 +116,21 @@ def test_answer_and_search(visit, vqa_run, pretrained, tmp_path, own_data):
     tab.get_by_label("Text to find among 1 images").fill("a red circle")
     tab.get_by_role("button", name="Search", exact=True).click()
     tab.get_by_text("own.png").first.wait_for()
+
+
+def test_judge(visit, pretrained, tmp_path):
+    predictor, sentence = Predictor(judging(pretrained, 2)), "there is a circle in both"
+    tab, files = visit(predictor), []
+    for number, side in enumerate(("left", "right")):
+        files.append(str(tmp_path / f"{side}.png"))
+        cv2.imwrite(files[-1], np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8))
+        tab.locator("[role=tabpanel]:visible input[type=file]").nth(number).set_input_files(files[-1])
+        tab.locator(".image-frame img:visible").nth(number).wait_for()
+    tab.get_by_label("Sentence").fill(sentence)
+    tab.get_by_role("button", name="Judge", exact=True).click()
+    probability = predictor.judge(*files, sentence)
+    for share in (probability, 1 - probability):
+        tab.get_by_text(f"{100 * share:.0f}%").first.wait_for()
 
 
 def test_a_full_queue_is_told(visit, pretrained, monkeypatch):
