@@ -24,7 +24,7 @@ from etils import epath
 from data_pipelines.errors import DataError
 from data_pipelines.progress import Progress
 from data_pipelines.storage.bucket_errors import reason, retried
-from data_pipelines.storage.paths import is_local
+from data_pipelines.storage.paths import is_local, read_range
 
 _RANGE = 64 << 20  # bytes of one request
 _PIECE = 1 << 20  # bytes that are read at a time
@@ -88,7 +88,7 @@ class _Object:
     def read(self, start: int, end: int) -> Iterator[bytes]:
         """A range of bytes in pieces. Errors are those of the libraries."""
         if not self.path.startswith("gs://"):
-            yield self.files.cat_file(self.name, start=start, end=end)
+            yield read_range(epath.Path(self.path), start, end - start)
             return
         import requests  # gcsfs needs it; its own reading takes five times the processor time of this
 

@@ -90,7 +90,7 @@ def size_of(path: AnyPath) -> int:
 def read_range(path: AnyPath, start: int, size: int) -> bytes:
     """Some bytes of a file, fewer at its end; of a file in a bucket nothing more is read."""
     if not is_local(path):
-        return backend.fsspec_backend.fs(path).cat_file(os.fspath(path), start, start + size)
+        return backend.fsspec_backend.fs(path).cat_file(os.fspath(path), start=start, end=start + size)
     with path.open("rb") as file:
         file.seek(start)
         return file.read(size)

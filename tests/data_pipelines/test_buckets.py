@@ -210,6 +210,9 @@ def test_data_is_read_and_prepared_in_s3(tmp_path, monkeypatch, shapes_dir):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with s3_bucket() as bucket:
         copy_to(f"{bucket}/copied", shapes_dir)
+        index = files_below(shapes_dir, "index.json")[0].relative_to(shapes_dir)
+        part = paths.read_range(as_path(f"{bucket}/copied/{index}"), 3, 40)
+        assert part == (shapes_dir / index).read_bytes()[3:43]
         prepare("shapes", f"{bucket}/prepared", options=SHAPES, num_shards=2)
         here = open_records(shapes_dir, "shapes", "train")
         for folder in ("copied", "prepared"):
