@@ -8,7 +8,6 @@ that was stopped. Needs `pip install 'pixelbert_jax[detect]'`. See docs/data.md.
 """
 
 import os
-from pathlib import Path
 
 from absl import app, flags
 
@@ -18,7 +17,7 @@ from data_pipelines.progress import Progress
 from data_pipelines.regions.detecting import detect_folder, find_images
 from data_pipelines.regions.detector import Detector
 from data_pipelines.storage.detectors import named
-from data_pipelines.storage.paths import is_local
+from data_pipelines.storage.paths import local_path
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder with image files, in it or below it.")
 _DETECTOR = flags.DEFINE_string("detector", None, "Folder of a detector, or its name on the Hugging Face hub.")
@@ -45,13 +44,7 @@ def run(arguments: list[str]) -> str:
             raise DataError(f"Give --{flag.name}; the program needs --images, --detector and --output.")
     if _NUM_THREADS.value < 1:
         raise DataError(f"--num_threads={_NUM_THREADS.value} is not positive.")
-    for flag in (_IMAGES, _OUTPUT):
-        if not is_local(flag.value):
-            raise DataError(
-                f"--{flag.name}={flag.value}: detectors read and write folders of a file system; mount the bucket, or "
-                "copy the folder."
-            )
-    folder, output = (Path(flag.value).expanduser() for flag in (_IMAGES, _OUTPUT))
+    folder, output = (local_path(flag.value, flag.name) for flag in (_IMAGES, _OUTPUT))
     images = find_images(folder)
     detector = Detector.load(
         _DETECTOR.value,

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from data_pipelines.datasets.layout import IMAGE_SUFFIXES, images_below
 from data_pipelines.errors import DataError
 from data_pipelines.storage.atomic_files import open_atomically
-from data_pipelines.storage.paths import AnyPath, as_path, files_below
+from data_pipelines.storage.paths import AnyPath, as_path
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import LoadedModel
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FORMAT = 1
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
@@ -125,7 +125,7 @@ def make_index(
     """
     predictor.requires("match")
     from_folder = isinstance(images, str | os.PathLike)
-    listed = images_below(as_path(images)) if from_folder else list(images)
+    listed = _listed(as_path(images)) if from_folder else list(images)
     names, skipped, rows, pending = [], [], [], []
 
     def encode() -> None:
@@ -155,14 +155,13 @@ def make_index(
     return ImageIndex(predictor, tuple(names), encoded, tuple(skipped))
 
 
-def images_below(folder: AnyPath) -> list[AnyPath]:
-    """Image files in a folder and below it, by their suffix, without hidden ones; ConfigError if there is none."""
+def _listed(folder: AnyPath) -> list[AnyPath]:
+    """The images of a folder; raises ConfigError if there is none."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give one with image files.")
-    files = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = images_below(folder)
     if not files:
-        raise ConfigError(f"{folder}: no image files in it ({', '.join(SUFFIXES)}); give another folder.")
+        raise ConfigError(f"{folder}: no image files in it ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder.")
     return files
 
 

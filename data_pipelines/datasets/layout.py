@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.datasets.candidates import FileBytes, Source
 from data_pipelines.errors import DataError, short_repr
 from data_pipelines.storage.bucket_errors import reason
-from data_pipelines.storage.paths import entries
+from data_pipelines.storage.paths import AnyPath, entries, files_below
 
 _MAX_RISE, _MAX_DEPTH = 1000, 20_000  # maximum number of open brackets: within one block that is read, and in all
 _BRACKETS = np.zeros(256, np.int8)
@@ -31,6 +31,12 @@ def require(folder: Path, names: Sequence[str], what: str, remedy: str) -> Path:
     if found is None:
         raise DataError(f"No {what} in {folder}: looked for {', '.join(names)}; {remedy}.")
     return found
+
+
+def images_below(folder: AnyPath) -> list[AnyPath]:
+    """Image files in a folder and below it, by their suffix, without hidden ones; sorted."""
+    files = [path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def list_images(folders: Sequence[Path]) -> dict[str, Path]:

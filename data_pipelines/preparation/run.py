@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from data_pipelines.preparation.hub_files import download, is_on_hub
 from data_pipelines.progress import Progress
 from data_pipelines.storage.destination import ToBucket
 from data_pipelines.storage.detectors import read_detector, same_detector
+from data_pipelines.storage.folder_lock import only_one
 from data_pipelines.storage.index_writer import write_index
 from data_pipelines.storage.paths import AnyPath, as_path, check_writable, is_local
 from data_pipelines.storage.records import has_old_index, read_index, read_summary
@@ -113,7 +113,7 @@ def prepare(
                 if hub_address:
                     source_dir = _fetch(builder, hub_address)
                 _check_source(builder, source_dir)
-            with _only_one(folder.parent):
+            with only_one(folder.parent, "data_dir") if is_local(folder) else contextlib.nullcontext():
                 if not _has_records(folder):
                     _generate(builder) if is_local(folder) else _generate_in_bucket(builder, folder, note)
                 if not _is_finished(folder):
@@ -257,25 +257,6 @@ def _check_same_shards(folder: AnyPath, num_shards: int | None) -> None:
                 f"{folder} was prepared with {found} files of {split}, not --num_shards={num_shards}; "
                 "remove that folder or give another --data_dir."
             )
-
-
-@contextlib.contextmanager
-def _only_one(folder: AnyPath) -> Iterator[None]:
-    """Hold a lock, so that two runs cannot prepare the same data set at the same time."""
-    if not is_local(folder):
-        yield  # a bucket has no locks
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"Cannot write to {folder} ({error}); give another --data_dir.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"Another run is preparing {folder}; wait for it, or give another --data_dir.") from error
-        yield
 
 
 def _expand_home(path: str) -> str:

@@ -1,9 +1,7 @@
 """Detect the regions of all images in a folder, and write one .npz file per image."""
 
 import collections
-import contextlib
 import dataclasses
-import fcntl
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.datasets.candidates import FileBytes
-from data_pipelines.datasets.layout import IMAGE_SUFFIXES
+from data_pipelines.datasets.layout import IMAGE_SUFFIXES, images_below
 from data_pipelines.errors import DataError
 from data_pipelines.images.files import BadImageError, verify
 from data_pipelines.images.orientation import AS_STORED
@@ -24,6 +22,7 @@ from data_pipelines.regions.npz_folder import read_npz
 from data_pipelines.regions.rows import BadRowError, Row
 from data_pipelines.storage.atomic_files import remove_leftovers, write_atomically
 from data_pipelines.storage.detectors import DETECTOR_FILE, DetectorDescription, read_detector, same_detector
+from data_pipelines.storage.folder_lock import only_one
 
 _WINDOW_BATCHES = 8  # images of that many batches are sorted by size
 _LISTED = 20  # skipped images in the summary
@@ -79,9 +78,7 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"--images={folder} is not a folder; give one with image files.")
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    files = [path.relative_to(folder) for path in files]
-    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    files = [path.relative_to(folder) for path in images_below(folder)]
     if not files:
         raise DataError(
             f"--images={folder} has no image files ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder."
@@ -129,7 +126,7 @@ def detect_folder(
     report = DetectionReport()
     window = _WINDOW_BATCHES * detector.batch_size
     windows = [images[first : first + window] for first in range(0, len(images), window)]
-    with _only_one(output), ThreadPoolExecutor(num_threads) as pool:
+    with only_one(output, "output"), ThreadPoolExecutor(num_threads) as pool:
         there: set[Path] = set()
         if _is_begun(output, detector.description | {"upright": upright}):
             start("regions that are there", len(images))
@@ -263,19 +260,3 @@ def _is_begun(output: Path, description: DetectorDescription) -> bool:
                 f"{description[option]}; give the same option, or another folder."
             )
     return True
-
-
-@contextlib.contextmanager
-def _only_one(output: Path) -> Iterator[None]:
-    """Hold a lock, so that two runs cannot write the same folder at the same time."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"Cannot write to --output={output} ({error}); give another folder.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"Another run writes --output={output}; wait for it, or give another folder.") from error
-        yield
