@@ -1,30 +1,31 @@
 """Our inference and pre-training step against a PyTorch peer, in turn, on the same inputs' shapes.
 
     python -m benchmarks.cpu.against_torch --backbone=r50 --what=inference --output=FILE.json
-    python -m benchmarks.cpu.against_torch --backbone=r50 --what=step
+    python -m benchmarks.cpu.against_torch --backbone=r50 --what=step --dtype=bfloat16 --peer_python=PYTHON
 
-Inference: one image of 608x1024 and 32 tokens, float32, all hidden states. Step: two images of 384x640 with
-one text each, 100 pixels, SGD and AdamW, no part of the backbone frozen, nothing recomputed. Images fill their
-canvases. Prints one JSON object: medians, spread and the ratio (time of ours / time of PyTorch), and in `torch_compile`
-whether the peer was compiled.
+Inference: one image of 608x1024 and 32 tokens, all hidden states. Step: two images of 384x640 with one text each, 100
+pixels, SGD and AdamW, no part of the backbone frozen, nothing recomputed. Images fill their canvases. In bfloat16 the
+peer computes under autocast. Each side is a process of its own: --peer_python may be another Python than ours, one
+that has PyTorch. Prints one JSON object: medians, spread, the ratio (time of ours / time of PyTorch), each side's
+first call (which compiles), and in `torch_compile` whether the peer was compiled.
 """
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import torch
 from absl import flags
 from flax import nnx
 
 from benchmarks.harness.measuring import countable, machine, report, with_vocabulary
 from benchmarks.harness.rates import matrix_rate
+from benchmarks.harness.sides import alternate, serve
 from benchmarks.harness.stepping import steps_of, trainer_of
-from benchmarks.harness.torch_peer import TorchPixelBert, make_step, torch_batch
-from benchmarks.harness.turns import TURNS, compared, in_turn
+from benchmarks.harness.turns import TURNS, compared
 from experiments.configs import pretrain_r50
 from experiments.run.common_flags import OUTPUT
 from experiments.run.config_flags import run_main
@@ -41,6 +42,9 @@ _COMPILED = flags.DEFINE_enum(
     ["auto", "yes", "no"],
     "Compile the peer; auto: for inference, where g++ is there (the step gains nothing by it).",
 )
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What both compute in.")
+_PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "The Python of the peer's process.")
+_SIDE = flags.DEFINE_enum("side", None, ["ours", "torch"], "Be one side; the benchmark starts both in this way.")
 
 COMPILER = "g++"  # torch.compile's on the CPU
 INFERENCE, STEP, WORDS = (608, 1024), (384, 640), 32
@@ -63,11 +67,11 @@ def is_compiled(choice: str, what: str) -> bool:
     return choice == "yes" or (choice == "auto" and what == "inference" and found)
 
 
-def full_precision(model: PixelBertConfig) -> PixelBertConfig:
-    """The model in float32, with nothing frozen, nothing recomputed, and no loop over the layers (5% on the CPU)."""
+def comparable(model: PixelBertConfig, dtype: str = "float32") -> PixelBertConfig:
+    """The model in a dtype, with nothing frozen, nothing recomputed, and no loop over the layers (5% on the CPU)."""
     model = countable(model)
     backbone = dataclasses.replace(model.backbone, frozen_parts=0)
-    return with_vocabulary(dataclasses.replace(model, backbone=backbone, dtype="float32"))
+    return with_vocabulary(dataclasses.replace(model, backbone=backbone, dtype=dtype))
 
 
 def batch_of(size: tuple[int, int], images: int, texts: int, words: int, vocabulary: int) -> dict[str, np.ndarray]:
@@ -108,12 +112,16 @@ def our_inference(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Calla
 
 def peer_inference(model: PixelBertConfig, batch: dict[str, np.ndarray], compiled: bool) -> Callable[[], np.ndarray]:
     """The same of the peer."""
+    import torch
+
+    from benchmarks.harness.torch_peer import TorchPixelBert, torch_batch
+
     peer, arrays = TorchPixelBert(model).eval(), torch_batch(batch)
     forward = torch.compile(peer) if compiled else peer
 
     def run() -> np.ndarray:
-        with torch.inference_mode():
-            return forward(arrays["images"], arrays["text"][:, 0]).numpy()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == "bfloat16"):
+            return forward(arrays["images"], arrays["text"][:, 0]).float().numpy()
 
     return run
 
@@ -126,38 +134,65 @@ def our_step(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Callable[[
 
 def peer_step(model: PixelBertConfig, batch: dict[str, np.ndarray], compiled: bool) -> Callable[[], float]:
     """The same of the peer."""
+    from benchmarks.harness.torch_peer import TorchPixelBert, make_step, torch_batch
+
     peer, arrays = TorchPixelBert(model, PretrainingConfig().sampled_pixels), torch_batch(batch)
-    step = make_step(peer, pretrain_r50.get_config().optimizer, compiled=compiled)
+    optimizer, bfloat16 = pretrain_r50.get_config().optimizer, model.dtype == "bfloat16"
+    step = make_step(peer, optimizer, compiled=compiled, bfloat16=bfloat16)
     return lambda: step(arrays)
 
 
-def measure(model: PixelBertConfig, what: str, turns: int, *, compiled: bool = False) -> dict[str, Any]:
-    """Time both in turn."""
-    model, words = full_precision(model), model.text.vocabulary_size or 1000
-    if what == "inference":
-        batch = batch_of(INFERENCE, 1, 1, WORDS, words)
-        ways = {"ours": our_inference(model, batch), "torch": peer_inference(model, batch, compiled)}
-    else:
-        batch = batch_of(STEP, 2, 1, WORDS, words)
-        ways = {"ours": our_step(model, batch), "torch": peer_step(model, batch, compiled)}
-    seconds = in_turn(ways, turns)
-    return {
-        **machine(make_mesh(MeshConfig())),
+def side_of(side: str, model: PixelBertConfig, what: str, *, compiled: bool) -> tuple[Callable[[], Any], dict]:
+    """What one side does in a turn, and what is to be said of it.
+
+    Args:
+      side: ours or torch.
+      model: made `comparable`.
+      what: inference or step.
+      compiled: the peer, by torch.compile.
+    """
+    words = model.text.vocabulary_size
+    batch = batch_of(INFERENCE, 1, 1, WORDS, words) if what == "inference" else batch_of(STEP, 2, 1, WORDS, words)
+    about = {"image": list(batch["images"].shape[1:3]), "pairs": int(batch["pair_mask"].size)}
+    if side == "ours":
+        run = our_inference(model, batch) if what == "inference" else our_step(model, batch)
+        rate = {"matrix_rate_tflops": round(matrix_rate(model.dtype) / 1e12, 3)}
+        return run, machine(make_mesh(MeshConfig())) | about | rate
+    import torch
+
+    run = (peer_inference if what == "inference" else peer_step)(model, batch, compiled)
+    return run, {
         "torch": torch.__version__,
+        "torch_python": sys.version.split()[0],
         "torch_threads": torch.get_num_threads(),
         "torch_compile": compiled,
-        "image": list(batch["images"].shape[1:3]),
-        "pairs": int(batch["pair_mask"].size),
-        **compared(seconds, "ours", "torch"),
-        "matrix_rate_tflops": round(matrix_rate("float32") / 1e12, 3),
     }
+
+
+def measure(backbone: str, what: str, dtype: str, turns: int, *, compiled: bool, peer_python: str) -> dict[str, Any]:
+    """Time both in turn."""
+    options = [f"--backbone={backbone}", f"--what={what}", f"--dtype={dtype}"]
+    options.append(f"--torch_compile={'yes' if compiled else 'no'}")
+    module = ["-m", "benchmarks.cpu.against_torch"]
+    commands = {
+        "ours": [sys.executable, *module, *options, "--side=ours"],
+        "torch": [peer_python, *module, *options, "--side=torch"],
+    }
+    about, seconds = alternate(commands, turns)
+    first = {f"{name}_first_call_seconds": said.pop("first_call_seconds") for name, said in about.items()}
+    return about["ours"] | about["torch"] | first | compared(seconds, "ours", "torch")
 
 
 def main() -> None:
     """Entry point behind the flags."""
     compiled = is_compiled(_COMPILED.value, _WHAT.value)
-    found = measure(MODELS[BACKBONE.value](), _WHAT.value, TURNS.value, compiled=compiled)
-    report({"backbone": BACKBONE.value, "what": _WHAT.value} | found, OUTPUT.value)
+    if _SIDE.value:
+        model = comparable(MODELS[BACKBONE.value](), _DTYPE.value)
+        serve(*side_of(_SIDE.value, model, _WHAT.value, compiled=compiled))
+        return
+    of = {"backbone": BACKBONE.value, "what": _WHAT.value, "dtype": _DTYPE.value}
+    found = measure(*of.values(), TURNS.value, compiled=compiled, peer_python=_PEER_PYTHON.value)
+    report(of | found, OUTPUT.value)
 
 
 if __name__ == "__main__":

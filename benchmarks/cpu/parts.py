@@ -19,7 +19,7 @@ import optax
 import torch
 from flax import nnx
 
-from benchmarks.cpu.against_torch import BACKBONE, MODELS, STEP, WORDS, full_precision
+from benchmarks.cpu.against_torch import BACKBONE, MODELS, STEP, WORDS, comparable
 from benchmarks.harness.measuring import machine, operations, report, rounded
 from benchmarks.harness.rates import copy_rate, matrix_rate
 from benchmarks.harness.torch_peer import TorchPixelBert, make_optimizers
@@ -188,7 +188,7 @@ def optimizer_ways(model: PixelBertConfig, peer: TorchPixelBert) -> tuple[dict[s
 
 def measure(model: PixelBertConfig, size: tuple[int, int], turns: int) -> dict[str, Any]:
     """All parts."""
-    model = full_precision(model)
+    model = comparable(model)
     peer = TorchPixelBert(model).eval()
     rate, bandwidth = matrix_rate("float32"), copy_rate()
     rows = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.cpu.against_torch import WORDS, batch_of, full_precision, our_step
+from benchmarks.cpu.against_torch import WORDS, batch_of, comparable, our_step
 from benchmarks.harness.measuring import machine, report
 from benchmarks.harness.turns import TURNS, in_turn, spread
 from experiments.run.common_flags import OUTPUT
@@ -24,7 +24,7 @@ _TEXTS = flags.DEFINE_integer("texts_an_image", 4, "Texts that share an image.",
 
 def measure(model: PixelBertConfig, size: tuple[int, int], texts: int, turns: int) -> dict[str, Any]:
     """Time both steps in turn."""
-    model = full_precision(model)
+    model = comparable(model)
     ways = {
         str(count): our_step(model, batch_of(size, 1, count, WORDS, model.text.vocabulary_size)) for count in (1, texts)
     }

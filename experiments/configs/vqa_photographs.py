@@ -23,7 +23,7 @@ from pixelbert_jax.training.optimizer import AdamWConfig, ScheduleConfig
 def get_config(setting: str = "cpu") -> RunConfig:
     """8 images with 8 questions each; images keep their aspect ratio: 160x211 pixels, 35 cells (224x299, 70)."""
     config = pretrain_photographs.get_config(setting)
-    on_gpu, large = setting == "gpu", setting != "cpu"
+    on_gpu = setting == "gpu"
     return dataclasses.replace(
         config,
         init=dataclasses.replace(config.init, text="", backbone="", checkpoint="runs/photographs"),
@@ -32,8 +32,8 @@ def get_config(setting: str = "cpu") -> RunConfig:
             train=(SourceConfig("daquar", "train"),),
             eval=(SourceConfig("daquar", "test"),),
             vocabulary="",
-            resize=ResizeRule(224, 320) if large else ResizeRule(160, 224),
-            canvases=((224, 320),) if large else ((160, 224),),
+            resize=ResizeRule(224, 320) if on_gpu else ResizeRule(160, 224),
+            canvases=((224, 320),) if on_gpu else ((160, 224),),
             batch_images=32 if on_gpu else 8,
             texts_per_image=8,
             max_text_length=24,

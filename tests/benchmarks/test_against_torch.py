@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from tests.experiments.fine_tuning import small_config
 
 torch = pytest.importorskip("torch")
 from benchmarks.cpu import against_torch, input_pipeline, loop_overhead  # noqa: E402
+from benchmarks.harness.sides import alternate  # noqa: E402
 from benchmarks.harness.torch_peer import TorchPixelBert  # noqa: E402
 from benchmarks.harness.turns import compared, in_turn  # noqa: E402
 
@@ -67,15 +69,63 @@ def test_the_peer_is_the_same_model(model):
     assert count == sum(p.numel() for p in peer.parameters()) - unused
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("what", ["inference", "step"])
-def test_against_torch(what, monkeypatch):
+def test_both_sides_do_the_same_work(what, dtype, monkeypatch):
     monkeypatch.setattr(against_torch, "INFERENCE", (64, 128))
     monkeypatch.setattr(against_torch, "STEP", (64, 128))
     monkeypatch.setattr(against_torch, "WORDS", 8)
     monkeypatch.setattr(against_torch, "make_mesh", make_mesh_of_one)
-    found = against_torch.measure(MODEL, what, 2)
-    assert found["image"] == [64, 128] and found["pairs"] == {"inference": 1, "step": 2}[what]
-    assert found["ratio"]["median"] > 0 and found["torch_compile"] is False
+    model = against_torch.comparable(MODEL, dtype)
+    ours, about = against_torch.side_of("ours", model, what, compiled=False)
+    peer, about_peer = against_torch.side_of("torch", model, what, compiled=False)
+    assert about["image"] == [64, 128] and about["pairs"] == {"inference": 1, "step": 2}[what]
+    assert about_peer["torch"] == torch.__version__ and about_peer["torch_compile"] is False
+    assert np.shape(ours()) == np.shape(peer()) and np.isfinite(ours()).all() and np.isfinite(peer()).all()
+
+
+SIDE = """
+import sys, time
+from benchmarks.harness.sides import serve
+calls = []
+def step():
+    calls.append(0)
+    time.sleep({seconds} * (len(calls) > 2))
+serve(step, {{"name": "{name}"}})
+"""
+
+
+def test_sides_in_processes_of_their_own_take_turns(tmp_path):
+    """Calls that compile do not count; the ratio is that of the work; both processes are gone afterwards."""
+    code = {name: SIDE.format(name=name, seconds=seconds) for name, seconds in (("slow", 0.2), ("fast", 0.05))}
+    about, seconds = alternate({name: [sys.executable, "-c", text] for name, text in code.items()}, 2)
+    assert [said["name"] for said in about.values()] == ["slow", "fast"]
+    assert all(said["first_call_seconds"] < 0.05 for said in about.values())
+    assert [len(times) for times in seconds.values()] == [2, 2]
+    assert min(seconds["slow"]) > 0.19 and min(seconds["fast"]) > 0.04 and min(seconds["fast"]) < 0.19
+
+
+def test_a_side_that_fails_is_named(capfd):
+    with pytest.raises(ConfigError, match="The side torch ended with exit code 3"):
+        alternate({"torch": [sys.executable, "-c", "import sys; print('no torch', file=sys.stderr); sys.exit(3)"]}, 1)
+    assert "no torch" in capfd.readouterr().err
+
+
+def test_the_program_starts_both_sides(monkeypatch, capsys):
+    """With the peer's own Python, and the same options."""
+    seen = {}
+
+    def stand_in(commands, turns):
+        seen.update(commands)
+        return {name: {"first_call_seconds": 1.0} for name in commands}, {"ours": [1.0] * turns, "torch": [2.0] * turns}
+
+    monkeypatch.setattr(against_torch, "alternate", stand_in)
+    with flagsaver.flagsaver(dtype="bfloat16", what="step", peer_python="/other/python"):
+        against_torch.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["ratio"]["median"] == 0.5 and found["dtype"] == "bfloat16" and found["torch_first_call_seconds"] == 1.0
+    assert seen["ours"][0] == sys.executable and seen["torch"][0] == "/other/python"
+    assert seen["ours"][1:-1] == seen["torch"][1:-1] and seen["torch"][-1] == "--side=torch"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +142,7 @@ def test_against_torch(what, monkeypatch):
 def test_the_peer_is_compiled_where_that_helps(choice, what, compiler, compiled, monkeypatch, capsys):
     """The program chooses, and the result says what was chosen."""
     monkeypatch.setattr(against_torch.shutil, "which", lambda name: compiler if name == "g++" else "/bin/other")
-    seen = lambda model, what, turns, *, compiled: {"torch_compile": compiled}  # noqa: E731
+    seen = lambda *_, compiled, peer_python: {"torch_compile": compiled}  # noqa: E731
     monkeypatch.setattr(against_torch, "measure", seen)
     with flagsaver.flagsaver(torch_compile=choice, what=what):
         against_torch.main()

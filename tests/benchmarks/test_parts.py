@@ -34,9 +34,9 @@ def test_parts():
 @pytest.mark.parametrize("backbone", ["r50", "x152"])
 def test_both_parts_make_the_same_shapes(backbone):
     """Ours, channels last, against the peer's, for shapes of the model that is measured."""
-    from benchmarks.cpu.against_torch import MODELS, full_precision
+    from benchmarks.cpu.against_torch import MODELS, comparable
 
-    model = full_precision(MODELS[backbone]())
+    model = comparable(MODELS[backbone]())
     with torch.device("meta"):
         peer = parts.TorchPixelBert(model).eval()
     ours = parts.nnx.eval_shape(lambda: parts._module(model))
