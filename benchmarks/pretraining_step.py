@@ -36,7 +36,10 @@ _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps.")
 
 
 def random_batch(config, images: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """A batch of the config's shapes; each image fills what the resize rule lets it fill of the canvas."""
+    """A batch of the config's shapes; each image fills what the resize rule lets it fill of the canvas.
+
+    Half of the pairs match, and each text uses half of its slots for masked tokens, about as captions do.
+    """
     rng = np.random.default_rng(0)
     canvas, size = largest_image(config.data)
     texts, length, slots = (
@@ -52,7 +55,7 @@ def random_batch(config, images: int, vocabulary: int) -> dict[str, np.ndarray]:
         "text_mask": np.ones((*pairs, length), bool),
         "mlm_position": rng.integers(1, length - 1, (*pairs, slots)).astype(np.int32),
         "mlm_target": rng.integers(5, vocabulary, (*pairs, slots)).astype(np.int32),
-        "mlm_mask": np.ones((*pairs, slots), bool),
+        "mlm_mask": np.tile(np.arange(slots) < -(-slots // 2), (*pairs, 1)),
         "itm_label": (np.arange(images * texts).reshape(pairs) % 2).astype(np.int32),
         "pair_mask": np.ones(pairs, bool),
     }

@@ -12,7 +12,7 @@ from pixelbert_jax.config import ModelConfig
 from pixelbert_jax.dropout import dropout
 from pixelbert_jax.embeddings import make_layer_norm
 from pixelbert_jax.initializers import transformer_normal
-from pixelbert_jax.products import dot_general, product
+from pixelbert_jax.products import Linear, linear
 
 _ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu}
 _REMAT_POLICIES = {
@@ -25,13 +25,13 @@ class EncoderLayer(nnx.Module):
     """Self-attention and MLP, each followed by a residual sum and LayerNorm."""
 
     def __init__(self, config: ModelConfig, *, platform: str, rngs: nnx.Rngs) -> None:
-        def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(
                 inputs,
                 outputs,
+                platform=platform,
                 kernel_init=transformer_normal(config),
                 dtype=config.dtype,
-                dot_general=dot_general(platform),
                 rngs=rngs,
             )
 
@@ -68,8 +68,8 @@ class EncoderLayer(nnx.Module):
         else:
             chosen_NxQxD = jnp.take_along_axis(x_NxSxD, index_NxQ[..., None], axis=1)
         chosen_TxD = chosen_NxQxD.reshape(-1, width)
-        query = self._by_head(product(chosen_TxD, kernel[:, :width], platform=self.platform) + bias[None, :width], rows)
-        flat = product(x_NxSxD.reshape(-1, width), kernel[:, width:], platform=self.platform) + bias[None, width:]
+        query = self._by_head(linear(chosen_TxD, kernel[:, :width], bias[:width], platform=self.platform), rows)
+        flat = linear(x_NxSxD.reshape(-1, width), kernel[:, width:], bias[width:], platform=self.platform)
         key, value = (self._by_head(part, rows) for part in jnp.split(flat, 2, axis=-1))
         return self._transform(chosen_TxD, (query, key, value), mask_NxS, dropout_key).reshape(chosen_NxQxD.shape)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 _FIRST_JAX = (0, 12)  # whose CPU backend multiplies bfloat16 with AMX
 _BLOCK = 64  # most rows and columns of a block
@@ -67,13 +68,39 @@ def product(x_NxI: jax.Array, kernel_IxO: jax.Array, *, platform: str) -> jax.Ar
     return (amx_product if uses_amx(platform, x_NxI.dtype) else jnp.dot)(x_NxI, kernel_IxO)
 
 
-@functools.cache  # modules made alike have equal graphs
-def dot_general(platform: str) -> Any:
-    """`lax.dot_general` for `nnx.Linear`, with `product` for flat lists of tokens."""
+class Linear(nnx.Linear):
+    """A linear layer over a flat list of tokens, in the form that is fast on the platform it is compiled for."""
 
-    def dot(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-        if x.ndim == 2 and uses_amx(platform, x.dtype):
-            return amx_product(x, kernel)
-        return jax.lax.dot_general(x, kernel, dimensions, **options)
+    def __init__(self, inputs: int, outputs: int, *, platform: str, **options: Any) -> None:
+        super().__init__(inputs, outputs, **options)
+        self.platform = platform
 
-    return dot
+    def __call__(self, x_TxI: jax.Array) -> jax.Array:
+        kernel_IxO, bias_O = (parameter[...].astype(self.dtype) for parameter in (self.kernel, self.bias))
+        return linear(x_TxI.astype(self.dtype), kernel_IxO, bias_O, platform=self.platform)
+
+
+def linear(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array, *, platform: str) -> jax.Array:
+    """A product and a bias, TxO, in the form that is fast on the platform it is compiled for."""
+    if uses_amx(platform, x_TxI.dtype):
+        return _amx_linear(x_TxI, kernel_IxO, bias_O)
+    return jnp.dot(x_TxI, kernel_IxO) + bias_O[None]
+
+
+@jax.custom_vjp
+def _amx_linear(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array) -> jax.Array:
+    return jnp.dot(x_TxI, kernel_IxO) + bias_O[None]
+
+
+def _linear_forward(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array) -> tuple[jax.Array, tuple]:
+    return _amx_linear(x_TxI, kernel_IxO, bias_O), (x_TxI, kernel_IxO)
+
+
+def _linear_backward(saved: tuple, dy_TxO: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # Left alone, the compiler computes dy again within the sum, and what follows dx within its product: both slowly.
+    dy_TxO = jax.lax.optimization_barrier(dy_TxO)
+    dx_TxI, dkernel_IxO = _backward(saved, dy_TxO)
+    return jax.lax.optimization_barrier(dx_TxI), dkernel_IxO, dy_TxO.sum(0)
+
+
+_amx_linear.defvjp(_linear_forward, _linear_backward)

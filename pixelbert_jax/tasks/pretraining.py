@@ -18,6 +18,7 @@ from pixelbert_jax.initializers import transformer_normal
 from pixelbert_jax.models import make_model
 from pixelbert_jax.sampling import gather_pixels, sample_pixels
 from pixelbert_jax.tasks.heads import ItmHead, mlm_fields, pair_fields
+from pixelbert_jax.tasks.masked_tokens import token_losses
 from pixelbert_jax.tasks.task import Batch, Field, Sums
 
 
@@ -98,6 +99,7 @@ class PretrainingTask:
         key: jax.Array | None,
     ) -> tuple[jax.Array, Sums]:
         mlm_sum, itm_sum, sums = mlm_and_itm_losses(
+            module,
             *self.forward(module, batch, key),
             batch,
             self._counted_tokens(batch),
@@ -108,7 +110,7 @@ class PretrainingTask:
         return self.config.mlm_weight * mlm_sum / token_count + self.config.itm_weight * itm_sum / pair_count, sums
 
     def forward(self, module: ModelForPretraining, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Token logits NxMxV and ITM logits N, N = B*K.
+        """Hidden states NxMxD at the masked positions and ITM logits N, N = B*K.
 
         With a key: training, dropout and sampled pixels. Without: evaluation, all pixels.
         """
@@ -135,7 +137,7 @@ class PretrainingTask:
             dropout_key,
             index_NxQ=jnp.concatenate([jnp.zeros_like(position_NxM[:, :1]), position_NxM], axis=1),
         )
-        return module.logits_of_tokens(hidden_NxQxD[:, 1:]), module.itm_logit(hidden_NxQxD)
+        return hidden_NxQxD[:, 1:], module.itm_logit(hidden_NxQxD)
 
     def _counted_tokens(self, batch: Batch) -> jax.Array:
         """Masked tokens that count in the loss, BxKxM."""
@@ -144,7 +146,8 @@ class PretrainingTask:
 
 
 def mlm_and_itm_losses(
-    token_logits_NxMxV: jax.Array,
+    module: ModelForPretraining,
+    hidden_NxMxD: jax.Array,
     itm_logit_N: jax.Array,
     batch: Batch,
     counted_BxKxM: jax.Array,
@@ -155,7 +158,8 @@ def mlm_and_itm_losses(
     """The losses of MLM and ITM, each summed, and their metrics.
 
     Args:
-      token_logits_NxMxV: at the masked positions of N = B*K texts.
+      module: has the heads.
+      hidden_NxMxD: hidden states at the masked positions of N = B*K texts.
       itm_logit_N: logits of ITM.
       batch: with `mlm_fields`.
       counted_BxKxM: masked tokens that count.
@@ -165,16 +169,17 @@ def mlm_and_itm_losses(
     pairs = itm_logit_N.shape[0]
     target_NxM = batch["mlm_target"].reshape(pairs, -1)
     counted_NxM = counted_BxKxM.reshape(pairs, -1)
-    token_loss_NxM = optax.softmax_cross_entropy_with_integer_labels(token_logits_NxMxV, target_NxM)
-    mlm_sum = jnp.where(counted_NxM, token_loss_NxM, 0).sum()
+    token_loss_NxM, right_NxM = token_losses(
+        module.logits_of_tokens, hidden_NxMxD, target_NxM, counted_NxM, platform=module.mlm_head.platform
+    )
+    mlm_sum = token_loss_NxM.sum()
     label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)
     pair_loss_N = optax.sigmoid_binary_cross_entropy(itm_logit_N, label_N.astype(jnp.float32))
     itm_sum = jnp.where(pair_mask_N, pair_loss_N, 0).sum()
-    right_NxM = token_logits_NxMxV.argmax(-1) == target_NxM
     sums = {
         "mlm_loss": (mlm_sum, counted_NxM.sum()),
         "itm_loss": (itm_sum, pair_mask_N.sum()),
-        "mlm_accuracy": ((right_NxM & counted_NxM).sum(), counted_NxM.sum()),
+        "mlm_accuracy": (right_NxM.sum(), counted_NxM.sum()),
         "itm_accuracy": ((((itm_logit_N > 0) == label_N) & pair_mask_N).sum(), pair_mask_N.sum()),
     }
     if evaluation:

@@ -89,9 +89,10 @@ class RegionsPretrainingTask:
 
         In evaluation, the metrics of regions count zeroed regions in matched pairs, whatever the loss counts.
         """
-        token_logits, itm_logit_N, hidden_NxRxD = self.forward(module, batch, key)
+        hidden_NxMxD, itm_logit_N, hidden_NxRxD = self.forward(module, batch, key)
         mlm_sum, itm_sum, sums = mlm_and_itm_losses(
-            token_logits,
+            module,
+            hidden_NxMxD,
             itm_logit_N,
             batch,
             self._counted(batch, "mlm_mask"),
@@ -132,7 +133,7 @@ class RegionsPretrainingTask:
     def forward(
         self, module: ImageBertForPretraining, batch: Batch, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Token logits NxMxV, ITM logits N, and hidden states NxRxD of the regions; N = B*K.
+        """Hidden states NxMxD at masked positions, ITM logits N, and hidden states NxRxD of the regions; N = B*K.
 
         With a key: training, with dropout.
         """
@@ -157,9 +158,10 @@ class RegionsPretrainingTask:
             visual_mask_NxP,
             dropout_key,
         )
-        token_logits = module.token_logits(hidden_NxSxD, batch["mlm_position"].reshape(pairs, -1))
+        position_NxM = batch["mlm_position"].reshape(pairs, -1)
+        hidden_NxMxD = jnp.take_along_axis(hidden_NxSxD, position_NxM[..., None], axis=1)
         hidden_NxRxD = hidden_NxSxD[:, -batch["boxes"].shape[1] :].astype(jnp.float32)
-        return token_logits, module.itm_logit(hidden_NxSxD), hidden_NxRxD
+        return hidden_NxMxD, module.itm_logit(hidden_NxSxD), hidden_NxRxD
 
     def _counted(self, batch: Batch, name: str) -> jax.Array:
         """Masked tokens or regions that count in the losses, BxKx."""

@@ -37,6 +37,22 @@ from pixelbert_jax.training.step import Trainer, make_trainer
 
 VOCABULARY = 40
 
+
+@dataclasses.dataclass
+class GivenHeads:
+    """Heads of pre-training for a forward pass that is given, whose hidden states are the token logits."""
+
+    outputs: tuple[Any, ...]
+    platform: str = "cpu"
+
+    @property
+    def mlm_head(self) -> "GivenHeads":
+        return self
+
+    def logits_of_tokens(self, hidden: jax.Array) -> jax.Array:
+        return hidden
+
+
 SMALL_BACKBONE = ResNetConfig(
     depths=(1,),
     widths=(32,),

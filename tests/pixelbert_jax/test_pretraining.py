@@ -14,6 +14,7 @@ from pixelbert_jax.tasks.pretraining import PretrainingConfig, PretrainingTask
 from pixelbert_jax.tasks.task import mean_metrics
 from tests.pixelbert_jax.helpers import (
     VOCABULARY,
+    GivenHeads,
     abstract_loss,
     assert_fields_are_needed,
     make_batch,
@@ -27,10 +28,10 @@ KEY = jax.random.key(0)
 
 @dataclasses.dataclass(frozen=True)
 class GivenLogits(PretrainingTask):
-    """The task with given logits instead of a model's."""
+    """The task with given logits instead of a model's: the hidden states are the token logits."""
 
     def forward(self, module, batch, key):
-        return module
+        return module.outputs
 
 
 def logits(seed=0):
@@ -50,11 +51,12 @@ def batch():
     return arrays
 
 
-def run(config=None, arrays=None, key=KEY, given=None, totals_of=None, **fields):
+def run(config=None, arrays=None, key=KEY, given=None, totals_of=None, platform="cpu", **fields):
     """Loss and metrics (name -> (sum, count)) from given logits."""
     task = GivenLogits(small_model(), config or PretrainingConfig(), **fields)
     arrays = {name: jnp.array(array) for name, array in (arrays or batch()).items()}
-    loss, sums = task.loss(given or logits(), arrays, task.totals(totals_of or arrays), key)
+    module = GivenHeads(tuple(map(jnp.array, given or logits())), platform)
+    loss, sums = task.loss(module, arrays, task.totals(totals_of or arrays), key)
     return float(loss), {name: (float(a), int(b)) for name, (a, b) in sums.items()}
 
 
@@ -84,10 +86,11 @@ def expected_metrics(arrays, on_negatives=True):
     }, (right, counted, label)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("on_negatives", [True, False])
-def test_losses_and_accuracies(on_negatives):
+def test_losses_and_accuracies(on_negatives, platform):
     config = PretrainingConfig(mlm_weight=0.5, itm_weight=2.0, mlm_on_negatives=on_negatives)
-    loss, sums = run(config)
+    loss, sums = run(config, platform=platform)
     expected, _ = expected_metrics(batch(), on_negatives)
     assert sums.keys() == expected.keys()
     for name, (total, count) in expected.items():
@@ -235,7 +238,11 @@ def test_bfloat16(module):
     def outputs(exact_module, half_module):
         pixels, _ = half_module.model.encode_image(arrays["images"], arrays["image_size"])
         assert pixels.dtype == jnp.bfloat16
-        return exact.forward(exact_module, arrays, None), half.forward(half_module, arrays, None)
+        hidden, itm = zip(
+            exact.forward(exact_module, arrays, None), half.forward(half_module, arrays, None), strict=True
+        )
+        tokens = (each.logits_of_tokens(x) for each, x in zip((exact_module, half_module), hidden, strict=True))
+        return tuple(zip(tokens, itm, strict=True))
 
     for expected, actual in zip(*outputs(module, halved), strict=True):
         assert actual.dtype == jnp.float32
