@@ -52,6 +52,7 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.2"],
+        "cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,

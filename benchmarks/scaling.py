@@ -73,7 +73,7 @@ class Row:
     beyond: bool  # more images a chip than any compiled step has
 
     @property
-    def images_a_second(self) -> float:
+    def images_per_second(self) -> float:
         return self.images_a_chip * self.slice.chips / self.times.likely
 
 
@@ -201,7 +201,7 @@ def table(steps: Sequence[Step], kind: str, strong: bool, data_parallel: Sequenc
         if row is None:
             continue
         first = first or row
-        efficiency = row.images_a_second / slice_.chips / (first.images_a_second / first.slice.chips)
+        efficiency = row.images_per_second / slice_.chips / (first.images_per_second / first.slice.chips)
         network = (row.times.network + row.times.hidden_network) / row.times.likely
         cells = [
             f"{slice_.chips:,}{' *' if row.compiled else ' ~' if row.beyond else ''}",
@@ -210,9 +210,9 @@ def table(steps: Sequence[Step], kind: str, strong: bool, data_parallel: Sequenc
             f"{row.times.likely:.3g}",
             f"{network:.1%}",
             row.times.limit,
-            f"{row.images_a_second:,.0f}",
+            f"{row.images_per_second:,.0f}",
             f"{efficiency:.0%}",
-            f"{row.images_a_second / slice_.chips * slice_.chip.host_chips[0]:,.0f}",
+            f"{row.images_per_second / slice_.chips * slice_.chip.host_chips[0]:,.0f}",
         ]
         if strong:
             hours = STEPS * row.times.likely / 3600

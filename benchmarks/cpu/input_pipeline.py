@@ -160,7 +160,7 @@ def measure(split: Records, data: DataConfig, tokenizer: Tokenizer, images: int,
         "texts_per_image": data.texts_per_image,
         "opencv": cv2.__version__,
         "rows": ROWS,
-        "images_a_second_a_core": {name: spread(values) for name, values in rates.items()},
+        "images_per_second_per_core": {name: spread(values) for name, values in rates.items()},
         **{f"ours_over_{peer}": ratio(rates["ours"], rates[peer]) for peer in ("alone", "bare", "placed", "torch")},
         "ours_parts": {
             name: rounded(1e3 * spent / turns / len(chosen))

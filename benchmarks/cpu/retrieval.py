@@ -246,7 +246,7 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "plain": image_operations["plain"] / rates["plain"],
         **{name: counted.backbone / rates["backbone"] + count / rates[name] for name, count in encoder.items()},
     }
-    pairs_a_second = {
+    pairs_per_second = {
         "plain": [sizes.plain_pairs / s for s in times.turns["plain"]],
         **{
             name: [
@@ -256,7 +256,7 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
             for name in WAYS
         },
     }
-    ratios = [ours / plain for ours, plain in zip(pairs_a_second["cls_only"], pairs_a_second["plain"], strict=True)]
+    ratios = [ours / plain for ours, plain in zip(pairs_per_second["cls_only"], pairs_per_second["plain"], strict=True)]
     canvas, size = largest_image(config.data)
     return {
         **machine(mesh),
@@ -265,7 +265,7 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "canvas": list(canvas),
         "image": list(size),
         "mean_word_pieces_of_a_text": round(float(length_T.mean()), 2),
-        "pairs_a_second": {name: spread(values) for name, values in pairs_a_second.items()},
+        "pairs_per_second": {name: spread(values) for name, values in pairs_per_second.items()},
         "ratio_of_cls_only_to_plain": spread(ratios),
         "backbone_seconds_a_image": spread([s / sizes.images for s in times.turns["backbone"]]),
         "first_turn_seconds": times.first,
@@ -275,7 +275,7 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
             "encoder_a_pair": {str(s): rounded(n / 1e9) for (s, whole), n in counted.pair.items() if not whole},
             "encoder_a_pair_plain": rounded(counted.pair[longest, True] / 1e9),
         },
-        "teraflop_a_second": {name: rounded(rate / 1e12) for name, rate in rates.items()},
+        "teraflop_per_second": {name: rounded(rate / 1e12) for name, rate in rates.items()},
         "coco_5k_gigaflop_a_pair": {name: rounded(n / COCO_TEXTS / 1e9) for name, n in image_operations.items()},
         "coco_5k_hours": {name: rounded(COCO_IMAGES * s / 3600) for name, s in image_seconds.items()},
         "coco_5k_ratio_of_cls_only_to_plain": rounded(image_seconds["plain"] / image_seconds["cls_only"]),

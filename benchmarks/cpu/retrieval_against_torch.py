@@ -59,8 +59,8 @@ def measure(config: RunConfig, texts: int, turns: int) -> dict[str, Any]:
         "pixels": int(pixels.shape[1]),
         "texts": texts,
         "mean_word_pieces_of_a_text": round(float(length_T.mean()), 2),
-        "pairs_a_second": {name: spread([texts / s for s in values]) for name, values in seconds.items()},
-        "pairs_a_second_ratio": spread([t / o for o, t in zip(seconds["ours"], seconds["torch"], strict=True)]),
+        "pairs_per_second": {name: spread([texts / s for s in values]) for name, values in seconds.items()},
+        "pairs_per_second_ratio": spread([t / o for o, t in zip(seconds["ours"], seconds["torch"], strict=True)]),
     }
 
 

@@ -35,7 +35,7 @@ def measure(model: PixelBertConfig, size: tuple[int, int], texts: int, turns: in
         "image": list(size),
         "texts": texts,
         "seconds": {name: spread(values) for name, values in seconds.items()},
-        "pairs_a_second_ratio": spread(ratios),
+        "pairs_per_second_ratio": spread(ratios),
     }
 
 

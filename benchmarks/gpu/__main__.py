@@ -1,7 +1,7 @@
 """Our pre-training step on one card against PyTorch's, at the paper's size: speed, share of the card, memory.
 
     python -m benchmarks.gpu --output=gpu.json
-    python -m benchmarks.gpu --output=gpu_x152.json --parts=x152_ours_none,x152_torch
+    python -m benchmarks.gpu --output=gpu_memory.json --parts=r50_ours_none,r50_torch,r50_ours_dots,r50_ours_full
 
 One call ends within --time_limit seconds (500), needs no network, and goes on after a part that failed, with exit code
 1 in the end; without PyTorch ours is measured alone. Without a card nothing is begun, unless --tiny tries the program.
@@ -9,14 +9,19 @@ Each part is a process of its own, so that it has the memory of the card (of whi
 the results are written to --output after each.
 
     rates             rate of a large bfloat16 product and of a copy
+    MODEL_turns_TEXTS ours and the peer at the same time in the memory, of which each has half, with --turn_images; they
+                      take steps in turn, so that what else the machine does meets both alike; compiling apart
+    attention         our attention, XLA's and cuDNN's
     MODEL_ours_REMAT  trials of our step with more and more images until memory is full; nothing of the backbone is
                       frozen; recomputed in the backward pass: none (nothing), dots (the configs' own: blocks of the
                       backbone, all but products of the encoder), full (blocks and layers)
     MODEL_torch       the same of the peer: torch.compile, channels-last, bfloat16 autocast, PyTorch's own attention
     MODEL_torch_eager the same without torch.compile; it follows where that fails
+    MODEL_turns_TEXTS_eager  likewise
     lowerings         ways to lower grouped and 1x1 convolutions
 
-MODEL is r50 (800 x at most 1333) or x152 (600 x at most 1000), each with 4 texts an image. Compiled programs are kept
+By default: the first three; trials and lowerings are for calls of their own. MODEL is r50 (800 x at most 1333) or x152
+(600 x at most 1000), in trials with 4 texts an image. Compiled programs are kept
 where JAX_COMPILATION_CACHE_DIR says, so that a second call on the same machine has more time to measure.
 
 Worth trying for ours, and off by default: --xla_flags='--xla_gpu_enable_latency_hiding_scheduler=true' (with one card
@@ -37,7 +42,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks.gpu.models import CONFIGS
-from benchmarks.gpu.parts import FIRST_IMAGES, FULL_AT, MEMORY_GIB, MOST_IMAGES, STEPS, is_part
+from benchmarks.gpu.parts import FIRST_IMAGES, FULL_AT, MEMORY_GIB, MOST_IMAGES, STEPS, TURN_IMAGES, is_part
 from benchmarks.gpu.trials import MEMORY_IS_FULL
 from benchmarks.harness.measuring import rounded
 from benchmarks.harness.processes import TIME_LIMIT, TO_LEAVE, run
@@ -48,7 +53,14 @@ from experiments.run.config_flags import run_main
 from pixelbert_jax.errors import ConfigError
 
 SECONDS = {  # of each part, in their order
-    "rates": 40,
+    "rates": 30,
+    "r50_turns_4": 110,
+    "x152_turns_4": 140,
+    "r50_turns_1": 80,
+    "x152_turns_1": 110,
+    "attention": 30,
+}
+TRIAL_SECONDS = {  # of those that are run only if --parts names them
     "r50_ours_none": 110,
     "r50_torch": 120,
     "r50_ours_dots": 90,
@@ -62,7 +74,9 @@ _PARTS = flags.DEFINE_list("parts", list(SECONDS), "What is measured, in this or
 _XLA_FLAGS = flags.DEFINE_string("xla_flags", "", "Added to XLA_FLAGS where our step is measured.")
 
 SPEED_GOAL, SHARE_GOAL, MEMORY_GOAL = 1.3, 0.45, 1.5
-FIGURES = frozenset({"pairs_a_second", "matrix_rate_tflops", "milliseconds"})  # a part without any measured nothing
+FIGURES = frozenset(
+    {"pairs_per_second", "turns_pairs_per_second", "matrix_rate_tflops", "milliseconds"}
+)  # a part without any measured nothing
 DEVICES = Path("/dev")  # where a card is seen even without nvidia-smi
 _ALL_SECONDS = 500  # unless --time_limit says something else
 _LEAST_SECONDS = 20  # with less, nothing is begun
@@ -86,12 +100,13 @@ def environment(part: str, card_gib: float | None, cache: str) -> dict[str, str]
     found = {"JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", cache)}
     if "_torch" in part:
         return found | {"JAX_PLATFORMS": "cpu"}  # the card is the peer's
-    if "_ours_" not in part:
+    if "_ours_" not in part and "_turns_" not in part:
         return found | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if _XLA_FLAGS.value:
         found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAGS.value}".strip()
     if card_gib:
-        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{min(0.97, MEMORY_GIB.value / card_gib):.4f}"
+        share = MEMORY_GIB.value / card_gib / (2 if "_turns_" in part else 1)
+        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{min(0.97, share):.4f}"
     return found
 
 
@@ -108,7 +123,7 @@ def measure_part(part: str, seconds: float, of_environment: Mapping[str, str], *
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "lines.jsonl"
         lines.touch()
-        given = (FIRST_IMAGES, MOST_IMAGES, FULL_AT, MEMORY_GIB, STEPS, TINY)
+        given = (FIRST_IMAGES, MOST_IMAGES, FULL_AT, MEMORY_GIB, STEPS, TURN_IMAGES, TINY)
         command = [sys.executable, "-m", "benchmarks.gpu.parts", f"--part={part}", f"--lines={lines}"]
         command += [f"--seconds={max(1, seconds - _SLACK)}", f"--count_operations={str(count).lower()}"]
         command += [f"--{flag.name}={str(flag.value).lower()}" for flag in given]
@@ -123,6 +138,13 @@ def measure_part(part: str, seconds: float, of_environment: Mapping[str, str], *
             printed = printed.replace(f"{place}/", "")
         result |= {"exit_code": code, "printed": printed.splitlines()[-15:]}
     return result
+
+
+def is_peer_broken(part: str, found: Mapping[str, Any]) -> bool:
+    """Whether the compiled peer failed in this part, so that it is measured uncompiled."""
+    if part.endswith("_torch"):
+        return any("error" in finding for finding in found.get("findings", ()))
+    return "_turns_" in part and not part.endswith("_eager") and "side torch" in str(found.get("findings"))
 
 
 def only(parts: Mapping[str, Any], beginning: str, field: str) -> list[dict[str, Any]]:
@@ -163,16 +185,21 @@ def summary(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     rate = next((found["matrix_rate_tflops"] for found in only(parts, "rates", "matrix_rate_tflops")), None)
     for model in CONFIGS:
-        ours, peer = only(parts, f"{model}_ours", "pairs_a_second"), only(parts, f"{model}_torch", "pairs_a_second")
-        best = {side: max(t, key=lambda x: x["pairs_a_second"]) for side, t in (("ours", ours), ("torch", peer)) if t}
+        ours, peer = only(parts, f"{model}_ours", "pairs_per_second"), only(parts, f"{model}_torch", "pairs_per_second")
+        best = {side: max(t, key=lambda x: x["pairs_per_second"]) for side, t in (("ours", ours), ("torch", peer)) if t}
         for side, trial in best.items():
-            row(f"{model}: {side}, pairs a second", trial["pairs_a_second"], pairs=trial["pairs"], part=trial["part"])
+            row(
+                f"{model}: {side}, pairs per second",
+                trial["pairs_per_second"],
+                pairs=trial["pairs"],
+                part=trial["part"],
+            )
         if len(best) == 2:
-            ratio = best["ours"]["pairs_a_second"] / best["torch"]["pairs_a_second"]
-            row(f"{model}: pairs a second, ours over PyTorch's", ratio, SPEED_GOAL)
+            ratio = best["ours"]["pairs_per_second"] / best["torch"]["pairs_per_second"]
+            row(f"{model}: pairs per second, ours over PyTorch's", ratio, SPEED_GOAL)
             largest = max(peer, key=lambda x: x["pairs"])
         if len(best) == 2 and any(end["ended"] == MEMORY_IS_FULL for end in only(parts, f"{model}_torch", "ended")):
-            as_fast = [t for t in ours if t["pairs_a_second"] >= largest["pairs_a_second"]]
+            as_fast = [t for t in ours if t["pairs_per_second"] >= largest["pairs_per_second"]]
             most = max((t["pairs"] for t in as_fast), default=0)
             row(
                 f"{model}: pairs that fit, ours (no slower) over PyTorch's",
@@ -184,9 +211,19 @@ def summary(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
         counted = only(parts, f"{model}_ours", "gigaflop_a_pair")
         if counted and rate:
             for side, trial in best.items():
-                share = trial["pairs_a_second"] * counted[0]["gigaflop_a_pair"] / 1e3 / rate
+                share = trial["pairs_per_second"] * counted[0]["gigaflop_a_pair"] / 1e3 / rate
                 goal = SHARE_GOAL if (model, side) == ("r50", "ours") else None
                 row(f"{model}: {side}, share of the card's matrix rate", share, goal)
+    for turns in (found for model in CONFIGS for found in only(parts, f"{model}_turns", "turns_pairs_per_second")):
+        name = turns["part"].replace("_turns_", ", texts per image ")
+        for side, rate_of_side in turns["turns_pairs_per_second"].items():
+            compiling = turns["first_call_seconds"][side]
+            row(f"{name}: {side}, pairs per second", rate_of_side, pairs=turns["pairs"], first_call_seconds=compiling)
+        row(f"{name}: pairs per second, ours over PyTorch's, in turns", 1 / turns["ratio"]["median"], SPEED_GOAL)
+    for case in only(parts, "attention", "milliseconds"):
+        times = case["milliseconds"]
+        for way in times.keys() - {"ours"}:
+            row(f"attention {case['attention']}: ours over {way}, time", times["ours"] / times[way])
     for case in only(parts, "lowerings", "milliseconds"):
         times = case["milliseconds"]
         best_way, plain = min(times, key=times.get), next(iter(times))
@@ -209,7 +246,7 @@ def main() -> None:
         new_file(OUTPUT.value, ".json")
     unknown = [part for part in _PARTS.value if not is_part(part)]
     if unknown:
-        raise ConfigError(f"--parts: {unknown} is none; choose from {', '.join(SECONDS)}.")
+        raise ConfigError(f"--parts: {unknown} is none; choose from {', '.join(SECONDS | TRIAL_SECONDS)}.")
     limit = TIME_LIMIT.value or _ALL_SECONDS
     end, found_card = time.monotonic() + limit, card()
     if not (TINY.value or found_card or any(DEVICES.glob("nvidia[0-9]*"))):
@@ -228,12 +265,12 @@ def main() -> None:
                 count = not only(result["parts"], f"{part.partition('_')[0]}_ours", "gigaflop_a_pair")
                 found = measure_part(
                     part,
-                    min(SECONDS.get(part, 100) + _SLACK, left - TO_LEAVE),
+                    min((SECONDS | TRIAL_SECONDS).get(part, 100) + _SLACK, left - TO_LEAVE),
                     environment(part, result.get("card_gib"), cache),
                     count=count,
                 )
                 result["parts"][part] = found
-                if part.endswith("_torch") and only({part: found}, part, "error"):
+                if is_peer_broken(part, found):
                     queue.insert(0, f"{part}_eager")
             print(f"{part}: {json.dumps(result['parts'][part])}", flush=True)
             result["summary"] = summary(result["parts"])

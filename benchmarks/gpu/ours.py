@@ -1,5 +1,6 @@
 """Our pre-training step on one device, for the trials of the GPU benchmark."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,13 +20,18 @@ def _trainer(config: RunConfig, model: PixelBertConfig) -> Trainer:
     return trainer_of(model, config.task, config.optimizer, make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 
 
+def our_step(config: RunConfig, images: int) -> Callable[[], float]:
+    """Our step on a number of images."""
+    batch = random_batch(config, images, config.model.text.vocabulary_size)
+    return steps_of(_trainer(config, config.model), batch)
+
+
 def our_attempt(config: RunConfig, steps: int) -> Attempt:
     """Tries our step; the operations of one are counted without what is recomputed."""
 
     def attempt(images: int) -> dict[str, Any]:
-        before, trainer = _peak_bytes(), _trainer(config, config.model)
-        batch = random_batch(config, images, config.model.text.vocabulary_size)
-        found = timed(steps_of(trainer, batch), steps, images * config.data.texts_per_image)
+        before = _peak_bytes()
+        found = timed(our_step(config, images), steps, images * config.data.texts_per_image)
         return found | {"peak_gib": peak_gib(before, _peak_bytes())}
 
     return attempt

@@ -3,11 +3,13 @@
     python -m benchmarks.gpu.parts --part=r50_torch --lines=FILE.jsonl --seconds=100
 
 `benchmarks.gpu` starts it. Each finding is a line of JSON that is written at once, so a part that is cut keeps what it
-has. Parts: `rates`, `lowerings`, and MODEL_ours_REMAT, MODEL_torch or MODEL_torch_eager, whose findings are trials of a
-pre-training step.
+has. Parts: `rates`, `lowerings`, `attention`; MODEL_turns_TEXTS or MODEL_turns_TEXTS_eager, in which ours and the peer
+take turns; and MODEL_ours_REMAT, MODEL_torch or MODEL_torch_eager, whose findings are trials of a pre-training step.
 """
 
 import json
+import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from benchmarks.gpu.attention import CASES, attention
 from benchmarks.gpu.lowerings import CANVAS, lowerings
 from benchmarks.gpu.models import CONFIGS, REMATS, tiny, with_remat
 from benchmarks.gpu.ours import operations_a_pair, our_attempt
@@ -24,6 +27,8 @@ from benchmarks.gpu.trials import trials
 from benchmarks.harness.measuring import largest_image, machine, rounded
 from benchmarks.harness.rates import copy_rate, matrix_rate
 from benchmarks.harness.shared_flags import TINY
+from benchmarks.harness.sides import alternate
+from benchmarks.harness.turns import compared
 from experiments.run.config import RunConfig
 from experiments.run.config_flags import load_config, run_main
 from pixelbert_jax.errors import ConfigError
@@ -37,7 +42,10 @@ MOST_IMAGES = flags.DEFINE_integer("most_images", 4096, "Images of the largest t
 STEPS = flags.DEFINE_integer("timed_steps", 10, "Timed steps a trial.", lower_bound=1)
 MEMORY_GIB = flags.DEFINE_float("memory_gib", 78, "Memory that a part may take: what an 80 GB card leaves.")
 FULL_AT = flags.DEFINE_integer("full_at", 0, "Images from which memory counts as full, to try that; 0: when it is.")
+TURN_IMAGES = flags.DEFINE_integer("turn_images", 8, "Images of a step of those that take turns.", lower_bound=1)
 _COUNT = flags.DEFINE_bool("count_operations", True, "Have those of our step counted.")
+
+_TURNS = re.compile(rf"({'|'.join(CONFIGS)})_turns_(\d+)(_eager)?")
 
 
 def rates() -> Iterator[dict[str, Any]]:
@@ -45,7 +53,7 @@ def rates() -> Iterator[dict[str, Any]]:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     yield machine(mesh)
     yield {"matrix_rate_tflops": rounded(matrix_rate("bfloat16") / 1e12)}
-    yield {"copy_rate_gb_a_second": rounded(copy_rate() / 1e9)}
+    yield {"copy_rate_gb_per_second": rounded(copy_rate() / 1e9)}
 
 
 def findings(part: str, config: RunConfig | None, until: float) -> Iterator[dict[str, Any]]:
@@ -69,6 +77,12 @@ def findings(part: str, config: RunConfig | None, until: float) -> Iterator[dict
             (64, 64) if TINY.value else CANVAS, FIRST_IMAGES.value, until, scale=16 if TINY.value else 1
         )
         return
+    if part == "attention":
+        yield from attention(until, ((2, 9, 2, 8),) if TINY.value else CASES)
+        return
+    if turns := _TURNS.fullmatch(part):
+        yield in_turns(turns[1], int(turns[2]), compiled=not turns[3])
+        return
     _, side, *remat = part.split("_")
     config = with_remat(tiny(config) if TINY.value else config, remat[0] if side == "ours" else "none")
     canvas, size = largest_image(config.data)
@@ -84,11 +98,39 @@ def findings(part: str, config: RunConfig | None, until: float) -> Iterator[dict
     yield from trials(attempt, first=FIRST_IMAGES.value, most=MOST_IMAGES.value, **limits)
 
 
+def in_turns(model: str, texts: int, *, compiled: bool) -> dict[str, Any]:
+    """Pairs per second of ours and the peer, which take turns; each has half of the memory.
+
+    Args:
+      model: of CONFIGS.
+      texts: per image.
+      compiled: the peer, by torch.compile.
+
+    Raises:
+      ConfigError: a side ended before its time.
+    """
+    half, sides = MEMORY_GIB.value / 2, {"ours": "ours", "torch": "torch" if compiled else "torch_eager"}
+    options = [f"--model={model}", f"--texts_per_image={texts}", f"--images={TURN_IMAGES.value}"]
+    options += [f"--memory_gib={half}", f"--tiny={str(TINY.value).lower()}"]
+    command = [sys.executable, "-m", "benchmarks.gpu.side", *options]
+    commands = {name: [*command, f"--side={side}"] for name, side in sides.items()}
+    about, seconds = alternate(commands, STEPS.value, {"torch": {"JAX_PLATFORMS": "cpu"}}, together=True)
+    pairs, found = about["ours"]["pairs"], compared(seconds, "ours", "torch")
+    return {
+        "pairs": pairs,
+        "texts_per_image": texts,
+        "turns_pairs_per_second": {n: rounded(pairs / s["median"]) for n, s in found["seconds"].items()},
+        "first_call_seconds": {name: said["first_call_seconds"] for name, said in about.items()},
+        **found,
+    }
+
+
 def is_part(name: str) -> bool:
     """Whether there is such a part."""
     model, _, rest = name.partition("_")
     sides = {"torch", "torch_eager", *(f"ours_{remat}" for remat in REMATS)}
-    return name in ("rates", "lowerings") or (model in CONFIGS and rest in sides)
+    others = name in ("rates", "lowerings", "attention") or _TURNS.fullmatch(name)
+    return bool(others) or (model in CONFIGS and rest in sides)
 
 
 def main() -> None:

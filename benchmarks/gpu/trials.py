@@ -104,7 +104,7 @@ def _tried(attempt: Attempt, images: int, full_at: int) -> tuple[dict[str, Any] 
 
 
 def timed(step: Callable[[], Any], steps: int, pairs: int) -> dict[str, Any]:
-    """Pairs a second of a step that returns when it is done; the first two, which compile, do not count."""
+    """Pairs per second of a step that returns when it is done; the first two, which compile, do not count."""
     begun = time.perf_counter()
     step()
     first = time.perf_counter() - begun
@@ -114,6 +114,6 @@ def timed(step: Callable[[], Any], steps: int, pairs: int) -> dict[str, Any]:
         "pairs": pairs,
         "first_step_seconds": rounded(first),
         "step_seconds": rounded(median),
-        "pairs_a_second": rounded(pairs / median),
+        "pairs_per_second": rounded(pairs / median),
         "fastest_step_seconds": rounded(min(seconds)),
     }

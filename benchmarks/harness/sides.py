@@ -44,7 +44,11 @@ def _say(message: Mapping[str, Any]) -> None:
 
 
 def alternate(
-    commands: Mapping[str, Sequence[str]], turns: int, environments: Mapping[str, Mapping[str, str]] | None = None
+    commands: Mapping[str, Sequence[str]],
+    turns: int,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    together: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
     """Start all sides, one after the other, then let them take turns.
 
@@ -52,6 +56,7 @@ def alternate(
       commands: of each side, a program that calls `serve`.
       turns: of each side.
       environments: variables of a side besides this process's.
+      together: start them at the same time, where there are cores for all that they compile.
 
     Returns:
       What each side says of itself, and its seconds in each turn.
@@ -63,6 +68,9 @@ def alternate(
         sides, about = {}, {}
         for name, command in commands.items():
             sides[name] = stack.enter_context(_started(command, (environments or {}).get(name, {})))
+            if not together:
+                about[name] = _heard(name, sides[name])
+        for name in sides.keys() - about.keys():
             about[name] = _heard(name, sides[name])
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(turns):

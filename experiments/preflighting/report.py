@@ -46,9 +46,9 @@ def canvas_report(config: RunConfig, result: Compiled | TooLarge, slice_: Slice 
     times = estimate(counts, slice_)
     images = config.data.batch_images
     report["seconds"] = dataclasses.asdict(times) | {"limit": times.limit}
-    report["images_a_second"] = images / times.likely
-    report["pairs_a_second"] = images * config.data.texts_per_image / times.likely
-    report["images_a_second_a_host"] = {str(n): images / times.likely * n / devices for n in slice_.chip.host_chips}
+    report["images_per_second"] = images / times.likely
+    report["pairs_per_second"] = images * config.data.texts_per_image / times.likely
+    report["images_per_second_per_host"] = {str(n): images / times.likely * n / devices for n in slice_.chip.host_chips}
     return report
 
 
@@ -114,7 +114,7 @@ def canvas_lines(report: dict[str, Any], slice_: Slice | None) -> list[str]:
         return lines
     seconds = report["seconds"]
     times = Estimate(**{key: value for key, value in seconds.items() if key != "limit"})
-    hosts = report["images_a_second_a_host"]
+    hosts = report["images_per_second_per_host"]
     return [
         *lines,
         f"  step at least       {times.least:.4g} s at the peak rates: matrix units {times.matrix:.4g}, memory "
@@ -123,8 +123,8 @@ def canvas_lines(report: dict[str, Any], slice_: Slice | None) -> list[str]:
         + f"; most is {seconds['limit']}",
         f"  step likely         {times.likely:.4g} s: the larger of {CHIP_EFFICIENCY:.0%} of the peaks and the "
         f"compiler's own {times.compiler:.4g} s, plus the network at {LINK_EFFICIENCY:.0%}",
-        f"  then                {report['images_a_second']:,.0f} images and {report['pairs_a_second']:,.0f} pairs per "
-        "second; to load per host: "
+        f"  then                {report['images_per_second']:,.0f} images and {report['pairs_per_second']:,.0f} pairs "
+        "per second; to load per host: "
         + ", ".join(f"{rate:,.0f} images per second for {chips} chips" for chips, rate in hosts.items()),
     ]
 

@@ -180,7 +180,7 @@ def test_input_pipeline(data_dir, threads):
     split = input_pipeline.described(str(data_dir), "shapes", records)
     assert (data_dir / "shapes" / split.pop("version")).is_dir()
     assert split == {"name": "shapes", "images": 48, "fingerprint": records.index.fingerprint[:8]}
-    assert set(found["images_a_second_a_core"]) == {"ours", "alone", "bare", "placed", "torch"}
+    assert set(found["images_per_second_per_core"]) == {"ours", "alone", "bare", "placed", "torch"}
     assert found["ours_over_alone"]["median"] > 0 and found["ours_over_torch"]["median"] > 0
     parts = {name for _, _, name in input_pipeline.PARTS}
     assert found["ours_parts"].keys() | {"resize"} == parts  # some images have their size from the beginning

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import lowerings, models, ours, parts
+from benchmarks.gpu import attention, lowerings, models, ours, parts
 from benchmarks.gpu import trials as trials_module
 from benchmarks.gpu.parts import findings
 from benchmarks.gpu.trials import is_out_of_memory, next_size, trials
@@ -38,7 +39,7 @@ class Card:
         if 10 + 2 * images > self.limit or images > self.most:
             self.peak = self.limit
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes")
-        return {"pairs": images, "pairs_a_second": 1.0, "peak_gib": self.peak if self.tells else None}
+        return {"pairs": images, "pairs_per_second": 1.0, "peak_gib": self.peak if self.tells else None}
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_our_step():
     assert shape == {"canvas": [64, 64], "image": [64, 64], "texts_per_image": 2}
     assert counted["gigaflop_a_pair"] > 0
     assert [trial.get("pairs") for trial in found] == [2, None, None]
-    assert found[0]["pairs_a_second"] > 0 and found[0]["peak_gib"] is None
+    assert found[0]["pairs_per_second"] > 0 and found[0]["peak_gib"] is None
     assert found[1]["out_of_memory"] and found[2] == {"ended": "memory is full"}
 
 
@@ -186,7 +187,7 @@ def test_what_is_recomputed_is_the_part_s():
 def test_the_peer(torch, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = found_by("r50_torch", most_images=1)[1:]
-    assert [trial.get("pairs") for trial in found] == [2, None] and found[0]["pairs_a_second"] > 0
+    assert [trial.get("pairs") for trial in found] == [2, None] and found[0]["pairs_per_second"] > 0
     from benchmarks.harness.torch_peer import TorchPixelBert, make_step, torch_batch
     from benchmarks.pretraining_step import random_batch
 
@@ -232,6 +233,38 @@ def test_lowerings(monkeypatch):
     assert list(lowerings.lowerings((64, 64), 1, -math.inf)) == [{"ended": "no time for more"}]
 
 
+def test_attention(monkeypatch):
+    """Each way computes the same; one that the device does not have says why, and the others are measured."""
+    found = found_by("attention")
+    assert [case["attention"] for case in found] == [[2, 9, 2, 8]]
+    assert found[0]["milliseconds"].keys() == {"ours", "xla"} and "cudnn" in found[0]["errors"]
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = [jax.random.normal(key, (2, 9, 2, 8)) for key in keys]
+    mask = np.arange(9)[None] < np.array([[9], [4]])
+    ours, other = (attention.WAYS[name](*inputs, mask) for name in ("ours", "xla"))
+    np.testing.assert_allclose(ours, other, atol=1e-5)
+    assert list(attention.attention(-math.inf)) == [{"ended": "no time for more"}]
+
+
+def test_sides_take_turns(torch, monkeypatch):
+    """Each in a process of its own, with the part's texts per image and half of the memory."""
+    seen = []
+
+    def in_this_machine(commands, turns, environments, **named):
+        seen.append((commands, environments, named))
+        return alternate(commands, turns, {"torch": {"CUDA_VISIBLE_DEVICES": ""}}, **named)
+
+    alternate = parts.alternate
+    monkeypatch.setattr(parts, "alternate", in_this_machine)
+    (found,) = found_by("x152_turns_3", turn_images=2)
+    assert found["pairs"] == 6 and found["texts_per_image"] == 3 and found["ratio"]["median"] > 0
+    assert found["turns_pairs_per_second"]["ours"] == pytest.approx(6 / found["seconds"]["ours"]["median"], rel=1e-3)
+    assert found["first_call_seconds"].keys() == {"ours", "torch"}
+    ((commands, environments, named),) = seen
+    assert named == {"together": True} and environments == {"torch": {"JAX_PLATFORMS": "cpu"}}
+    assert "--memory_gib=39.0" in commands["torch"] and commands["torch"][-1] == "--side=torch"
+
+
 def part_of(*found):
     return {"findings": list(found)}
 
@@ -240,14 +273,14 @@ PARTS = {
     "rates": part_of({"device": "it"}, {"matrix_rate_tflops": 600.0}),
     "r50_ours_none": part_of(
         {"gigaflop_a_pair": 150.0},
-        {"pairs": 64, "pairs_a_second": 1000.0},
-        {"pairs": 128, "pairs_a_second": 2000.0},
+        {"pairs": 64, "pairs_per_second": 1000.0},
+        {"pairs": 128, "pairs_per_second": 2000.0},
         {"images": 64, "out_of_memory": True},
     ),
-    "r50_ours_full": part_of({"pairs": 320, "pairs_a_second": 1500.0}, {"pairs": 400, "pairs_a_second": 900.0}),
+    "r50_ours_full": part_of({"pairs": 320, "pairs_per_second": 1500.0}, {"pairs": 400, "pairs_per_second": 900.0}),
     "r50_torch": part_of(
-        {"pairs": 64, "pairs_a_second": 1600.0},
-        {"pairs": 160, "pairs_a_second": 1000.0},
+        {"pairs": 64, "pairs_per_second": 1600.0},
+        {"pairs": 160, "pairs_per_second": 1000.0},
         {"ended": "memory is full"},
     ),
     "lowerings": part_of(
@@ -259,7 +292,7 @@ PARTS = {
 def test_summary():
     """The best of each side is compared; of memory, the largest of ours that is as fast as the peer's largest."""
     rows = {row["what"]: row for row in gpu.summary(PARTS)}
-    speed = rows["r50: pairs a second, ours over PyTorch's"]
+    speed = rows["r50: pairs per second, ours over PyTorch's"]
     assert (speed["found"], speed["goal"], speed["met"]) == (1.25, 1.3, False)
     memory = rows["r50: pairs that fit, ours (no slower) over PyTorch's"]
     assert (memory["found"], memory["ours"], memory["torch"], memory["met"]) == (2.0, 320, 160, True)
@@ -272,12 +305,44 @@ def test_summary():
     cut = PARTS | {"r50_torch": {"findings": PARTS["r50_torch"]["findings"][:2]}}  # its largest is not known
     assert not [row for row in gpu.summary(cut) if "fit" in row["what"]]
     alone = gpu.summary({"r50_ours_none": PARTS["r50_ours_none"]})
-    assert [row["what"] for row in alone] == ["r50: ours, pairs a second"]
+    assert [row["what"] for row in alone] == ["r50: ours, pairs per second"]
+
+
+def test_summary_of_turns():
+    found = {
+        "pairs": 32,
+        "turns_pairs_per_second": {"ours": 320.0, "torch": 160.0},
+        "first_call_seconds": {"ours": 40.0, "torch": 60.0},
+        "ratio": {"median": 0.5},
+    }
+    times = {"ours": 3.0, "xla": 2.0, "cudnn": 1.5}
+    attended = part_of({"attention": [2, 9, 2, 8], "milliseconds": times})
+    rows = {row["what"]: row for row in gpu.summary({"r50_turns_4": part_of(found), "attention": attended})}
+    ratio = rows["r50, texts per image 4: pairs per second, ours over PyTorch's, in turns"]
+    assert (ratio["found"], ratio["met"]) == (2.0, True)
+    assert rows["r50, texts per image 4: torch, pairs per second"]["first_call_seconds"] == 60.0
+    assert rows["attention [2, 9, 2, 8]: ours over cudnn, time"]["found"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("part", "finding", "broken"),
+    [
+        ("r50_torch", {"images": 1, "error": "no compiler"}, True),
+        ("r50_turns_4", {"missing": "The side torch ended with exit code 1"}, True),
+        ("r50_turns_4", {"missing": "The side ours ended with exit code 1"}, False),
+        ("r50_turns_4_eager", {"missing": "The side torch ended with exit code 1"}, False),
+        ("r50_turns_4", {"pairs": 1}, False),
+    ],
+)
+def test_a_compiled_peer_that_fails(part, finding, broken):
+    assert gpu.is_peer_broken(part, part_of(finding)) is broken
 
 
 def test_the_peer_has_the_card_alone_and_as_much_memory():
     with flagsaver.flagsaver(memory_gib=70.0, xla_flags="--xla_a=b"):
         ours, peer, rates = (gpu.environment(part, 140.0, "kept") for part in ("r50_ours_none", "r50_torch", "rates"))
+        turns = gpu.environment("r50_turns_4", 140.0, "kept")
+    assert turns["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.2500" and turns["XLA_FLAGS"].endswith("--xla_a=b")
     assert ours["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5000" and ours["XLA_FLAGS"].endswith("--xla_a=b")
     assert peer["JAX_PLATFORMS"] == "cpu" and "XLA_FLAGS" not in rates
 
@@ -290,7 +355,7 @@ def exit_code(code):
     assert ended.value.code == code
 
 
-WELL = part_of({"pairs": 2, "pairs_a_second": 1.0}, {"ended": "memory is full"})
+WELL = part_of({"pairs": 2, "pairs_per_second": 1.0}, {"ended": "memory is full"})
 
 
 @pytest.mark.parametrize(
@@ -337,7 +402,7 @@ def test_parts_that_are_cut_keep_what_they_found(tmp_path, monkeypatch):
         lines = next(argument for argument in command if argument.startswith("--lines=")).removeprefix("--lines=")
         seen.append((command, json.loads(output.read_text()) if output.exists() else None))
         with open(lines, "w") as file:  # noqa: PTH123
-            file.write('{"gigaflop_a_pair": 2.0}\n{"pairs": 3, "pairs_a_second": 5.0}\n{"pairs": 6, "pai')
+            file.write('{"gigaflop_a_pair": 2.0}\n{"pairs": 3, "pairs_per_second": 5.0}\n{"pairs": 6, "pai')
         return {0: None, 1: 3}[len(seen) - 1], f"a\nlast words in {sys.prefix}/lib and {Path.cwd()}/gpu.py"
 
     monkeypatch.setattr(gpu, "run", stand_in)
@@ -346,7 +411,7 @@ def test_parts_that_are_cut_keep_what_they_found(tmp_path, monkeypatch):
     with flagsaver.flagsaver(output=str(output), parts=parts, time_limit=500.0), exit_code(1):
         gpu.main()
     found = json.loads(output.read_text())["parts"]
-    assert found["r50_ours_none"]["findings"][1:] == [{"pairs": 3, "pairs_a_second": 5.0}]
+    assert found["r50_ours_none"]["findings"][1:] == [{"pairs": 3, "pairs_per_second": 5.0}]
     assert found["r50_ours_none"]["cut"] == "its 135 seconds were over"
     assert (
         found["r50_ours_full"]["exit_code"] == 3
@@ -379,7 +444,7 @@ def test_the_peer_is_measured_uncompiled_where_compiling_fails(monkeypatch):
     def stand_in(part, seconds, environment, *, count):
         tried.append(part)
         return part_of(
-            {"images": 1, "error": "no compiler"} if part == "r50_torch" else {"pairs_a_second": 1.0, "pairs": 1}
+            {"images": 1, "error": "no compiler"} if part == "r50_torch" else {"pairs_per_second": 1.0, "pairs": 1}
         )
 
     monkeypatch.setattr(gpu, "measure_part", stand_in)
@@ -392,10 +457,10 @@ def test_the_peer_is_measured_uncompiled_where_compiling_fails(monkeypatch):
 
 
 def test_unknown_parts_are_refused():
-    for part in ("r50_ours", "r50_peer", "r60_torch", "rate"):
+    for part in ("r50_ours", "r50_peer", "r60_torch", "rate", "r50_turns", "r50_turns_x"):
         with flagsaver.flagsaver(parts=[part]), pytest.raises(ConfigError, match=f"{part}.*is none; choose from rates"):
             gpu.main()
-    assert all(map(parts.is_part, gpu.SECONDS))
+    assert all(map(parts.is_part, gpu.SECONDS | gpu.TRIAL_SECONDS)) and sum(gpu.SECONDS.values()) <= 500
 
 
 def test_the_program(tmp_path, monkeypatch, capsys):
@@ -408,5 +473,5 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     found = json.loads(output.read_text())
     machine, matrix, copy = found["parts"]["rates"]["findings"]
     assert machine["devices"] == 1 and machine["host"] and "torch" in machine
-    assert matrix["matrix_rate_tflops"] > 0 and copy["copy_rate_gb_a_second"] > 0 and found["summary"] == []
+    assert matrix["matrix_rate_tflops"] > 0 and copy["copy_rate_gb_per_second"] > 0 and found["summary"] == []
     assert jax.devices()[0].platform == "cpu" and capsys.readouterr().out.startswith("rates: {")

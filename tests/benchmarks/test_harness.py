@@ -75,17 +75,17 @@ def test_retrieval():
     assert (result["images"], result["plain_pairs"], result["devices"], result["canvas"]) == (4, 8, 8, [48, 48])
     assert result["largest_difference_to_a_plain_logit"] < 2e-5
     ways = ["plain", "backbone_once", "grouped", "cls_only"]
-    for figure in ("pairs_a_second", "coco_5k_hours", "coco_5k_gigaflop_a_pair"):
+    for figure in ("pairs_per_second", "coco_5k_hours", "coco_5k_gigaflop_a_pair"):
         assert list(result[figure]) == ways
     operations_a_pair = list(result["coco_5k_gigaflop_a_pair"].values())
     assert operations_a_pair == sorted(operations_a_pair, reverse=True) and len(set(operations_a_pair)) == 4
-    for spread in result["pairs_a_second"].values():
+    for spread in result["pairs_per_second"].values():
         assert 0 < spread["least"] <= spread["median"] <= spread["greatest"]
     plain = result["gigaflop"]["backbone_a_image"] + result["gigaflop"]["encoder_a_pair_plain"]
-    hours = 25010 * 5000 * plain / result["teraflop_a_second"]["plain"] / 1e3 / 3600
+    hours = 25010 * 5000 * plain / result["teraflop_per_second"]["plain"] / 1e3 / 3600
     assert result["coco_5k_hours"]["plain"] == pytest.approx(hours, rel=0.01)
     # The plain way does the same for each pair, so the time of COCO 5K is that of its pairs.
-    rate = result["pairs_a_second"]["plain"]["median"]
+    rate = result["pairs_per_second"]["plain"]["median"]
     assert result["coco_5k_hours"]["plain"] == pytest.approx(25010 * 5000 / rate / 3600, rel=0.01)
     by_length = result["gigaflop"]["encoder_a_pair"]
     assert list(by_length.values()) == sorted(by_length.values())

@@ -26,7 +26,7 @@ STEPS = [step("v5p:2x2x2", 128, work=150), step("v5p:4x4x4", 16, work=18), step(
 def test_a_compiled_row_is_the_estimate_of_its_step():
     row = make_row(STEPS, parse_topology("v5p:4x4x4"), 16)
     assert row.compiled and row.times == estimate(STEPS[1].counts, STEPS[1].slice)
-    assert row.images_a_second == 16 * 64 / row.times.likely
+    assert row.images_per_second == 16 * 64 / row.times.likely
 
 
 def test_a_row_between_lies_on_the_line():
@@ -92,7 +92,7 @@ def test_tables():
     assert len(split) == len(strong) and "*" not in split[5] + split[6]  # 128 chips have 8 images here
     weak = table(STEPS, "v5p", strong=False)
     assert len(weak) == 2 + 10 and weak[-1].startswith("| 4,096 | 16x16x16 | 16 |")
-    assert f" {row.images_a_second / 16:,.0f} |" in weak[5]  # 16 hosts of 4 chips
+    assert f" {row.images_per_second / 16:,.0f} |" in weak[5]  # 16 hosts of 4 chips
 
 
 def test_what_a_preflight_found_becomes_a_step(tmp_path, monkeypatch, capsys):

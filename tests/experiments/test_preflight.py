@@ -60,8 +60,8 @@ def test_a_step_that_fits(quick_compiler, capsys):
     (canvas,) = found["canvases"]
     times = estimate(COMPILED.counts, slice_)
     assert canvas["operations"] == COMPILED.counts.operations and canvas["seconds"]["likely"] == times.likely
-    assert canvas["images_a_second"] == 8 / times.likely and canvas["pairs_a_second"] == 16 / times.likely
-    assert canvas["images_a_second_a_host"] == {"4": 4 / times.likely}
+    assert canvas["images_per_second"] == 8 / times.likely and canvas["pairs_per_second"] == 16 / times.likely
+    assert canvas["images_per_second_per_host"] == {"4": 4 / times.likely}
     assert found["run"]["hours"] == pytest.approx(12 * times.likely / 3600)
     printed = capsys.readouterr().out
     assert "t:2x4: 8 devices on 1 host(s), mesh data=8, fsdp=1; 8 images and 16 pairs per step" in printed
