@@ -24,13 +24,13 @@ from pixelbert_jax.serialization import build
 PRETRAINED = "pretrained"  # label of the main pre-training run
 SEEDS = (0, 1, 2)
 STARTS = {"pretrained": PRETRAINED, "published": ""}  # of a fine-tuning: the run, or the published weights alone
-ABLATIONS = {  # label -> overrides of pre-training, all of ABLATION_STEPS steps
+ABLATIONS = {  # label -> overrides of pre-training
     "itm": ("task.mlm_weight=0",),
     "mlm": ("task.itm_weight=0",),
     "both": (),
     "all_pixels": ("task.sampled_pixels=0",),
 }
-ABLATION_STEPS = 1200
+ABLATION_STEPS, ABLATION_TUNING_STEPS = 1200, 500  # of pre-training, of fine-tuning retrieval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +189,9 @@ def _blind_guesses(workspace: Workspace) -> dict[str, float]:
 def _ablation(name: str) -> Callable[[Workspace, Sources], None]:
     def work(workspace: Workspace, sources: Sources) -> None:
         label = f"ablation_{name}"
-        shorter = [] if workspace.tiny else [f"train.steps={ABLATION_STEPS}"]
-        workspace.train(label, "pretrain_photographs", overrides=(*shorter, *ABLATIONS[name]))
-        workdir = workspace.train(f"{label}_retrieval", "retrieval_photographs", start=label)
+        steps = [] if workspace.tiny else [f"train.steps={n}" for n in (ABLATION_STEPS, ABLATION_TUNING_STEPS)]
+        workspace.train(label, "pretrain_photographs", overrides=(*steps[:1], *ABLATIONS[name]))
+        workdir = workspace.train(f"{label}_retrieval", "retrieval_photographs", start=label, overrides=steps[1:])
         _retrieval_scores(workspace, f"{label}_retrieval", workdir, sources.retrieval_images)
 
     return work

@@ -32,7 +32,7 @@ def get_config(setting: str = "cpu") -> RunConfig:
             transformer=AdamWConfig(learning_rate=1e-4),
             schedule=ScheduleConfig(kind="linear", warmup_steps=30),
         ),
-        train=TrainConfig(steps=600 if on_gpu else 300),
-        evaluation=EvaluationConfig(every=100, images=200),
-        checkpoint=CheckpointConfig(every=100),
+        train=TrainConfig(steps=1500),
+        evaluation=EvaluationConfig(every=250, images=200),
+        checkpoint=CheckpointConfig(every=250),
     )
