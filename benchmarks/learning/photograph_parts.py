@@ -24,7 +24,8 @@ from pixelbert_jax.serialization import build
 PRETRAINED = "pretrained"  # label of the main pre-training run
 SEEDS = (0, 1, 2)
 STARTS = {"pretrained": PRETRAINED, "published": ""}  # of a fine-tuning: the run, or the published weights alone
-ABLATIONS = {  # label -> overrides of pre-training
+ABLATIONS = {  # label -> overrides of pre-training; None: there is none
+    "none": None,
     "itm": ("task.mlm_weight=0",),
     "mlm": ("task.itm_weight=0",),
     "both": (),
@@ -188,10 +189,12 @@ def _blind_guesses(workspace: Workspace) -> dict[str, float]:
 
 def _ablation(name: str) -> Callable[[Workspace, Sources], None]:
     def work(workspace: Workspace, sources: Sources) -> None:
-        label = f"ablation_{name}"
+        label, overrides = f"ablation_{name}", ABLATIONS[name]
         steps = [] if workspace.tiny else [f"train.steps={n}" for n in (ABLATION_STEPS, ABLATION_TUNING_STEPS)]
-        workspace.train(label, "pretrain_photographs", overrides=(*steps[:1], *ABLATIONS[name]))
-        workdir = workspace.train(f"{label}_retrieval", "retrieval_photographs", start=label, overrides=steps[1:])
+        if overrides is not None:
+            workspace.train(label, "pretrain_photographs", overrides=(*steps[:1], *overrides))
+        start = "" if overrides is None else label
+        workdir = workspace.train(f"{label}_retrieval", "retrieval_photographs", start=start, overrides=steps[1:])
         _retrieval_scores(workspace, f"{label}_retrieval", workdir, sources.retrieval_images)
 
     return work

@@ -83,9 +83,10 @@ def _with_chance(rows: _Rows, scores: Mapping[str, float] | None) -> _Rows:
 
 
 def _ablation_rows(results: Mapping[str, Mapping[str, float]]) -> _Rows:
-    rows = _with_control(results, "no pre-training", [f"retrieval_published_{SEEDS[0]}"])
+    rows: _Rows = {}
     for name in ABLATIONS:
-        rows |= _with_control(results, name.replace("_", " "), [f"ablation_{name}_retrieval"])
+        label = "no pre-training" if name == "none" else name.replace("_", " ")
+        rows |= _with_control(results, label, [f"ablation_{name}_retrieval"])
     ours = [f"ablation_{name}_retrieval" in results for name in ABLATIONS]
     return {label: runs for label, runs in rows.items() if any(ours) and "shuffled" not in label}
 
