@@ -31,6 +31,7 @@ from experiments.run.common_flags import OUTPUT
 from experiments.run.config_flags import run_main
 from pixelbert_jax.config import PixelBertConfig, pixelbert_r50, pixelbert_x152
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.tasks.pretraining import ModelForPretraining, PretrainingConfig
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 
@@ -95,8 +96,9 @@ def our_inference(model: PixelBertConfig, batch: dict[str, np.ndarray]) -> Calla
     """Matching logits of images with one text each."""
     platform = jax.default_backend()
     make = lambda: ModelForPretraining(model, platform=platform, rngs=nnx.Rngs(params=0))  # noqa: E731
-    graphdef = nnx.graphdef(nnx.eval_shape(make))
-    state = jax.jit(lambda: nnx.as_pure(nnx.state(make())))()
+    asked = lambda: in_compute_dtype(make(), model.dtype)  # noqa: E731
+    graphdef = nnx.graphdef(nnx.eval_shape(asked))
+    state = jax.jit(lambda: nnx.as_pure(nnx.state(asked())))()
 
     @jax.jit
     def run(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
@@ -32,7 +33,7 @@ class PairScorer:
           texts: the texts that every image is scored with.
           block_texts: texts that are scored at once.
         """
-        self._graphdef, state = nnx.split(loaded.model)
+        self._graphdef, state = nnx.split(in_compute_dtype(loaded.model, loaded.task.model.dtype))
         self._state = nnx.as_pure(state)
         self._mesh = jax.tree.leaves(self._state)[0].sharding.mesh
         self._pad, self.longest = loaded.tokenizer.pad, loaded.data.max_text_length

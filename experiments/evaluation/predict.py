@@ -16,6 +16,7 @@ from data_pipelines.storage.records import Records
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
 from experiments.run.progress import Progress, say
+from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
@@ -66,7 +67,7 @@ def predict(
       DataError: a record or the file of texts is damaged.
     """
     record_texts = list(records.texts())
-    graphdef, state = nnx.split(loaded.model)
+    graphdef, state = nnx.split(in_compute_dtype(loaded.model, loaded.task.model.dtype))
     state = nnx.as_pure(state)
     mesh = jax.tree.leaves(state)[0].sharding.mesh
     plan = EvaluationPlan(
