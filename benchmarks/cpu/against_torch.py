@@ -23,7 +23,7 @@ from flax import nnx
 
 from benchmarks.harness.measuring import countable, machine, report, with_vocabulary
 from benchmarks.harness.rates import matrix_rate
-from benchmarks.harness.sides import alternate, serve
+from benchmarks.harness.sides import SIDE, alternate, commands_of, serve
 from benchmarks.harness.stepping import steps_of, trainer_of
 from benchmarks.harness.turns import TURNS, compared
 from experiments.configs import pretrain_r50
@@ -44,8 +44,6 @@ _COMPILED = flags.DEFINE_enum(
     "Compile the peer; auto: for inference, where g++ is there (the step gains nothing by it).",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What both compute in.")
-_PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "The Python of the peer's process.")
-_SIDE = flags.DEFINE_enum("side", None, ["ours", "torch"], "Be one side; the benchmark starts both in this way.")
 
 COMPILER = "g++"  # torch.compile's on the CPU
 INFERENCE, STEP, WORDS = (608, 1024), (384, 640), 32
@@ -171,16 +169,11 @@ def side_of(side: str, model: PixelBertConfig, what: str, *, compiled: bool) -> 
     }
 
 
-def measure(backbone: str, what: str, dtype: str, turns: int, *, compiled: bool, peer_python: str) -> dict[str, Any]:
+def measure(backbone: str, what: str, dtype: str, turns: int, *, compiled: bool) -> dict[str, Any]:
     """Time both in turn."""
     options = [f"--backbone={backbone}", f"--what={what}", f"--dtype={dtype}"]
     options.append(f"--torch_compile={'yes' if compiled else 'no'}")
-    module = ["-m", "benchmarks.cpu.against_torch"]
-    commands = {
-        "ours": [sys.executable, *module, *options, "--side=ours"],
-        "torch": [peer_python, *module, *options, "--side=torch"],
-    }
-    about, seconds = alternate(commands, turns)
+    about, seconds = alternate(commands_of("benchmarks.cpu.against_torch", options), turns)
     first = {f"{name}_first_call_seconds": said.pop("first_call_seconds") for name, said in about.items()}
     return about["ours"] | about["torch"] | first | compared(seconds, "ours", "torch")
 
@@ -188,12 +181,12 @@ def measure(backbone: str, what: str, dtype: str, turns: int, *, compiled: bool,
 def main() -> None:
     """Entry point behind the flags."""
     compiled = is_compiled(_COMPILED.value, _WHAT.value)
-    if _SIDE.value:
+    if SIDE.value:
         model = comparable(MODELS[BACKBONE.value](), _DTYPE.value)
-        serve(*side_of(_SIDE.value, model, _WHAT.value, compiled=compiled))
+        serve(*side_of(SIDE.value, model, _WHAT.value, compiled=compiled))
         return
     of = {"backbone": BACKBONE.value, "what": _WHAT.value, "dtype": _DTYPE.value}
-    found = measure(*of.values(), TURNS.value, compiled=compiled, peer_python=_PEER_PYTHON.value)
+    found = measure(*of.values(), TURNS.value, compiled=compiled)
     report(of | found, OUTPUT.value)
 
 

@@ -264,7 +264,7 @@ def measure(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "dtype": config.model.dtype,
         "canvas": list(canvas),
         "image": list(size),
-        "mean_word_pieces_of_a_text": round(float(length_T.mean()), 2),
+        "mean_tokens_of_a_text": round(float(length_T.mean()), 2),
         "pairs_per_second": {name: spread(values) for name, values in pairs_per_second.items()},
         "ratio_of_cls_only_to_plain": spread(ratios),
         "backbone_seconds_a_image": spread([s / sizes.images for s in times.turns["backbone"]]),

@@ -9,7 +9,6 @@ take turns; and MODEL_ours_REMAT, MODEL_torch or MODEL_torch_eager, whose findin
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from benchmarks.gpu.trials import trials
 from benchmarks.harness.measuring import largest_image, machine, rounded
 from benchmarks.harness.rates import copy_rate, matrix_rate
 from benchmarks.harness.shared_flags import TINY
-from benchmarks.harness.sides import alternate
+from benchmarks.harness.sides import alternate, commands_of
 from benchmarks.harness.turns import compared
 from experiments.run.config import RunConfig
 from experiments.run.config_flags import load_config, run_main
@@ -109,11 +108,10 @@ def in_turns(model: str, texts: int, *, compiled: bool) -> dict[str, Any]:
     Raises:
       ConfigError: a side ended before its time.
     """
-    half, sides = MEMORY_GIB.value / 2, {"ours": "ours", "torch": "torch" if compiled else "torch_eager"}
     options = [f"--model={model}", f"--texts_per_image={texts}", f"--images={TURN_IMAGES.value}"]
-    options += [f"--memory_gib={half}", f"--tiny={str(TINY.value).lower()}"]
-    command = [sys.executable, "-m", "benchmarks.gpu.side", *options]
-    commands = {name: [*command, f"--side={side}"] for name, side in sides.items()}
+    options += [f"--memory_gib={MEMORY_GIB.value / 2}", f"--compiled={str(compiled).lower()}"]
+    options += [f"--tiny={str(TINY.value).lower()}"]
+    commands = commands_of("benchmarks.gpu.side", options)
     about, seconds = alternate(commands, STEPS.value, {"torch": {"JAX_PLATFORMS": "cpu"}}, together=True)
     pairs, found = about["ours"]["pairs"], compared(seconds, "ours", "torch")
     return {

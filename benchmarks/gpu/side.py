@@ -14,11 +14,11 @@ from benchmarks.gpu.ours import our_step
 from benchmarks.gpu.peer import peer_step
 from benchmarks.harness.measuring import IMAGES
 from benchmarks.harness.shared_flags import TINY
-from benchmarks.harness.sides import serve
+from benchmarks.harness.sides import SIDE, serve
 from experiments.run.config_flags import load_config, run_main
 
-_SIDE = flags.DEFINE_enum("side", "ours", ["ours", "torch", "torch_eager"], "Whose step.")
 _MODEL = flags.DEFINE_enum("model", "r50", list(CONFIGS), "Of the paper's two.")
+_COMPILED = flags.DEFINE_bool("compiled", True, "Compile the peer by torch.compile.")
 _TEXTS = flags.DEFINE_integer("texts_per_image", 4, "Texts that share an image.", lower_bound=1)
 _MEMORY = flags.DEFINE_float("memory_gib", 39, "Memory of the card that the peer may take; ours is set outside.")
 
@@ -28,11 +28,10 @@ def main() -> None:
     config = with_remat(load_config(CONFIGS[_MODEL.value], {}), "none")
     config = tiny(config) if TINY.value else config
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, texts_per_image=_TEXTS.value))
-    if _SIDE.value == "ours":
+    if SIDE.value == "ours":
         step = our_step(config, IMAGES.value)
     else:
-        compiled = _SIDE.value == "torch"
-        step = peer_step(config, _MEMORY.value, compiled=compiled, tiny=TINY.value)(IMAGES.value)
+        step = peer_step(config, _MEMORY.value, compiled=_COMPILED.value, tiny=TINY.value)(IMAGES.value)
     serve(step, {"pairs": IMAGES.value * _TEXTS.value})
 
 

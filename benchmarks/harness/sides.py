@@ -12,8 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from absl import flags
+
 from benchmarks.harness.measuring import rounded
 from pixelbert_jax.errors import ConfigError
+
+PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "The Python of the peer's process.")
+SIDE = flags.DEFINE_enum("side", None, ["ours", "torch"], "Be one side; the benchmark starts both in this way.")
 
 _LINE = "side: "  # begins what a side says to the program that started it
 
@@ -41,6 +46,12 @@ def seconds_of(step: Callable[[], Any]) -> float:
 
 def _say(message: Mapping[str, Any]) -> None:
     print(f"{_LINE}{json.dumps(message)}", flush=True)
+
+
+def commands_of(module: str, options: Sequence[str]) -> dict[str, list[str]]:
+    """The commands of both sides of a benchmark that has the flags above."""
+    pythons = {"ours": sys.executable, "torch": PEER_PYTHON.value}
+    return {side: [python, "-m", module, *options, f"--side={side}"] for side, python in pythons.items()}
 
 
 def alternate(

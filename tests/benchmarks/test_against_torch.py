@@ -142,7 +142,7 @@ def test_the_program_starts_both_sides(monkeypatch, capsys):
 def test_the_peer_is_compiled_where_that_helps(choice, what, compiler, compiled, monkeypatch, capsys):
     """The program chooses, and the result says what was chosen."""
     monkeypatch.setattr(against_torch.shutil, "which", lambda name: compiler if name == "g++" else "/bin/other")
-    seen = lambda *_, compiled, peer_python: {"torch_compile": compiled}  # noqa: E731
+    seen = lambda *_, compiled: {"torch_compile": compiled}  # noqa: E731
     monkeypatch.setattr(against_torch, "measure", seen)
     with flagsaver.flagsaver(torch_compile=choice, what=what):
         against_torch.main()

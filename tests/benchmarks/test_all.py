@@ -23,11 +23,20 @@ from pixelbert_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+AMX_OR_NEWEST = (  # with the newest jax on a processor with AMX
+    "r50_inference_bfloat16",
+    "r50_step_bfloat16",
+    "x152_inference_bfloat16",
+    "r50_inference_newest_jax",
+    "r50_step_newest_jax",
+)
 BESIDES = {  # results that are not of the CPU set, and their programs
     "preparing": "benchmarks.cpu.preparing",
     "bucket_copy_cpu": "benchmarks.cpu.bucket_copy",
     "loop_overhead_r50_cpu": "benchmarks.cpu.loop_overhead",
     "photographs_cpu": "benchmarks.learning.photographs",
+    "photographs_amx": "benchmarks.learning.photographs",
+    **{f"against_torch_{name}_cpu": "benchmarks.cpu.against_torch" for name in AMX_OR_NEWEST},
 }
 STAND_IN = """
 import json, os, sys, time

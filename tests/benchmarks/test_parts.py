@@ -1,9 +1,12 @@
 """The benchmarks of the parts, of several texts an image and of kept pixels, at a tiny size."""
 
 import dataclasses
+import json
 
 import jax
+import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from tests.benchmarks.test_harness import get_config
 
@@ -56,11 +59,35 @@ def test_texts_an_image():
     assert found["texts"] == 3 and set(found["seconds"]) == {"1", "3"} and found["pairs_per_second_ratio"]["median"] > 0
 
 
-def test_retrieval_against_torch():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_retrieval_against_torch(dtype):
+    """Both sides score each text once."""
     config = get_config()
-    model = dataclasses.replace(config.model, backbone=MODEL.backbone)
-    found = retrieval_against_torch.measure(dataclasses.replace(config, model=model), 5, 2)
-    assert found["texts"] == 5 and found["pairs_per_second_ratio"]["median"] > 0
+    model = dataclasses.replace(config.model, backbone=MODEL.backbone, dtype=dtype)
+    config = dataclasses.replace(config, model=model)
+    ours, about = retrieval_against_torch.side_of("ours", config, 9)
+    peer, about_peer = retrieval_against_torch.side_of("torch", config, 9)
+    assert about["texts"] == 9 and about_peer["torch"] == torch.__version__
+    theirs = np.concatenate(peer())[:, 0]
+    assert ours().shape == (1, 9) and theirs.shape == (9,) and theirs.dtype == np.float32
+
+
+def test_retrieval_against_torch_starts_both_sides(monkeypatch, capsys):
+    """With the same options; pairs per second are those of the texts."""
+    seen = {}
+
+    def stand_in(commands, turns):
+        seen.update(commands)
+        about = {"ours": {"texts": 6, "first_call_seconds": 1.0}, "torch": {"first_call_seconds": 2.0}}
+        return about, {"ours": [2.0] * turns, "torch": [3.0] * turns}
+
+    monkeypatch.setattr(retrieval_against_torch, "alternate", stand_in)
+    with flagsaver.flagsaver(peer_python="/other/python"):
+        retrieval_against_torch.main([], retrieval_against_torch._CONFIG, {"model.dtype": "float32"})
+    found = json.loads(capsys.readouterr().out)
+    assert found["pairs_per_second_ratio"]["median"] == 1.5 and found["pairs_per_second"]["ours"]["median"] == 3.0
+    assert seen["torch"][0] == "/other/python" and seen["ours"][1:-1] == seen["torch"][1:-1]
+    assert "--config.model.dtype=float32" in seen["ours"]
 
 
 def test_last_layer():
