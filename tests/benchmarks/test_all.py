@@ -37,6 +37,8 @@ BESIDES = {  # results that are not of the CPU set, and their programs
     "photographs_cpu": "benchmarks.learning.photographs",
     "photographs_amx": "benchmarks.learning.photographs",
     **{f"against_torch_{name}_cpu": "benchmarks.cpu.against_torch" for name in AMX_OR_NEWEST},
+    "retrieval_against_torch_bfloat16_cpu": "benchmarks.cpu.retrieval_against_torch",
+    "retrieval_against_torch_newest_jax_cpu": "benchmarks.cpu.retrieval_against_torch",
 }
 STAND_IN = """
 import json, os, sys, time
