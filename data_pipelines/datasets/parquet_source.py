@@ -24,7 +24,6 @@ from data_pipelines.errors import DataError, short_repr
 
 _MAX_SPLITS = 100
 _SKIPPED = 255  # instead of the number of a split
-_MAX_COCO_ID = 999_999  # larger numbers of 12 digits are no COCO ids
 _NO_IMAGE, _NO_SPLIT = "rows without an image", "rows without a split"
 _VQA_IDS = ("question_id", "image_id", "question_type", "answer_type")  # columns of VQA, whose image ids are COCO's
 
@@ -224,7 +223,7 @@ class ParquetSource:
             return f"coco/{stated}"
         for name in (only(row.values, "file_name"), images[0].path):
             number = coco_id_of(name) if isinstance(name, str) else None
-            if number is not None and number <= _MAX_COCO_ID:
+            if number is not None:
                 return f"coco/{number}"
         return ""
 

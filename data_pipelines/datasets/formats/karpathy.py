@@ -1,10 +1,13 @@
 """Karpathy and Fei-Fei's split files: `dataset_coco.json`, `dataset_flickr30k.json`, ..."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.datasets.layout import field, load_json
+
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(000000\d{6})", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +53,12 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def coco_id_of(file_name: str) -> int | None:
-    """The COCO id in a file name: 139 for "000000000139.jpg" and "COCO_val2014_000000000139.jpg"; otherwise None."""
-    digits = Path(file_name).stem.rpartition("_")[2]
-    return int(digits) if len(digits) == 12 and digits.isascii() and digits.isdigit() else None
+    """The COCO id in a file name: 139 for "000000000139.jpg" and "COCO_val2014_000000000139.jpg"; otherwise None.
+
+    Other names with 12 digits, such as camera_202301011200.jpg, are no COCO names: several files may share the digits.
+    """
+    name = _COCO_NAME.fullmatch(Path(file_name).stem)
+    return int(name[1]) if name else None
 
 
 def foreign_id(value: object) -> object:

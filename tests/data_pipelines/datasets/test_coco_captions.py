@@ -155,6 +155,8 @@ def test_an_image_in_two_splits_is_kept_once(tmp_path: Path, read_all) -> None:
         ("COCO_val2014_000000000139.jpg", 139),
         ("139.jpg", None),
         ("1000268201_693b08cb0e.jpg", None),
+        ("camera_000000000139.jpg", None),
+        ("202301011200.jpg", None),
     ],
 )
 def test_coco_id_of(name: str, number: int | None) -> None:
@@ -231,6 +233,21 @@ def test_a_name_that_is_not_there_takes_no_other_file(tmp_path: Path, read_all) 
         write_image(source / location)
     with pytest.raises(DataError, match=r"6 of 7 images .* 6 image file not found \(first: train2017/z.jpg\)"):
         read_all("coco_captions", source)
+
+
+def test_names_that_share_twelve_digits_are_different_images(tmp_path: Path, read_all) -> None:
+    """Numbers such as times are no COCO ids; an image that is missing takes no file with the same number."""
+    names = {i: f"camera{i}_000000011200.jpg" for i in (1, 2, 3)}
+    source = exported(tmp_path / "coco", names)
+    for i in (2, 3):
+        write_image(source / "train2017" / names[i], seed=i)
+    with pytest.raises(DataError, match=r"1 of 3 images .* \(first: train2017/camera1_000000011200.jpg\)"):
+        read_all("coco_captions", source)
+    write_image(source / "train2017" / names[1], seed=1)
+    records = read_all("coco_captions", source)["train"]
+    assert [(r.image_id, r.texts, r.image) for r in records] == [
+        (f"coco_captions/train2017/{name}", (f"of {name}",), encode(seed=i)) for i, name in names.items()
+    ]
 
 
 def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
