@@ -293,6 +293,16 @@ def test_names_with_several_full_stops(tmp_path: Path, read_all) -> None:
     assert locations[1:5] == [f"{path}:{name}" for name in ("007.input.png", "008.Input.JPG", "22.01.png", "22.02.png")]
 
 
+def test_the_text_with_the_name_of_the_image(tmp_path: Path, read_all) -> None:
+    """22.00 and 23.00 have no image: their texts are not those of the images after them."""
+    members = {"22.00.txt": "of 22.00", "22.01.png": encode(seed=1), "22.01.txt": "of 22.01"}
+    tar(tmp_path / "source" / "0.tar", members | {"23.00.txt": "of 23.00", "23.01.png": encode(seed=2)})
+    records = read_all("image_text", tmp_path / "source")["train"]
+    assert [(r.image_id, r.texts) for r in records] == [("image_text/train/0/22.01", ("of 22.01",))]
+    assert skipped_of(tmp_path)["unused"] == {".txt": 2}
+    assert skipped_of(tmp_path)["images"] == {"no text": 1}
+
+
 def test_several_full_stops_in_any_order(tmp_path: Path, read_all) -> None:
     """Samples with the same key that are not consecutive are different samples, too."""
     names = ("a 1.5", "b 1.5", "a 1.7", "c.1", "c.2", "b 1.7")
