@@ -203,14 +203,14 @@ def texts_of(text: bytes | None, about: Mapping[str, Any]) -> Sequence[object]:
     that wrote them converted NaN to a string.
     """
     values = [about[name] for name in _TEXT_FIELDS if name in about]
-    missing = any(fault_of(value) for value in values)
+    faults = [value for value in values if fault_of(value) and not isinstance(value, list)]
     if text is not None:
         decoded = decode_text(text)
-        is_nan = missing and isinstance(decoded, str) and decoded.strip().lower() == "nan"
+        is_nan = faults and isinstance(decoded, str) and decoded.strip().lower() == "nan"
         return [NOT_A_NUMBER if is_nan else decoded]
     for value in values:
         if isinstance(value, (str, list)):
             return value if isinstance(value, list) else [value]
     if about is _DAMAGED:
         return [NoText("damaged .json")]
-    return [NOT_A_NUMBER] if missing else []
+    return faults[:1]
