@@ -13,7 +13,7 @@ from PIL import Image
 from data_pipelines.images import resize
 from data_pipelines.images.files import BadImageError, open_image
 from data_pipelines.images.orientation import orientation_of
-from data_pipelines.storage.paths import as_path
+from data_pipelines.storage.paths import as_path, is_file
 from pixelbert_jax.errors import ConfigError, in_short
 
 AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image
@@ -23,7 +23,7 @@ def pixels_of(image: AnImage) -> np.ndarray:
     """An image as uint8 HxWx3, turned upright; sizes are checked before anything is decoded."""
     if isinstance(image, str | os.PathLike):
         path = as_path(image)
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"{path}: no such image; give the path of a file.")
         return _decoded(path.read_bytes(), str(path))
     if isinstance(image, bytes | bytearray | memoryview):

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.datasets.candidates import FileBytes, Source
 from data_pipelines.errors import DataError, short_repr
 from data_pipelines.storage.bucket_errors import reason
-from data_pipelines.storage.paths import AnyPath, entries, files_below
+from data_pipelines.storage.paths import AnyPath, entries, files_below, is_file
 
 _MAX_RISE, _MAX_DEPTH = 1000, 20_000  # maximum number of open brackets: within one block that is read, and in all
 _BRACKETS = np.zeros(256, np.int8)
@@ -63,7 +63,7 @@ def find_image(paths: Mapping[str, Path], name: str, otherwise: str) -> Source:
 def source_below(folder: Path, relative: str) -> Source:
     """The source of a user's own image at a path relative to `folder`, turned upright; the file may be missing."""
     path = folder / relative
-    return Source(reader(path if path.is_file() else None), str(path), turn=True)
+    return Source(reader(path if is_file(path) else None), str(path), turn=True)
 
 
 def folders_below(folder: Path, names: Sequence[str]) -> list[Path]:

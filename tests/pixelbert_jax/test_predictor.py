@@ -237,6 +237,7 @@ def test_bad_input_is_one_sentence(predictor, tmp_path):
     Image.new("1", (20_000, 20_000)).save(huge, "PNG")
     cases = [
         (lambda: predictor.match(tmp_path / "no.jpg", "a"), ConfigError, "no.jpg: no such image"),
+        (lambda: predictor.match("a text " * 99, "a"), ConfigError, "a text : no such image"),
         (lambda: predictor.match(file, "a"), DataError, "broken.jpg: damaged header"),
         (lambda: predictor.match(huge.getvalue(), "a"), DataError, "over 64 megapixels"),
         (lambda: predictor.match(np.zeros((4, 4, 3)), "a"), ConfigError, "type float64 and shape"),

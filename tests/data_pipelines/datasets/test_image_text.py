@@ -113,6 +113,9 @@ def test_nothing_usable(tmp_path: Path, read_all) -> None:
     lines(tmp_path / "source" / "train.jsonl", {"image": "a.jpg", "texts": []})
     with pytest.raises(DataError, match="No usable image with a text in split 'train'"):
         read_all("image_text", tmp_path / "source")
+    lines(tmp_path / "source" / "train.jsonl", {"image": "b" * 999, "texts": ["a"]})
+    with pytest.raises(DataError, match=r"1 of 1 images .* image file not found"):
+        read_all("image_text", tmp_path / "source")
 
 
 def sample(key: str, seed: int, **members: bytes | str) -> dict[str, bytes | str]:

@@ -122,3 +122,6 @@ def test_missing_image(source: Path, read_all) -> None:
     lines(source / "train.jsonl", image_with_questions("b.jpg", {"question": "Where?", "answers": ["here"]}))
     with pytest.raises(DataError, match=r"1 of 1 images .* image file not found \(first: .*/b.jpg\)"):
         read_all("vqa", source)
+    lines(source / "train.jsonl", image_with_questions("b" * 999, {"question": "Where?", "answers": ["here"]}))
+    with pytest.raises(DataError, match=r"1 of 1 images .* image file not found"):
+        read_all("vqa", source)
