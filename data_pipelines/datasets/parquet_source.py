@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, clean_text
 from data_pipelines.datasets.formats.json_lines import check_split
-from data_pipelines.datasets.formats.karpathy import coco_id_of
+from data_pipelines.datasets.formats.karpathy import coco_id_of, foreign_id
 from data_pipelines.datasets.labels import to_json
 from data_pipelines.datasets.parquet_rows import ParquetRows, Row, RowFormat, RowImage, Text, Values, digest_of, only
 from data_pipelines.datasets.settings import Settings
@@ -218,8 +218,8 @@ class ParquetSource:
         """`coco/<id>` for a COCO photograph by its columns or the name of its file; otherwise ""."""
         if self._layout.num_images > 1:
             return ""
-        stated = only(row.values, "image_id" if self._vqa_ids else "coco_id")
-        if isinstance(stated, int) and stated >= 0:
+        stated = foreign_id(only(row.values, "image_id" if self._vqa_ids else "coco_id"))
+        if isinstance(stated, int):
             return f"coco/{stated}"
         for name in (only(row.values, "file_name"), images[0].path):
             number = coco_id_of(name) if isinstance(name, str) else None

@@ -72,7 +72,7 @@ def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
     for image in listed:
         number = field(image, "image_id", int, image_data)
         coco_id = karpathy.foreign_id(image.get("coco_id"))
-        if coco_id is not None:
+        if not isinstance(coco_id, int | None):
             coco_id = field(image, "coco_id", int, image_data)
         identity = f"coco/{coco_id}" if coco_id is not None else f"visual_genome/{number}"
         identities[number] = None if coco_id in skipped else identity

@@ -62,9 +62,14 @@ def coco_id_of(file_name: str) -> int | None:
 
 
 def foreign_id(value: object) -> object:
-    """The id of an image in another data set; None for null, negative numbers and NaN, which mean "none"."""
-    absent = value is None or isinstance(value, bool) or (isinstance(value, int | float) and not value >= 0)
-    return None if absent else value
+    """The id of an image in another data set; None for null, NaN, and numbers that are not positive: they mean "none".
+
+    Other values that are no ids, such as strings, are returned as they are. A column with absent ids may have become
+    one of floats; those of whole numbers are ids.
+    """
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and not value > 0):
+        return None
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def coco_ids(path: Path, splits: Sequence[str]) -> frozenset[int]:

@@ -265,6 +265,6 @@ def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
         "Karpathy's splits",
         "train: 1 images whose file name has another number than their id; the file name counts",
     ]
-    assert [karpathy.foreign_id(value) for value in (0, 7, -1, None, float("nan"), True, "7")] == [
-        0, 7, None, None, None, None, "7",
+    assert [karpathy.foreign_id(value) for value in (0, 7, 7.0, -1, None, float("nan"), True, "7", 7.5)] == [
+        None, 7, 7, None, None, None, None, "7", 7.5,
     ]  # fmt: skip

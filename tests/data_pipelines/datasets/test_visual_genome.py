@@ -107,8 +107,16 @@ def test_image_without_regions_is_counted(source: Path, tmp_path: Path) -> None:
     assert skipped["empty_texts"] == 1
 
 
-@pytest.mark.parametrize("number", [-1, float("nan"), None])
+@pytest.mark.parametrize("number", [-1, 0, float("nan"), None])
 def test_a_coco_id_that_means_none(tmp_path: Path, read_all, number: float | None) -> None:
     """Such photographs are not from COCO, and they are different from each other."""
     records = read_all("visual_genome", visual_genome(tmp_path / "vg", {1: number, 2: number}), keep_coco_test=True)
     assert [record.image_id for record in records["train"]] == ["visual_genome/1", "visual_genome/2"]
+
+
+def test_coco_ids_that_became_floats(tmp_path: Path, read_all) -> None:
+    with pytest.raises(DataError, match=r"has no 'coco_id' of type int"):
+        read_all("visual_genome", visual_genome(tmp_path / "other", {1: "20"}), keep_coco_test=True)
+    source = visual_genome(tmp_path / "vg", {1: 20.0, 2: float("nan")})
+    records = read_all("visual_genome", source, keep_coco_test=True)["train"]
+    assert [record.image_id for record in records] == ["coco/20", "visual_genome/2"]
