@@ -149,6 +149,8 @@ def make_index(
         progress(number + 1, len(listed))
     if pending:
         encode()
+    if not listed:
+        raise ConfigError("An index of no images was asked for; give at least one.")
     if not names:
         raise ConfigError(f"{images}: none of {len(listed)} files is a readable image (first: {skipped[0][1]}).")
     encoded = EncodedImages(_batches(rows, predictor.batch_pairs), ())
