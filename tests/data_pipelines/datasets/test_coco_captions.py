@@ -250,6 +250,32 @@ def test_names_that_share_twelve_digits_are_different_images(tmp_path: Path, rea
     ]
 
 
+def test_two_images_with_one_id_are_refused(tmp_path: Path, read_all) -> None:
+    """As after joining two files whose ids both begin with 1: each image would get the captions of both."""
+    for location in ("train2017/a.jpg", "train2017/b.jpg"):
+        write_image(tmp_path / "coco" / location)
+    source = exported(tmp_path / "coco", {1: "a.jpg"})
+    path = source / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    write_json(path, content | {"images": [*content["images"], {"id": 1, "file_name": "b.jpg"}]})
+    with pytest.raises(DataError, match=r"images 'a.jpg' and 'b.jpg' both have the id 1, so it is not known whose"):
+        read_all("coco_captions", source)
+
+
+def test_captions_of_images_that_are_not_listed_are_counted(tmp_path: Path, read_all) -> None:
+    write_image(tmp_path / "coco" / "train2017" / "a.jpg")
+    source = exported(tmp_path / "coco", {1: "a.jpg"})
+    path = source / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    lost = [{"image_id": 7, "caption": "x"}, {"image_id": 7, "caption": "y"}]
+    write_json(path, content | {"annotations": [*content["annotations"], *lost]})
+    assert read_all("coco_captions", source)["train"][0].texts == ("of a.jpg",)
+    assert read_summary(tmp_path / "data" / "coco_captions" / "1.0.0")["notes"] == [
+        "official splits",
+        "train: 2 captions of images that the file does not list, which are not used",
+    ]
+
+
 def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
     """A negative id means none; if two ids differ, the file name counts, also for skipped images."""
     source = coco(tmp_path / "coco", train=(1, 2, 3), val=())
