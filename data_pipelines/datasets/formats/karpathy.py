@@ -1,8 +1,9 @@
 """Karpathy and Fei-Fei's split files: `dataset_coco.json`, `dataset_flickr30k.json`, ..."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.datasets.layout import field, load_json
@@ -46,10 +47,16 @@ def read_entries(path: Path) -> list[Entry]:
                 file_name=Path(file_name).name,
                 coco_id=stated if number is None else number,
                 stated_id=stated,
-                texts=tuple(field(sentence, "raw", str, path) for sentence in field(image, "sentences", list, path)),
+                texts=tuple(_raw(sentence, path) for sentence in field(image, "sentences", list, path)),
             )
         )
     return entries
+
+
+def _raw(sentence: object, path: Path) -> object:
+    """The text of a sentence; NaN stays, so that it is counted as a fault of its image."""
+    raw = sentence.get("raw") if isinstance(sentence, Mapping) else None
+    return raw if isinstance(raw, float) and math.isnan(raw) else field(sentence, "raw", str, path)
 
 
 def coco_id_of(file_name: str) -> int | None:
