@@ -48,6 +48,12 @@ _FIELDS = [
     ),
     flags.DEFINE_integer("max_texts_per_image", _DEFAULT.max_texts_per_image, "Further texts of an image are dropped."),
     flags.DEFINE_string("model", _DEFAULT.model, "Trained model that scores the texts; none: the longest text wins."),
+    flags.DEFINE_enum(
+        "checkpoint",
+        _DEFAULT.checkpoint,
+        ["best", "last"],
+        "With --model: which checkpoint of a run; the last where it kept no best one.",
+    ),
     flags.DEFINE_float("min_score", _DEFAULT.min_score, "With --model: minimum score of an image's best text."),
     flags.DEFINE_integer(
         "max_distance", _DEFAULT.max_distance, "Maximum number of bits between near-duplicates; -1: keep them."

@@ -19,6 +19,7 @@ from experiments.run.config_flags import run_main
 from experiments.run.initialization import load_sources, start
 from experiments.run.loop import train
 from experiments.run.progress import say
+from experiments.run.trackers import check_installed
 from experiments.run.validation import run_folder, validate
 from experiments.tasks.registry import recipe_of
 from pixelbert_jax.training.checkpoint import Checkpoints
@@ -30,6 +31,7 @@ def pretrain(config: RunConfig, workdir: epath.PathLike, command: str = "") -> N
     with failing_at_once():
         workdir = run_folder(workdir)
         validate(config)
+        check_installed(tensorboard=config.train.tensorboard, wandb=config.train.wandb)
         build.start_compilation_cache(config.train.compilation_cache)
         with locked(workdir):
             _pretrain(config, workdir, command)

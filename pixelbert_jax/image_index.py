@@ -20,6 +20,7 @@ from data_pipelines.storage.paths import AnyPath, as_path
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import LoadedModel
+from pixelbert_jax.predictor_inputs import listed_images
 
 _FORMAT = 1
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -117,7 +118,8 @@ def make_index(
 
     Args:
       predictor: a predictor whose model has an ITM head.
-      images: a folder, whose images and those below it are taken in the order of their paths; or images of any kind.
+      images: a folder, whose images and those below it are taken in the order of their paths; or images of any kind,
+        as the predictor's other methods take them.
       progress: called with the number of images that are done and the number of all images.
 
     Raises:
@@ -125,7 +127,7 @@ def make_index(
     """
     predictor.requires("match")
     from_folder = isinstance(images, str | os.PathLike)
-    listed = _listed(as_path(images)) if from_folder else list(images)
+    listed = _listed(as_path(images)) if from_folder else listed_images(images)
     names, skipped, rows, pending = [], [], [], []
 
     def encode() -> None:
@@ -149,6 +151,8 @@ def make_index(
         progress(number + 1, len(listed))
     if pending:
         encode()
+    if not listed:
+        raise ConfigError("An index of no images was asked for; give at least one.")
     if not names:
         raise ConfigError(f"{images}: none of {len(listed)} files is a readable image (first: {skipped[0][1]}).")
     encoded = EncodedImages(_batches(rows, predictor.batch_pairs), ())

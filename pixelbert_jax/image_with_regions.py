@@ -14,7 +14,7 @@ from data_pipelines.regions.npz_folder import read_npz
 from data_pipelines.regions.rows import MAX_BOXES, BadRowError
 from data_pipelines.regions.usable import usable
 from data_pipelines.storage.detectors import DetectorDescription, read_detector
-from data_pipelines.storage.paths import AnyPath, as_path, is_local
+from data_pipelines.storage.paths import AnyPath, as_path, is_file, is_local
 from data_pipelines.storage.regions import Regions
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor_inputs import AnImage, pixels_of
@@ -113,6 +113,6 @@ class RegionFolder:
         for first in range(len(parts)):
             for name in (f"{parts[-1]}.npz", f"{given.stem}.npz"):
                 file = self.path.joinpath(*parts[first:-1], name)
-                if file.is_file():
+                if is_file(file):
                     return ImageWithRegions.load(image, file)
         raise ConfigError(f"{self.path}: no {given.name}.npz, the regions of {image}; run the detector on this image.")

@@ -63,12 +63,17 @@ class LoadedModel:
 
     def origin(self) -> str:
         """Where the model was read from, for a program to print: path, step and how the checkpoint was chosen."""
-        step = self.description.get("step")
-        at_step = "" if step is None else f", step {step:,}"
-        if Path(self.path).parent.name != BEST:
-            return self.path + at_step
-        metric = self.description["config"].get("checkpoint", {}).get("best", "")
-        return f"{self.path}{at_step}, the best by {metric} (checkpoint=last takes the last)"
+        return origin_of(self.path, self.description)
+
+
+def origin_of(path: epath.PathLike, description: dict[str, Any]) -> str:
+    """`LoadedModel.origin` of what `find_description` returns."""
+    step = description.get("step")
+    at_step = "" if step is None else f", step {step:,}"
+    if Path(path).parent.name != BEST:
+        return f"{path}{at_step}"
+    metric = description["config"].get("checkpoint", {}).get("best", "")
+    return f"{path}{at_step}, the best by {metric} (checkpoint=last takes the last)"
 
 
 def load(

@@ -13,7 +13,8 @@ from PIL import Image
 from data_pipelines.images import resize
 from data_pipelines.images.files import BadImageError, open_image
 from data_pipelines.images.orientation import orientation_of
-from data_pipelines.storage.paths import as_path
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.paths import as_path, is_file
 from pixelbert_jax.errors import ConfigError, in_short
 
 AnImage = str | Path | bytes | np.ndarray | jax.Array | Image.Image
@@ -23,9 +24,14 @@ def pixels_of(image: AnImage) -> np.ndarray:
     """An image as uint8 HxWx3, turned upright; sizes are checked before anything is decoded."""
     if isinstance(image, str | os.PathLike):
         path = as_path(image)
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such image; give the path of a file.")
-        return _decoded(path.read_bytes(), str(path))
+        try:
+            encoded = path.read_bytes() if is_file(path) else None
+        except Exception as error:  # of several libraries, if it is in a bucket
+            raise ConfigError(f"{path}: cannot be read ({reason(error)}); give an image that can.") from None
+        if encoded is None:
+            name = path if os.fspath(image) else "''"
+            raise ConfigError(f"{name}: no such image; give the path of a file.")
+        return _decoded(encoded, str(path))
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded(bytes(image), "image")
     if isinstance(image, Image.Image):

@@ -52,6 +52,7 @@ class NoText:
 
 
 NOT_A_NUMBER = NoText("NaN instead of a text")
+NOT_A_STRING = NoText("a number or another value instead of a text")
 NOT_UTF_8 = NoText("text is not UTF-8")
 
 
@@ -162,18 +163,25 @@ def clean_text(text: object) -> str:
 
 
 def fault_of(text: object) -> str:
-    """The fault of the source because of which a value is not a text; "" for texts and for empty values."""
+    """The fault of the source because of which a value is not a text; "" for texts and for None."""
+    if text is None or isinstance(text, str):
+        return ""
     if isinstance(text, float) and math.isnan(text):
         return NOT_A_NUMBER.reason
-    return text.reason if isinstance(text, NoText) else ""
+    return text.reason if isinstance(text, NoText) else NOT_A_STRING.reason
 
 
 def decode_text(content: bytes) -> str | NoText:
-    """Decode the bytes of a file without a byte order mark; NOT_UTF_8 if they are not UTF-8."""
+    """Decode the bytes of a file without a byte order mark; NOT_UTF_8 if they are not UTF-8.
+
+    UTF-16 without a byte order mark may be valid UTF-8, but then a large part of it are control characters.
+    """
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return NOT_UTF_8
+    controls = sum(letter < " " and not letter.isspace() for letter in text)
+    return NOT_UTF_8 if 3 * controls > len(text) else text
 
 
 def check_share(bad: int, total: int, max_share: float, reasons: str, *, all_examined: bool = True) -> None:

@@ -79,11 +79,14 @@ class CocoCaptions(ImageTextBuilder):
             )
         splits = {}
         other_ids: collections.Counter[str] = collections.Counter()
+        unlisted: collections.Counter[str] = collections.Counter()
         for (year, split), path in found.items():
             name = _OFFICIAL_SPLITS[split]
-            items, other_ids[name] = _read_official(path, f"{split}{year}", photographs)
+            items, other_ids[name], unlisted[name] = _read_official(path, f"{split}{year}", photographs)
             splits[name] = Candidates.of(items)
         self.notes += _id_notes(other_ids)
+        what = "captions of images that the file does not list, which are not used"
+        self.notes += [f"{split}: {count:,} {what}" for split, count in unlisted.items() if count]
         return splits
 
 
@@ -96,8 +99,15 @@ def find_karpathy(source_dir: Path, given: str) -> Path | None:
     return first_existing(source_dir, KARPATHY_FILES)
 
 
-def _read_official(path: Path, folder: str, photographs: Photographs) -> tuple[list[Candidate], int]:
-    """The images of an annotation file, and the number of images whose file name and id have different numbers."""
+def _read_official(path: Path, folder: str, photographs: Photographs) -> tuple[list[Candidate], int, int]:
+    """The images of an annotation file.
+
+    Also returns the number of images whose file name and id have different numbers, and the number of captions of
+    other images.
+
+    Raises:
+      DataError: the file is damaged, or two images have one id.
+    """
     content = load_json(path)
     texts: dict[int, list[Any]] = {}
     for annotation in field(content, "annotations", list, path):
@@ -107,9 +117,17 @@ def _read_official(path: Path, folder: str, photographs: Photographs) -> tuple[l
         (field(image, "id", int, path), field(image, "file_name", str, path))
         for image in field(content, "images", list, path)
     ]
-    shared = coco_files.shared_names(name for _, name in images)
+    names: dict[int, str] = {}
+    for number, name in images:
+        if names.setdefault(number, name) != name:
+            raise DataError(
+                f"{path}: images {short_repr(names[number])} and {short_repr(name)} both have the id {number}, so it "
+                "is not known whose the captions are; give each image its own id."
+            )
+    shared = coco_files.shared_names(names.values())
     items = [photographs.named(name, number, texts.get(number, ()), folder, shared) for number, name in images]
-    return items, sum(coco_files.disagrees(name, number) for number, name in images)
+    unlisted = sum(len(captions) for number, captions in texts.items() if number not in names)
+    return items, sum(coco_files.disagrees(name, number) for number, name in images), unlisted
 
 
 def _id_notes(other_ids: Mapping[str, int]) -> list[str]:

@@ -70,7 +70,8 @@ class ImagePairs(OwnDataBuilder):
             pairs[pair] = images
             texts.add_image(pair)
             for sentence in objects(entry, "sentences", "sentence", location):
-                group = sentence.get("group", sentence["sentence"])
+                text = sentence["sentence"]
+                group = sentence.get("group", text if isinstance(text, str) else "")  # no text: it is skipped
                 if not isinstance(group, (str, int)):
                     raise DataError(
                         f"{location}: group {short_repr(group)} is neither a text nor a number; correct that line."
@@ -80,7 +81,7 @@ class ImagePairs(OwnDataBuilder):
                     "label": truth(sentence.get("label"), location),
                     "group": group,
                 }
-                texts.add(pair, sentence["sentence"], label)
+                texts.add(pair, text, label)
         items = []
         for pair, its_texts, labels in texts:
             left, right = (source_below(path.parent, image) for image in pairs[pair])

@@ -19,6 +19,7 @@ from data_pipelines.datasets.layout import source_below
 from data_pipelines.datasets.own_data import OwnDataBuilder
 from data_pipelines.datasets.parquet_rows import RowFormat, Text, Values
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import is_file
 
 _LINE = '{"image": path, "texts": [...]}'
 _LAYOUTS = (
@@ -84,7 +85,7 @@ def _read_lines(path: Path) -> Candidates:
     keys, missing = array("q"), {}
     for image, _ in _images(path):
         keys.append(hash(image))
-        if not (path.parent / image).is_file():
+        if not is_file(path.parent / image):
             missing[image] = str(path.parent / image)
     distinct, counts = np.unique(np.array(keys, np.int64), return_counts=True)
     scattered = frozenset(distinct[counts > 1].tolist())

@@ -1,5 +1,6 @@
 """Find and read the files of a publisher; errors name the expected files and their location."""
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from data_pipelines.datasets.candidates import FileBytes, Source
 from data_pipelines.errors import DataError, short_repr
 from data_pipelines.storage.bucket_errors import reason
-from data_pipelines.storage.paths import AnyPath, entries, files_below
+from data_pipelines.storage.paths import AnyPath, entries, files_below, is_file
 
 _MAX_RISE, _MAX_DEPTH = 1000, 20_000  # maximum number of open brackets: within one block that is read, and in all
 _BRACKETS = np.zeros(256, np.int8)
@@ -63,7 +64,7 @@ def find_image(paths: Mapping[str, Path], name: str, otherwise: str) -> Source:
 def source_below(folder: Path, relative: str) -> Source:
     """The source of a user's own image at a path relative to `folder`, turned upright; the file may be missing."""
     path = folder / relative
-    return Source(reader(path if path.is_file() else None), str(path), turn=True)
+    return Source(reader(path if is_file(path) else None), str(path), turn=True)
 
 
 def folders_below(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -101,7 +102,8 @@ def stream_json(path: Path, prefix: str) -> Iterator[Any]:
                 f"{path} has NaN, which is no JSON, near {short_repr(near)}; write null instead."
             ) from error
         if "UTF8" in why:
-            raise DataError(f"{path} is not UTF-8, near {short_repr(near)}; save it as UTF-8.") from error
+            where = f", near {short_repr(near)}" if near else ""
+            raise DataError(f"{path} is not UTF-8{where}; save it as UTF-8.") from error
         raise DataError(f"{path} is not whole JSON ({why}); download it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({reason(error)}); check --source_dir.") from error
@@ -114,11 +116,16 @@ class _Shallow:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._depth = file, 0
+        self._file, self._depth, self._is_start = file, 0, True
 
     def read(self, size: int = -1) -> bytes:
-        """Read the next bytes; raises ValueError if they are nested too deeply."""
+        """Read the next bytes, without a byte order mark; raises ValueError for UTF-16 and for too deep nesting."""
         content = self._file.read(size)
+        if self._is_start and content:
+            self._is_start = False
+            if b"\0" in content[:2] or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise ValueError("no UTF8")
+            content = content.removeprefix(codecs.BOM_UTF8) or self._file.read(size)
         opened = content.count(b"[") + content.count(b"{")
         self._depth += opened - content.count(b"]") - content.count(b"}")
         if self._depth > _MAX_DEPTH or (opened > _MAX_RISE and _rise(content) > _MAX_RISE):

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.datasets.candidates import Candidate, Candidates, NoText, clean_text
 from data_pipelines.datasets.formats.json_lines import check_split
-from data_pipelines.datasets.formats.karpathy import coco_id_of
+from data_pipelines.datasets.formats.karpathy import coco_id_of, foreign_id
 from data_pipelines.datasets.labels import to_json
 from data_pipelines.datasets.parquet_rows import ParquetRows, Row, RowFormat, RowImage, Text, Values, digest_of, only
 from data_pipelines.datasets.settings import Settings
@@ -24,7 +24,6 @@ from data_pipelines.errors import DataError, short_repr
 
 _MAX_SPLITS = 100
 _SKIPPED = 255  # instead of the number of a split
-_MAX_COCO_ID = 999_999  # larger numbers of 12 digits are no COCO ids
 _NO_IMAGE, _NO_SPLIT = "rows without an image", "rows without a split"
 _VQA_IDS = ("question_id", "image_id", "question_type", "answer_type")  # columns of VQA, whose image ids are COCO's
 
@@ -219,12 +218,12 @@ class ParquetSource:
         """`coco/<id>` for a COCO photograph by its columns or the name of its file; otherwise ""."""
         if self._layout.num_images > 1:
             return ""
-        stated = only(row.values, "image_id" if self._vqa_ids else "coco_id")
-        if isinstance(stated, int) and stated >= 0:
+        stated = foreign_id(only(row.values, "image_id" if self._vqa_ids else "coco_id"))
+        if isinstance(stated, int):
             return f"coco/{stated}"
         for name in (only(row.values, "file_name"), images[0].path):
             number = coco_id_of(name) if isinstance(name, str) else None
-            if number is not None and number <= _MAX_COCO_ID:
+            if number is not None:
                 return f"coco/{number}"
         return ""
 

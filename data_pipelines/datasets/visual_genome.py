@@ -5,8 +5,9 @@ a model would be pre-trained on the images that it is tested on.
 """
 
 import dataclasses
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -30,10 +31,12 @@ class Photographs:
     Attributes:
       identities: number of a photograph in Visual Genome -> image id of its record; None: skipped.
       paths: file name -> file.
+      names: number -> file name, for photographs whose file has another name than their number.
     """
 
     identities: Mapping[int, str | None]
     paths: Mapping[str, Path]
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def num_skipped(self) -> int:
@@ -43,13 +46,21 @@ class Photographs:
     def candidates(self, items: Iterator[Candidate]) -> Candidates:
         """A split with all photographs that are not skipped."""
         numbers = [number for number, identity in self.identities.items() if identity is not None]
-        missing = [name for number in numbers if (name := f"{number}.jpg") not in self.paths]
+        missing = [name for number in numbers if (name := self._name(number)) not in self.paths]
         return Candidates(items, len(numbers), missing)
 
     def candidate(self, number: int, texts: Sequence[object], labels: Sequence[str] = ()) -> Candidate:
         """A candidate for a photograph that is not skipped."""
-        path = self.paths.get(f"{number}.jpg")
-        return Candidate(self.identities[number], texts, reader(path), str(path or f"{number}.jpg"), labels)
+        path = self.paths.get(self._name(number))
+        return Candidate(self.identities[number], texts, reader(path), str(path or self._name(number)), labels)
+
+    def notes(self) -> list[str]:
+        """Lines for the summary."""
+        what = "images whose url in image_data.json has another name than their number; the url counts"
+        return [f"{len(self.names):,} {what}"] if self.names else []
+
+    def _name(self, number: int) -> str:
+        return self.names.get(number, f"{number}.jpg")
 
 
 def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
@@ -65,6 +76,7 @@ def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
             f"No Visual Genome images in {source_dir}: looked for folders "
             f"{', '.join(_IMAGE_FOLDERS)}; unpack them there, from {_PAGE}."
         )
+    paths, names = list_images(folders), {}
     identities: dict[int, str | None] = {}
     listed = load_json(image_data)
     if not isinstance(listed, list):
@@ -72,11 +84,16 @@ def find_photographs(source_dir: Path, skipped: Container[int]) -> Photographs:
     for image in listed:
         number = field(image, "image_id", int, image_data)
         coco_id = karpathy.foreign_id(image.get("coco_id"))
-        if coco_id is not None:
+        if not isinstance(coco_id, int | None):
             coco_id = field(image, "coco_id", int, image_data)
         identity = f"coco/{coco_id}" if coco_id is not None else f"visual_genome/{number}"
         identities[number] = None if coco_id in skipped else identity
-    return Photographs(identities, list_images(folders))
+        url = image.get("url")
+        name = PurePosixPath(url.partition("?")[0]).name if isinstance(url, str) else ""
+        # Sets that are exported in this format may have new numbers; other addresses do not name a file here.
+        if name != f"{number}.jpg" and (name in paths or re.fullmatch(r"[0-9]+\.jpg", name)):
+            names[number] = name
+    return Photographs(identities, paths, names)
 
 
 def require_file(source_dir: Path, name: str, what: str) -> Path:
@@ -118,6 +135,7 @@ class VisualGenome(ImageTextBuilder):
         photographs = find_photographs(self.source_dir, self._skipped_coco_ids())
         if not self.options["keep_coco_test"]:
             self.notes.append(f"{photographs.num_skipped:,} images of COCO's val and test splits skipped")
+        self.notes += photographs.notes()
         return {"train": photographs.candidates(_read_regions(path, photographs))}
 
     def _skipped_coco_ids(self) -> frozenset[int]:

@@ -89,6 +89,7 @@ class VqaV2(ImageTextBuilder):
         path = visual_genome.require_file(folder, "question_answers.json", "questions of Visual Genome")
         photographs = visual_genome.find_photographs(folder, evaluation)
         self.notes.append(f"visual_genome: {photographs.num_skipped:,} images of VQA's val and test splits skipped")
+        self.notes += [f"visual_genome: {note}" for note in photographs.notes()]
         return photographs.candidates(_read_visual_genome(path, photographs))
 
 

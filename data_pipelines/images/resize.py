@@ -111,6 +111,10 @@ def from_pillow(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F"):
         raise BadImageError(f"mode {image.mode}, which does not define white; convert it to RGB, L or I;16")
     try:
+        image.load()
+    except (*DAMAGE, AttributeError) as error:
+        raise BadImageError("a truncated, damaged or closed file, which Pillow cannot read") from error
+    try:
         opacity_HxW = opacity(image)
         if image.mode.startswith("I;16"):
             grey_HxW = (np.asarray(image) >> 8).astype(np.uint8)

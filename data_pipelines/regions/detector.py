@@ -61,7 +61,8 @@ class Detector:
 
         Raises:
           DataError: torch is not installed, the options are out of range, or this is no detector that gives a hidden
-            state, a box and class logits for each query.
+            state, a box and class logits for each query; or a number of its weights is none (NaN, infinity, a negative
+            variance).
         """
         if not 1 <= top <= MAX_BOXES:
             raise DataError(f"--top={top} is not between 1 and {MAX_BOXES:,}.")
@@ -95,6 +96,16 @@ class Detector:
                 f"--detector={name} has no weights for {len(lacking)} parts of a {type(model).__name__} (first: "
                 f"{in_short(lacking[0])}); give a trained detector."
             )
+        statistics = (
+            entry for entry in model.named_buffers() if "running_" in entry[0]
+        )  # other buffers may be infinite
+        for tensor_name, tensor in (*model.named_parameters(), *statistics):
+            negative = tensor_name.endswith("running_var") and bool((tensor < 0).any())
+            if negative or not torch.isfinite(tensor).all():
+                what = "a negative variance" if negative else "NaN or infinity"
+                raise DataError(
+                    f"--detector={name}: {tensor_name} holds {what}; download it again, or take another detector."
+                )
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         detector = cls(
             name,

@@ -81,6 +81,14 @@ def check_writable(path: AnyPath) -> None:
         raise DataError(f"{path}: {bucket} cannot be reached ({why}); check its name, and that you are signed in.")
 
 
+def is_file(path: AnyPath) -> bool:
+    """Whether a path is a file; False for names that no file can have, such as too long ones."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def size_of(path: AnyPath) -> int:
     """Bytes of a file."""
     status = path.stat()

@@ -136,7 +136,7 @@ def read_vocabulary(name: str, lowercase: bool | None = None) -> tuple[str, ...]
     if path.is_dir():
         return _read_tokenizer(path)
     try:
-        return split_vocabulary(path.read_bytes().decode("utf-8"))
+        return split_vocabulary(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({reason(error)}); give a vocab.txt that can.") from None
     except UnicodeDecodeError as error:

@@ -13,13 +13,14 @@ _CASE_FILES = ("tokenizer_config.json", "tokenizer.json")  # the first has prior
 
 
 def split_vocabulary(text: str) -> tuple[str, ...]:
-    r"""Tokens of a vocab.txt. Lines end in \n, or all of them in \r\n. Line i is the token with id i, even if empty."""
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
+    r"""Tokens of a vocab.txt. Lines end in \n, or all of them in \r\n. Line i is the token with id i, even if empty.
+
+    The last line may have no line break.
+    """
+    *lines, last = text.split("\n")
     if lines and all(line.endswith("\r") for line in lines):
         lines = [line[:-1] for line in lines]
-    return tuple(lines)
+    return (*lines, last) if last else tuple(lines)
 
 
 def check_case(folder: AnyPath, lowercase: bool) -> None:

@@ -51,8 +51,8 @@ def examine(found: Found, read: Callable[[], bytes], settings: Settings) -> Iter
         yield drop("some text", texts=0)
         return
     try:
-        verify(encoded)
-        image_hash = perceptual_hash(resize.decode(encoded))
+        header = verify(encoded, turn=True)  # as `image_text` reads what is collected
+        image_hash = perceptual_hash(resize.decode(encoded, orientation=header.orientation))
     except (BadImageError, resize.DataError) as error:
         yield drop("whole file", getattr(error, "reason", "not decodable by OpenCV"), texts=len(texts))
         return

@@ -150,7 +150,7 @@ class _Score(beam.DoFn):
 
     def setup(self) -> None:
         self._reader, self._progress = self._folders.reader(), WorkerProgress("scored")
-        self._scorer = self._shared.acquire(lambda: Scorer(self._settings.model))
+        self._scorer = self._shared.acquire(lambda: Scorer(self._settings.model, self._settings.checkpoint))
 
     def process(self, neighbours: tuple[Any, Iterable[WebImage]]) -> Iterator[Any]:
         for image in sorted(neighbours[1], key=lambda image: image.location):

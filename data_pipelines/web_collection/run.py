@@ -52,7 +52,7 @@ def collect(
     if image_folder is not None and not image_folder.is_dir():
         raise DataError(f"--image_folder={image_folder} is not a folder; give the one that image_path starts from.")
     if settings.model:
-        check_model(settings.model)
+        check_model(settings.model, settings.checkpoint)
     options = pipeline_options(runner, beam_options, "runner", "docs/collect.md")
     folder, parts = find_parts(source)
     unfinished = output.with_name(f".{output.name}.unfinished")
@@ -75,7 +75,8 @@ def collect(
 def chosen_by(settings: Settings) -> str:
     """Describe for users how the text of each image was chosen."""
     if settings.model:
-        return f"the best of each image by {settings.model}, at least {settings.min_score:g}"
+        model = check_model(settings.model, settings.checkpoint)
+        return f"the best of each image by {model}, at least {settings.min_score:g}"
     return "the longest of each image; no model looked at the images"
 
 

@@ -16,14 +16,18 @@ _CAN_MATCH = ("pretraining", "retrieval")
 class Scorer:
     """A trained head for image-text matching: the probability that an image and a text belong together."""
 
-    def __init__(self, path: str) -> None:
-        """Load a model; raises DataError if it does not exist, or was not trained for image-text matching."""
+    def __init__(self, path: str, checkpoint: str = "best") -> None:
+        """Load a model, of a run its "best" or "last" checkpoint.
+
+        Raises:
+          DataError: it does not exist, or was not trained for image-text matching.
+        """
         from pixelbert_jax.errors import ConfigError
         from pixelbert_jax.predictor import Predictor
 
-        check_model(path)
+        check_model(path, checkpoint)
         try:
-            self._predictor: Any = Predictor.load(path)
+            self._predictor: Any = Predictor.load(path, checkpoint=checkpoint)
         except ConfigError as error:
             raise DataError(f"--model: {error}") from None
 
@@ -54,13 +58,17 @@ class Scorer:
         return words[0][:max_tokens]  # a token has at least one character
 
 
-def check_model(path: str) -> None:
-    """Raise DataError unless `path` has a model trained for image-text matching; its arrays are not read."""
+def check_model(path: str, checkpoint: str = "best") -> str:
+    """The model at `path` for the summary, with its step; its arrays are not read.
+
+    Raises:
+      DataError: there is no model, or it was not trained for image-text matching of pixels.
+    """
     from pixelbert_jax.errors import ConfigError
-    from pixelbert_jax.loading import find_description
+    from pixelbert_jax.loading import find_description, origin_of
 
     try:
-        _, description = find_description(path)
+        folder, description = find_description(path, checkpoint)
     except ConfigError as error:
         raise DataError(f"--model: {error}") from None
     if description["task"] not in _CAN_MATCH:
@@ -70,3 +78,4 @@ def check_model(path: str) -> None:
         )
     if "regions" in description["config"]["model"]:
         raise DataError(f"--model={path} reads regions, which a crawl does not have; give a run of Pixel-BERT.")
+    return origin_of(folder, description)

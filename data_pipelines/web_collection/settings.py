@@ -24,6 +24,7 @@ class Settings:
       max_images_per_text: a text of more images than this is boilerplate.
       max_texts_per_image: further texts of an image are dropped.
       model: trained model that scores the texts; "": the longest text is kept.
+      checkpoint: "best" or "last", of a model that is a run; "best" is the last if no best one is kept.
       min_score: an image is dropped if its best text has a lower score.
       max_distance: maximum number of different bits between the hashes of near-duplicates; -1: near-duplicates are
         kept.
@@ -42,6 +43,7 @@ class Settings:
     max_images_per_text: int = 10
     max_texts_per_image: int = 64
     model: str = ""
+    checkpoint: str = "best"
     min_score: float = 0.5
     max_distance: int = 4
     split: str = "train"

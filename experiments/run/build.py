@@ -154,7 +154,13 @@ def find_vocabulary(config: RunConfig, sources: Sources) -> tuple[str, ...]:
         return tuple(find_description(init.checkpoint, init.checkpoint_choice)[1]["vocabulary"])
     if data.vocabulary:
         vocabulary = read_vocabulary(data.vocabulary, data.lowercase)
-        if data.lowercase and (count := cased_pieces(vocabulary)):
+        count = cased_pieces(vocabulary)
+        if not data.lowercase and not count:
+            say(
+                f"data.vocabulary={data.vocabulary}: none of its {len(vocabulary):,} tokens has an upper-case letter, "
+                "so words with one become [UNK] after data.lowercase=false; set it to true if the vocabulary is uncased"
+            )
+        if data.lowercase and count:
             say(
                 f"data.vocabulary={data.vocabulary}: {count:,} of its {len(vocabulary):,} tokens have upper-case "
                 "letters, which no text has after data.lowercase=true; set it to false if the vocabulary is cased"

@@ -69,6 +69,7 @@ def load_config(file: str | None, overrides: dict[str, str]) -> Any:
     if not file:
         raise ConfigError("No --config=FILE; see experiments/configs for files to start from.")
     path, _, argument = file.partition(":")
+    path = str(Path(path).expanduser())
     if not Path(path).is_file():
         near = difflib.get_close_matches(path, [str(p) for p in Path("experiments/configs").glob("*.py")], 1, 0.3)
         hint = f"did you mean {near[0]}?" if near else "give the path of a Python file with get_config()."

@@ -1,5 +1,6 @@
 """Where metrics go besides metrics.jsonl: TensorBoard and Weights & Biases, both optional."""
 
+import importlib.util
 import secrets
 from typing import Any, Protocol
 
@@ -25,17 +26,21 @@ class Tracker(Protocol):
         """Finish the files."""
 
 
+def check_installed(*, tensorboard: bool = False, wandb: str = "") -> None:
+    """Raise ConfigError if `train.tensorboard` or `train.wandb` is set, but its package is missing."""
+    for field, package, is_set in (("tensorboard", "tensorboardX", tensorboard), ("wandb", "wandb", bool(wandb))):
+        if is_set and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"train.{field} is set but {package} is missing; pip install 'pixelbert_jax[{field}]'.")
+
+
 class TensorBoard:
     """Writes to WORKDIR/tensorboard."""
 
     def __init__(self, workdir: epath.Path, resume_step: int) -> None:
         """Open the files; what came after `resume_step` is hidden. Raises ConfigError if tensorboardX is missing."""
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "train.tensorboard is set but tensorboardX is missing; pip install 'pixelbert_jax[tensorboard]'."
-            ) from None
+        check_installed(tensorboard=True)
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def scalars(self, step: int, metrics: dict[str, Any]) -> None:
@@ -64,10 +69,9 @@ class Wandb:
         Raises:
           ConfigError: wandb is missing or refuses the run, or the workdir cannot be written.
         """
-        try:
-            import wandb
-        except ImportError:
-            raise ConfigError("train.wandb is set but wandb is missing; pip install 'pixelbert_jax[wandb]'.") from None
+        check_installed(wandb=project)
+        import wandb
+
         file = workdir / "wandb_id.txt"
         with writing(file):
             if not file.exists():

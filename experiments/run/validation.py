@@ -16,7 +16,7 @@ def run_folder(workdir: epath.PathLike) -> epath.Path:
     """The folder of a run, where checkpoints can be written.
 
     Raises:
-      ConfigError: Orbax cannot write there.
+      ConfigError: Orbax cannot write there, or it is a file.
       DataError: its bucket is not there, or a package is missing.
     """
     path = epath.Path(as_path(workdir))
@@ -26,6 +26,8 @@ def run_folder(workdir: epath.PathLike) -> epath.Path:
             "folder, or take a local --workdir and copy it there afterwards."
         )
     check_writable(path)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file; name a folder, which may not exist yet.")
     return path
 
 

@@ -108,8 +108,8 @@ def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
 
     Half precision comes out as float32. A leading `module.` of DataParallel is dropped from the names, and so are the
     parts that torch.compile and the like put in (`_orig_mod.`), and the wrappers {"state_dict": ...},
-    {"model_state_dict": ...} and {"model": ...} of torch files, which are read only where torch is installed and never
-    unpickled beyond tensors.
+    {"model_state_dict": ...} and {"model": ...} of torch files, or any other of a single state dict. Torch files are
+    read only where torch is installed and never unpickled beyond tensors.
 
     Raises:
       ConfigError: there are no weights, torch is missing, a file is broken, or a number is none (NaN, infinity, a
@@ -240,12 +240,14 @@ def _read_torch(file: epath.Path) -> dict[str, np.ndarray]:
             opened.seek(0)
             content = torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own
+        other = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it holds {_plain(other[1])}" if other else _reason(error)
         raise ConfigError(
-            f"{file}: broken, or more than tensors ({_reason(error)}); download it again, or convert it to safetensors."
+            f"{file}: broken, or more than tensors ({reason}); download it again, or convert it to safetensors."
         ) from None
     for _ in _WRAPPERS:  # each may hold the next; a dict may even hold itself
         inner = [name for name in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
-        inner = [name for name in inner if content[name]]
+        inner = [name for name in inner if content[name]] or _only_state_dict(content, torch.Tensor)
         if len(inner) > 1:
             raise ConfigError(f"{file}: it holds both {inner[0]!r} and {inner[1]!r}; save one of them alone.")
         content = content[inner[0]] if inner else content
@@ -261,6 +263,15 @@ def _read_torch(file: epath.Path) -> dict[str, np.ndarray]:
         return {n: (value.float() if value.is_floating_point() else value).numpy() for n, value in tensors.items()}
     except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized ones, or those on no device
         raise ConfigError(f"{file}: tensors of an odd kind ({_reason(error)}); save plain ones into it.") from None
+
+
+def _only_state_dict(content: Any, kind: type) -> list[str]:
+    """The name of the only state dict beside other things; [] if there is none, several, or `content` is one itself."""
+    if not isinstance(content, dict) or any(isinstance(value, kind) for value in content.values()):
+        return []
+    dicts = {name: value for name, value in content.items() if isinstance(value, dict)}
+    found = [name for name, value in dicts.items() if any(isinstance(tensor, kind) for tensor in value.values())]
+    return found if len(found) == 1 else []
 
 
 def _check_stored(file: BinaryIO) -> None:

@@ -145,11 +145,20 @@ def test_bad_input_is_refused_before_anything_is_built(data_dir, tmp_path, monke
             ),
             "vocabulary_size=7, but the vocabulary has",
         ),
+        (
+            dataclasses.replace(config, train=dataclasses.replace(config.train, tensorboard=True)),
+            "train.tensorboard is set but tensorboardX is missing",
+        ),
     ]
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
     for i, (bad, message) in enumerate(cases):
         with pytest.raises((DataError, ConfigError), match=message) as error:
             pretrain(bad, tmp_path / f"run{i}")
         assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--workdir=.*file is a file; name a folder"):
+        pretrain(config, tmp_path / "file")
 
 
 def test_no_workdir_and_no_config_are_one_line(tmp_path):

@@ -60,8 +60,17 @@ def test_a_list(predictor):
     index = predictor.index(IMAGES)
     assert index.names == ("0", "1", "2")
     assert [name for name, _ in index.search(TEXT)] == [str(i) for i, _ in predictor.rank(IMAGES, TEXT)]
+    for images, names in (
+        (IMAGES[0], ("0",)),
+        (Image.fromarray(IMAGES[0]), ("0",)),
+        (np.stack([IMAGES[0]] * 2), ("0", "1")),
+        (iter(IMAGES), ("0", "1", "2")),
+    ):
+        assert predictor.index(images).names == names
     with pytest.raises(DataError, match="image: not a JPEG"):
         predictor.index([IMAGES[0], b"<html>"])
+    with pytest.raises(ConfigError, match="NoneType None is no image"):
+        predictor.index(None)
 
 
 def test_what_is_refused(predictor, folder, tmp_path):

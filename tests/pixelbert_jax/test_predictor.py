@@ -11,6 +11,8 @@ from PIL import Image
 
 import pixelbert_jax
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import is_file
+from pixelbert_jax import predictor_inputs
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor import Predictor
 from pixelbert_jax.visual_readers import AttentionMap, interpolated
@@ -230,13 +232,31 @@ def test_a_file_and_a_pil_image_are_the_same(predictor, tmp_path):
         assert path.mean() == pytest.approx(mean, abs=0.6)
 
 
-def test_bad_input_is_one_sentence(predictor, tmp_path):
+def _in_no_bucket(path):
+    """As the library of a bucket without credentials."""
+    if path.parent.name == "bucket":
+        raise RuntimeError("Unable to locate credentials")
+    return is_file(path)
+
+
+def test_bad_input_is_one_sentence(predictor, tmp_path, monkeypatch):
     file = tmp_path / "broken.jpg"
     file.write_bytes(b"\xff\xd8\xff")
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "PNG")
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(whole, "PNG")
+    cut, closed = Image.open(io.BytesIO(whole.getvalue()[:2000])), Image.open(whole)
+    closed.close()
+    monkeypatch.setattr(predictor_inputs, "is_file", _in_no_bucket)
     cases = [
         (lambda: predictor.match(tmp_path / "no.jpg", "a"), ConfigError, "no.jpg: no such image"),
+        (lambda: predictor.match("a text " * 99, "a"), ConfigError, "a text : no such image"),
+        (lambda: predictor.match("", "a"), ConfigError, "^'': no such image"),
+        (lambda: predictor.match("bucket/a.jpg", "a"), ConfigError, "a.jpg: cannot be read"),
+        (lambda: predictor.match(cut, "a"), DataError, "a truncated, damaged or closed file"),
+        (lambda: predictor.match(closed, "a"), DataError, "a truncated, damaged or closed file"),
+        (lambda: predictor.index([]), ConfigError, "An index of no images was asked for"),
         (lambda: predictor.match(file, "a"), DataError, "broken.jpg: damaged header"),
         (lambda: predictor.match(huge.getvalue(), "a"), DataError, "over 64 megapixels"),
         (lambda: predictor.match(np.zeros((4, 4, 3)), "a"), ConfigError, "type float64 and shape"),

@@ -14,6 +14,7 @@ from data_pipelines.datasets.candidates import Candidate
 from data_pipelines.datasets.formats import karpathy
 from data_pipelines.datasets.layout import list_images, reader
 from data_pipelines.errors import DataError
+from data_pipelines.storage.paths import is_file
 
 PAGE = "https://cocodataset.org/#download"
 
@@ -66,22 +67,14 @@ class Photographs:
         """The file with exactly this name: in the folder of its split, or in another one if only one image has it."""
         if len(name.parts) > 1 or name.name in shared:
             locations = (self.source_dir / folder / name, self.source_dir / name)
-            if path := next((location for location in locations if _is_there(location)), None):
+            if path := next((location for location in locations if is_file(location)), None):
                 return path
         if name.name in shared:
             return None
         path = self.by_name.get(name.name)
-        if path is not None and path.parent.name != folder and _is_there(own := self.source_dir / folder / name.name):
+        if path is not None and path.parent.name != folder and is_file(own := self.source_dir / folder / name.name):
             return own
         return path
-
-
-def _is_there(path: Path) -> bool:
-    """Whether a path is a file; False for invalid file names."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def find_photographs(source_dir: Path, folders: Sequence[str]) -> Photographs:

@@ -1,10 +1,14 @@
 """Karpathy and Fei-Fei's split files: `dataset_coco.json`, `dataset_flickr30k.json`, ..."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.datasets.layout import field, load_json
+
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(000000\d{6})", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +47,36 @@ def read_entries(path: Path) -> list[Entry]:
                 file_name=Path(file_name).name,
                 coco_id=stated if number is None else number,
                 stated_id=stated,
-                texts=tuple(field(sentence, "raw", str, path) for sentence in field(image, "sentences", list, path)),
+                texts=tuple(_raw(sentence, path) for sentence in field(image, "sentences", list, path)),
             )
         )
     return entries
 
 
+def _raw(sentence: object, path: Path) -> object:
+    """The text of a sentence; NaN stays, so that it is counted as a fault of its image."""
+    raw = sentence.get("raw") if isinstance(sentence, Mapping) else None
+    return raw if isinstance(raw, float) and math.isnan(raw) else field(sentence, "raw", str, path)
+
+
 def coco_id_of(file_name: str) -> int | None:
-    """The COCO id in a file name: 139 for "000000000139.jpg" and "COCO_val2014_000000000139.jpg"; otherwise None."""
-    digits = Path(file_name).stem.rpartition("_")[2]
-    return int(digits) if len(digits) == 12 and digits.isascii() and digits.isdigit() else None
+    """The COCO id in a file name: 139 for "000000000139.jpg" and "COCO_val2014_000000000139.jpg"; otherwise None.
+
+    Other names with 12 digits, such as camera_202301011200.jpg, are no COCO names: several files may share the digits.
+    """
+    name = _COCO_NAME.fullmatch(Path(file_name).stem)
+    return int(name[1]) if name else None
 
 
 def foreign_id(value: object) -> object:
-    """The id of an image in another data set; None for null, negative numbers and NaN, which mean "none"."""
-    absent = value is None or isinstance(value, bool) or (isinstance(value, int | float) and not value >= 0)
-    return None if absent else value
+    """The id of an image in another data set; None for null, NaN, and numbers that are not positive: they mean "none".
+
+    Other values that are no ids, such as strings, are returned as they are. A column with absent ids may have become
+    one of floats; those of whole numbers are ids.
+    """
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and not value > 0):
+        return None
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def coco_ids(path: Path, splits: Sequence[str]) -> frozenset[int]:

@@ -46,7 +46,7 @@ IMAGE = Role(
 )
 # The names of an image, the most specific first.
 NAMES = (
-    Role("coco_id", ("coco_id", "cocoid"), frozenset({"number"})),
+    Role("coco_id", ("coco_id", "cocoid"), frozenset({"number", "float"})),
     Role("file_name", ("file_name", "filename", "image_name"), frozenset({"text"})),
     Role("image_id", ("image_id", "img_id", "imgid", "key"), IDENTIFIERS),
 )

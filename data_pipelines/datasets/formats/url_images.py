@@ -1,7 +1,8 @@
 """Find images that were downloaded from URLs, by the file names that downloaders give them.
 
 A file name does not tell which of the naming rules below it follows, and it may match several. So each rule is tried on
-the whole list, and the rule that finds the most images is used for all images. If rules are equal, the first one wins.
+the whole list, and the rule that finds the most images is used for all images. If rules that disagree find
+equally many, none is chosen.
 """
 
 import dataclasses
@@ -137,7 +138,7 @@ class ImageFolder:
 def choose_naming(
     folder: ImageFolder, location: str, read_urls: ReadUrls, namings: Sequence[Naming], first_row: str = ""
 ) -> Naming:
-    """The rule that finds the most images of a list; if rules are equal, the first one.
+    """The rule that finds the most images of a list; if several do, and find the same images, the first one.
 
     Args:
       folder: folder of the images.
@@ -147,8 +148,8 @@ def choose_naming(
       first_row: "0" or "1", the number of the first row, if images are named by row numbers; "": detect it.
 
     Raises:
-      DataError: the list is empty, or no rule finds an image of it; or the images are named by numbers, and these
-        cannot be row numbers, or match the rows with both ways of counting.
+      DataError: the list is empty, or no rule finds an image of it; two rules fit equally well and disagree; or the
+        images are named by numbers, and these cannot be row numbers, or match the rows with both ways of counting.
     """
     counts, rows, first = [0] * len(namings), 0, ""
     for row, (url, _) in enumerate(read_urls()):
@@ -166,7 +167,28 @@ def choose_naming(
             f"looked for {looked_for}, there and in the folders in it; rename the images, or move that list away."
         )
     naming = namings[counts.index(most)]
-    return _way_of_counting(folder, location, rows, first_row) if naming in ROW_NUMBERS else naming
+    if naming in ROW_NUMBERS:
+        naming = _way_of_counting(folder, location, rows, first_row)
+        if first_row:
+            return naming
+    for other, count in zip(namings, counts, strict=True):
+        if count == most and other not in (naming, *ROW_NUMBERS):
+            _check_agreement(folder, location, read_urls, naming, other)
+    return naming
+
+
+def _check_agreement(folder: ImageFolder, location: str, read_urls: ReadUrls, naming: Naming, other: Naming) -> None:
+    """Raise DataError if an image belongs to different rows by two rules, of which neither is better."""
+    for row, (url, _) in enumerate(read_urls()):
+        stem = naming.stem(row, url)
+        if stem in folder and stem != other.stem(row, url):
+            start = ROW_NUMBERS.index(naming) if naming in ROW_NUMBERS else None
+            flag = "" if start is None else f"give --first_row={start} if they are row numbers, otherwise "
+            raise DataError(
+                f"The names of the images in {folder.path} fit the rows of {location} as {naming.what} and as "
+                f"{other.what} alike, and {folder.find(stem)} is of different rows; {flag}"
+                "name the images by the MD5 of their URLs."
+            )
 
 
 def _way_of_counting(folder: ImageFolder, location: str, rows: int, first_row: str) -> Naming:

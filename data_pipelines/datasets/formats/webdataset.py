@@ -125,7 +125,7 @@ def divide(
 
     Usually a run is one sample, because the key ends at the first full stop. But if a run has several images, and all
     of them have further full stops in their names, each image is a sample, and the full stops are part of its name. The
-    key of a sample is the name of its image up to the last full stop.
+    key of a sample is the name of its image up to the last full stop. Likewise 22.00.txt is not the text of 22.01.png.
 
     Args:
       key: key of the run.
@@ -134,20 +134,28 @@ def divide(
     """
     images = [rest for rest in members if _last(rest) in IMAGE_SUFFIXES]
     whole = len(images) < 2 or any(rest in IMAGE_SUFFIXES for rest in images)
+    name = ""
     if whole and images:  # another run with this key and another image may follow
         first = min(images, key=lambda rest: rest.count("."))
-        key += first.removesuffix(_last(first))
+        name = first.removesuffix(_last(first))
+        key += name
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-    for rest in sorted(members, key=lambda rest: rest.count(".") > 1):  # .txt goes before .outputs.txt
+    # .txt goes before .outputs.txt, and the name of the image before other names.
+    for rest in sorted(members, key=lambda rest: (rest.count(".") > 1, rest.removesuffix(_last(rest)) != name)):
         suffix = _last(rest)
         its_key = key if whole else key + rest.removesuffix(suffix)
         taken = samples.get(its_key, {})
         is_second = suffix in taken or (suffix in IMAGE_SUFFIXES and not IMAGE_SUFFIXES.isdisjoint(taken))
-        if suffix in _USED and not is_second:
+        of_another = whole and len({int(n) for n in (name[1:], rest.removesuffix(suffix)[1:]) if _is_number(n)}) > 1
+        if suffix in _USED and not is_second and not of_another:
             samples.setdefault(its_key, {})[suffix] = members[rest]
         else:
             _count(unused, rest if whole and not any(map(str.isdigit, rest)) else suffix)
     return samples
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 20
 
 
 def _last(rest: str) -> str:
@@ -195,14 +203,14 @@ def texts_of(text: bytes | None, about: Mapping[str, Any]) -> Sequence[object]:
     that wrote them converted NaN to a string.
     """
     values = [about[name] for name in _TEXT_FIELDS if name in about]
-    missing = any(fault_of(value) for value in values)
+    faults = [value for value in values if fault_of(value) and not isinstance(value, list)]
     if text is not None:
         decoded = decode_text(text)
-        is_nan = missing and isinstance(decoded, str) and decoded.strip().lower() == "nan"
+        is_nan = faults and isinstance(decoded, str) and decoded.strip().lower() == "nan"
         return [NOT_A_NUMBER if is_nan else decoded]
     for value in values:
         if isinstance(value, (str, list)):
             return value if isinstance(value, list) else [value]
     if about is _DAMAGED:
         return [NoText("damaged .json")]
-    return [NOT_A_NUMBER] if missing else []
+    return faults[:1]

@@ -155,6 +155,8 @@ def test_an_image_in_two_splits_is_kept_once(tmp_path: Path, read_all) -> None:
         ("COCO_val2014_000000000139.jpg", 139),
         ("139.jpg", None),
         ("1000268201_693b08cb0e.jpg", None),
+        ("camera_000000000139.jpg", None),
+        ("202301011200.jpg", None),
     ],
 )
 def test_coco_id_of(name: str, number: int | None) -> None:
@@ -233,6 +235,47 @@ def test_a_name_that_is_not_there_takes_no_other_file(tmp_path: Path, read_all) 
         read_all("coco_captions", source)
 
 
+def test_names_that_share_twelve_digits_are_different_images(tmp_path: Path, read_all) -> None:
+    """Numbers such as times are no COCO ids; an image that is missing takes no file with the same number."""
+    names = {i: f"camera{i}_000000011200.jpg" for i in (1, 2, 3)}
+    source = exported(tmp_path / "coco", names)
+    for i in (2, 3):
+        write_image(source / "train2017" / names[i], seed=i)
+    with pytest.raises(DataError, match=r"1 of 3 images .* \(first: train2017/camera1_000000011200.jpg\)"):
+        read_all("coco_captions", source)
+    write_image(source / "train2017" / names[1], seed=1)
+    records = read_all("coco_captions", source)["train"]
+    assert [(r.image_id, r.texts, r.image) for r in records] == [
+        (f"coco_captions/train2017/{name}", (f"of {name}",), encode(seed=i)) for i, name in names.items()
+    ]
+
+
+def test_two_images_with_one_id_are_refused(tmp_path: Path, read_all) -> None:
+    """As after joining two files whose ids both begin with 1: each image would get the captions of both."""
+    for location in ("train2017/a.jpg", "train2017/b.jpg"):
+        write_image(tmp_path / "coco" / location)
+    source = exported(tmp_path / "coco", {1: "a.jpg"})
+    path = source / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    write_json(path, content | {"images": [*content["images"], {"id": 1, "file_name": "b.jpg"}]})
+    with pytest.raises(DataError, match=r"images 'a.jpg' and 'b.jpg' both have the id 1, so it is not known whose"):
+        read_all("coco_captions", source)
+
+
+def test_captions_of_images_that_are_not_listed_are_counted(tmp_path: Path, read_all) -> None:
+    write_image(tmp_path / "coco" / "train2017" / "a.jpg")
+    source = exported(tmp_path / "coco", {1: "a.jpg"})
+    path = source / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    lost = [{"image_id": 7, "caption": "x"}, {"image_id": 7, "caption": "y"}]
+    write_json(path, content | {"annotations": [*content["annotations"], *lost]})
+    assert read_all("coco_captions", source)["train"][0].texts == ("of a.jpg",)
+    assert read_summary(tmp_path / "data" / "coco_captions" / "1.0.0")["notes"] == [
+        "official splits",
+        "train: 2 captions of images that the file does not list, which are not used",
+    ]
+
+
 def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
     """A negative id means none; if two ids differ, the file name counts, also for skipped images."""
     source = coco(tmp_path / "coco", train=(1, 2, 3), val=())
@@ -248,6 +291,6 @@ def test_karpathy_file_with_other_ids(tmp_path: Path, read_all) -> None:
         "Karpathy's splits",
         "train: 1 images whose file name has another number than their id; the file name counts",
     ]
-    assert [karpathy.foreign_id(value) for value in (0, 7, -1, None, float("nan"), True, "7")] == [
-        0, 7, None, None, None, None, "7",
+    assert [karpathy.foreign_id(value) for value in (0, 7, 7.0, -1, None, float("nan"), True, "7", 7.5)] == [
+        None, 7, 7, None, None, None, None, "7", 7.5,
     ]  # fmt: skip

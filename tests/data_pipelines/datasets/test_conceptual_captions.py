@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,23 @@ def test_one_rule_holds_for_all_images(tmp_path: Path, read_all) -> None:
     ]
 
 
-def test_earlier_rule_of_equals(tmp_path: Path, read_all) -> None:
+def test_equal_rules_that_disagree(tmp_path: Path, read_all) -> None:
+    """Numbers may be those of the rows or parts of the URLs: a flag decides, unless both mean the same images."""
     rows = [("a", "http://x/1.jpg"), ("b", "http://x/0.jpg")]
     source = write_list(tmp_path / "source" / TRAIN, *rows)
     for i in (0, 1):
         write_image(source / "train" / f"{i}.jpg", seed=i)
+    with pytest.raises(DataError) as error:
+        read_all("conceptual_captions", source)
+    assert str(error.value) == (
+        f"The names of the images in {source}/train fit the rows of {source}/{TRAIN} as row number, counted from 0 and "
+        f"as last part of the URL alike, and {source}/train/0.jpg is of different rows; give --first_row=0 if they "
+        "are row numbers, otherwise name the images by the MD5 of their URLs."
+    )
+    records = read_all("conceptual_captions", source, first_row="0")["train"]
+    assert [(record.texts, record.image) for record in records] == [(("a",), encode(seed=0)), (("b",), encode(seed=1))]
+    shutil.rmtree(tmp_path / "data")
+    write_list(source / TRAIN, ("a", "http://x/0.jpg"), ("b", "http://x/1.jpg"))
     records = read_all("conceptual_captions", source)["train"]
     assert [(record.texts, record.image) for record in records] == [(("a",), encode(seed=0)), (("b",), encode(seed=1))]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.records import read_summary
 from tests.data_pipelines.publishers import flickr, write_json
 from tests.real_data import real_data
 
@@ -21,6 +22,16 @@ def test_splits(tmp_path: Path, read_all, name: str, images: str) -> None:
         "test": [f"{name}/102_abc"],
     }
     assert splits["val"][0].texts == ("photo 1", "it")
+
+
+def test_a_sentence_that_is_nan_is_counted(tmp_path: Path, read_all) -> None:
+    source = flickr(tmp_path / "source")
+    sentences = [{"raw": float("nan")}, {"raw": "a photo"}]
+    entry = {"filename": "100_abc.jpg", "split": "train", "sentences": sentences}
+    write_json(source / "dataset_flickr8k.json", {"images": [entry]})
+    assert read_all("flickr8k", source)["train"][0].texts == ("a photo",)
+    skipped = read_summary(tmp_path / "data" / "flickr8k" / "1.0.0")["skipped"]["train"]
+    assert skipped["listed_texts"] == [f"{source}/images/100_abc.jpg: NaN instead of a text"]
 
 
 def test_layout(tmp_path: Path, read_all) -> None:

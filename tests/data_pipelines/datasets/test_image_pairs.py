@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.records import read_summary
 from tests.data_pipelines.publishers import lines, write_image
 
 
@@ -66,6 +67,15 @@ def test_bad_lines(source: Path, read_all, line: dict, message: str) -> None:
     lines(source / "train.jsonl", line)
     with pytest.raises(DataError, match=f"train.jsonl{message}"):
         read_all("image_pairs", source)
+
+
+def test_sentences_that_are_none(source: Path, read_all, tmp_path: Path) -> None:
+    none = [{"sentence": value, "label": True} for value in (None, float("nan"), 5)]
+    lines(source / "train.jsonl", pair(0, 1, *none, {"sentence": "One is.", "label": True}))
+    assert [record.texts for record in read_all("image_pairs", source)["train"]] == [("One is.",)]
+    skipped = read_summary(tmp_path / "data" / "image_pairs" / "1.1.0")["skipped"]["train"]
+    assert skipped["texts"] == {"NaN instead of a text": 1, "a number or another value instead of a text": 1}
+    assert skipped["empty_texts"] == 1
 
 
 def test_missing_image(source: Path, read_all) -> None:

@@ -113,6 +113,9 @@ def test_nothing_usable(tmp_path: Path, read_all) -> None:
     lines(tmp_path / "source" / "train.jsonl", {"image": "a.jpg", "texts": []})
     with pytest.raises(DataError, match="No usable image with a text in split 'train'"):
         read_all("image_text", tmp_path / "source")
+    lines(tmp_path / "source" / "train.jsonl", {"image": "b" * 999, "texts": ["a"]})
+    with pytest.raises(DataError, match=r"1 of 1 images .* image file not found"):
+        read_all("image_text", tmp_path / "source")
 
 
 def sample(key: str, seed: int, **members: bytes | str) -> dict[str, bytes | str]:
@@ -207,7 +210,7 @@ def skipped_of(tmp_path: Path, split: str = "train") -> dict:
 
 
 def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
-    """NaN, "nan" as a string, and bytes that are not UTF-8 are skipped, counted and listed."""
+    """NaN, "nan" as a string, numbers, and bytes that are not UTF-8 are skipped, counted and listed."""
     members = (
         sample("0", 0, txt="\ufeffGr\u00f6\u00dfe")
         | sample("1", 1, txt="nan", json='{"caption": NaN}')
@@ -217,14 +220,23 @@ def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
         | sample("5", 5, txt="Gr\u00f6\u00dfe".encode("utf-16"))
         | sample("6", 6, json='{"texts": [NaN, null, "six"]}')
         | sample("7", 7, json=b'{"caption": "caf\xe9"}')
+        | sample("8", 8, txt="a dog".encode("utf-16-le"))
+        | sample("9", 9, txt="\u0434\u043e\u043c".encode("utf-16-be"))
+        | sample("10", 10, json='{"caption": 5}')
+        | sample("11", 11, json='{"texts": [{"a": "b"}]}')
     )
     path = tar(tmp_path / "source" / "0.tar", members)
     records = read_all("image_text", tmp_path / "source")["train"]
     assert [record.texts for record in records] == [("Gr\u00f6\u00dfe",), ("nan",), ("six",)]
     skipped = skipped_of(tmp_path)
-    assert skipped["texts"] == {"NaN instead of a text": 3, "text is not UTF-8": 2, "damaged .json": 1}
+    assert skipped["texts"] == {
+        "NaN instead of a text": 3,
+        "text is not UTF-8": 4,
+        "a number or another value instead of a text": 2,
+        "damaged .json": 1,
+    }
     assert skipped["empty_texts"] == 1
-    assert skipped["images"] == {"no text": 5}
+    assert skipped["images"] == {"no text": 9}
     assert skipped["listed_texts"][:3] == [
         f"{path}:1.jpg: NaN instead of a text",
         f"{path}:3.jpg: NaN instead of a text",
@@ -232,8 +244,9 @@ def test_captions_that_are_none(tmp_path: Path, read_all) -> None:
     ]
     folder = tmp_path / "data" / "image_text" / "1.1.0"
     printed = describe(folder, read_summary(folder), ResizeRule(64, 128)).splitlines()
-    assert "texts skipped in train: 3 NaN instead of a text, 2 text is not UTF-8, 1 damaged .json" in printed
-    assert printed[-1] == "  ... and 1 more"
+    counts = "3 NaN instead of a text, 4 text is not UTF-8, 1 damaged .json, 2 a number or another value instead of"
+    assert f"texts skipped in train: {counts} a text" in printed
+    assert printed[-1] == "  ... and 5 more"
 
 
 def test_json_lines_that_are_not_utf_8(tmp_path: Path, read_all) -> None:
@@ -291,6 +304,16 @@ def test_names_with_several_full_stops(tmp_path: Path, read_all) -> None:
     }
     locations = [sample.location for sample in read_shards("train", [path])]
     assert locations[1:5] == [f"{path}:{name}" for name in ("007.input.png", "008.Input.JPG", "22.01.png", "22.02.png")]
+
+
+def test_the_text_with_the_name_of_the_image(tmp_path: Path, read_all) -> None:
+    """22.00 and 23.00 have no image: their texts are not those of the images after them."""
+    members = {"22.00.txt": "of 22.00", "22.01.png": encode(seed=1), "22.01.txt": "of 22.01"}
+    tar(tmp_path / "source" / "0.tar", members | {"23.00.txt": "of 23.00", "23.01.png": encode(seed=2)})
+    records = read_all("image_text", tmp_path / "source")["train"]
+    assert [(r.image_id, r.texts) for r in records] == [("image_text/train/0/22.01", ("of 22.01",))]
+    assert skipped_of(tmp_path)["unused"] == {".txt": 2}
+    assert skipped_of(tmp_path)["images"] == {"no text": 1}
 
 
 def test_several_full_stops_in_any_order(tmp_path: Path, read_all) -> None:

@@ -96,6 +96,15 @@ def test_other_numbers_are_not_coco_ids(tmp_path: Path) -> None:
     assert splits["validation"][0].image_id == "coco/3"
 
 
+def test_coco_ids_that_became_floats(tmp_path: Path) -> None:
+    """As pandas writes a column in which some ids are absent; numbers that are not positive are no ids."""
+    ids = (139.0, None, float("nan"), -1.0, 0.0)
+    rows = [{"image": photo(i), "coco_id": number, "caption": "x"} for i, number in enumerate(ids)]
+    splits, _ = read(tmp_path, "image_text", write(tmp_path / "source" / "train.parquet", rows))
+    assert [r.image_id.partition("/")[0] for r in splits["train"]] == ["coco", *["image_text"] * 4]
+    assert splits["train"][0].image_id == "coco/139"
+
+
 def test_coco_captions_one_row_per_caption(tmp_path: Path) -> None:
     """Several rows of one image are one record, near and far; file names give the COCO ids."""
     order = (139, 139, 285, 139, 632, 285)

@@ -60,7 +60,8 @@ def test_what_is_skipped_is_counted_with_its_reason(tmp_path: Path) -> None:
         "Is a directory": 1,
     }
     assert skipped.bad == 6
-    assert skipped.empty_texts == 5
+    assert skipped.empty_texts == 4
+    assert skipped.listed_texts == ["4.jpg: a number or another value instead of a text"]
     assert skipped.listed[0] == "1.jpg: not a JPEG, PNG, WebP, BMP or GIF"
 
 

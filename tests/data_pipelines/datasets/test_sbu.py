@@ -111,6 +111,18 @@ def test_lists_that_are_not_utf_8(tmp_path: Path, read_all, encoding: str) -> No
         read_all("sbu", tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_json_with_a_byte_order_mark_or_in_utf_16(tmp_path: Path, read_all, encoding: str) -> None:
+    content = '{"image_urls": ["http://a/1.jpg"], "captions": ["Gr\u00f6\u00dfe"]}'
+    write_image(tmp_path / "images" / "1.jpg")
+    (tmp_path / JSON).write_bytes(content.encode(encoding))
+    with pytest.raises(DataError, match=f"{JSON} is not UTF-8; save it as UTF-8"):
+        read_all("sbu", tmp_path, sbu_validation=0, first_row="1")
+    (tmp_path / JSON).write_bytes(content.encode("utf-8-sig"))
+    (record,) = read_all("sbu", tmp_path, sbu_validation=0, first_row="1")["train"]
+    assert record.texts == ("Gr\u00f6\u00dfe",)
+
+
 def test_urls_without_captions(tmp_path: Path, read_all) -> None:
     (tmp_path / URLS).write_text("http://a/1.jpg\n")
     write_image(tmp_path / "images" / "1.jpg")

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.errors import DataError
 from data_pipelines.preparation.run import prepare
 from data_pipelines.storage.records import read_summary
-from tests.data_pipelines.publishers import karpathy_coco, visual_genome, write_json
+from tests.data_pipelines.publishers import encode, karpathy_coco, visual_genome, write_json
 
 # Number of the image -> COCO id; 3 is in COCO's test split, 4 in its val split.
 IMAGES = {1: None, 2: 20, 3: 30, 4: 40, 5: 50}
@@ -107,8 +107,29 @@ def test_image_without_regions_is_counted(source: Path, tmp_path: Path) -> None:
     assert skipped["empty_texts"] == 1
 
 
-@pytest.mark.parametrize("number", [-1, float("nan"), None])
+def test_the_file_that_an_address_names_is_the_image(tmp_path: Path, read_all) -> None:
+    source = visual_genome(tmp_path / "vg", dict.fromkeys((1, 2, 3)))
+    names = {1: "VG_100K_2/2.jpg", 2: "VG_100K/1.jpg", 3: "photo_3?size=2"}
+    write_json(source / "image_data.json", [{"image_id": i, "url": f"https://x/{name}"} for i, name in names.items()])
+    records = read_all("visual_genome", source, keep_coco_test=True)["train"]
+    assert [(r.texts[0], r.image) for r in records] == [
+        (f"region 0 of {i}", encode(seed=seed)) for i, seed in ((1, 2), (2, 1), (3, 3))
+    ]
+    assert read_summary(tmp_path / "data" / "visual_genome" / "1.0.0")["notes"] == [
+        "2 images whose url in image_data.json has another name than their number; the url counts"
+    ]
+
+
+@pytest.mark.parametrize("number", [-1, 0, float("nan"), None])
 def test_a_coco_id_that_means_none(tmp_path: Path, read_all, number: float | None) -> None:
     """Such photographs are not from COCO, and they are different from each other."""
     records = read_all("visual_genome", visual_genome(tmp_path / "vg", {1: number, 2: number}), keep_coco_test=True)
     assert [record.image_id for record in records["train"]] == ["visual_genome/1", "visual_genome/2"]
+
+
+def test_coco_ids_that_became_floats(tmp_path: Path, read_all) -> None:
+    with pytest.raises(DataError, match=r"has no 'coco_id' of type int"):
+        read_all("visual_genome", visual_genome(tmp_path / "other", {1: "20"}), keep_coco_test=True)
+    source = visual_genome(tmp_path / "vg", {1: 20.0, 2: float("nan")})
+    records = read_all("visual_genome", source, keep_coco_test=True)["train"]
+    assert [record.image_id for record in records] == ["coco/20", "visual_genome/2"]

@@ -66,7 +66,8 @@ def test_what_is_counted(source: Path, tmp_path: Path) -> None:
     folder = prepare("vqa", tmp_path / "data", source)
     summary = read_summary(folder)
     assert summary["skipped"]["train"]["images"] == {"no text": 2}
-    assert summary["skipped"]["train"]["empty_texts"] == 3
+    assert summary["skipped"]["train"]["empty_texts"] == 2
+    assert summary["skipped"]["train"]["texts"] == {"a number or another value instead of a text": 1}
     assert summary["notes"] == ["images of val that are also in train: 1"]
     (record,) = open_records(tmp_path / "data", "vqa", "train")
     assert record.labels == ('{"question_id": "a/0.jpg/1", "answers": ["x"]}',)
@@ -120,4 +121,7 @@ def test_layout(source: Path, read_all) -> None:
 def test_missing_image(source: Path, read_all) -> None:
     lines(source / "train.jsonl", image_with_questions("b.jpg", {"question": "Where?", "answers": ["here"]}))
     with pytest.raises(DataError, match=r"1 of 1 images .* image file not found \(first: .*/b.jpg\)"):
+        read_all("vqa", source)
+    lines(source / "train.jsonl", image_with_questions("b" * 999, {"question": "Where?", "answers": ["here"]}))
+    with pytest.raises(DataError, match=r"1 of 1 images .* image file not found"):
         read_all("vqa", source)

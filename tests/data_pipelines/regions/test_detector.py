@@ -1,6 +1,7 @@
 """Regions of a detector are those of a direct call of its model; what is no detector is refused."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -159,6 +160,26 @@ def test_what_is_no_detector_is_refused(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"--detector={tmp_path / name}.*{message}") as error:
             Detector.load(str(tmp_path / name))
         one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("end", "value", "what"),
+    [
+        ("bbox_predictor.layers.0.weight", float("nan"), "NaN or infinity"),
+        ("class_labels_classifier.bias", float("inf"), "NaN or infinity"),
+        ("running_var", -1.0, "a negative variance"),
+    ],
+)
+def test_weights_that_are_no_numbers(folder: Path, tmp_path: Path, end: str, value: float, what: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "d")
+    tensors = load_file(tmp_path / "d" / "model.safetensors")
+    name = next(name for name in tensors if name.endswith(end))
+    tensors[name].reshape(-1)[0] = value
+    save_file(tensors, tmp_path / "d" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"--detector=.*d: .*{end} holds {what}; download it again"):
+        Detector.load(str(tmp_path / "d"))
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch) -> None:

@@ -18,6 +18,7 @@ WORDS = (*SPECIAL, "a", "red")
         ("a\nb\n", ("a", "b")),
         ("a\nb", ("a", "b")),
         ("a\r\nb\r\n", ("a", "b")),
+        ("a\r\nb", ("a", "b")),
         ("a\r\nb\n", ("a\r", "b")),
         ("a\n\r\nb\n", ("a", "\r", "b")),
         ("a\n\nb\n\n", ("a", "", "b", "")),
@@ -33,6 +34,8 @@ def test_every_line_keeps_its_id(tmp_path):
     words = (*SPECIAL, "a", "\u2028", "", "\u0085", "", " ", "\r", "red", "x\x0by")
     (tmp_path / "vocab.txt").write_bytes(("\n".join(words) + "\n").encode())
     assert read_vocabulary(str(tmp_path)) == read_vocabulary(str(tmp_path / "vocab.txt")) == words
+    (tmp_path / "vocab.txt").write_bytes(("\ufeff" + "\n".join(words) + "\n").encode())  # as Windows' editors write
+    assert read_vocabulary(str(tmp_path)) == words
     tokenizer = Tokenizer(words)
     assert tokenizer.encode("a red", 9).tolist() == [2, 5, 12, 3]
     assert not {7, 9} & set(tokenizer.ordinary_ids)  # empty tokens match no words

@@ -1,9 +1,11 @@
 """The examination of an image."""
 
 import hashlib
+import io
 
 import cv2
 import pytest
+from PIL import Image
 
 from data_pipelines.images.files import BadImageError
 from data_pipelines.images.resize import decode
@@ -70,6 +72,18 @@ def test_stage_that_drops(encoded: bytes, texts: tuple, language: str, stage: st
     assert (rows[-1].images_left, rows[-1].texts_left) == (0, 0)
 
 
+def test_an_image_that_lies_on_its_side_is_turned() -> None:
+    """Its size and its hash are those of the upright image."""
+    upright, tag = Image.open(io.BytesIO(image_bytes(1, 40, 64))), Image.Exif()
+    tag[0x0112] = 6  # a viewer turns the stored image by a quarter clockwise
+    files = io.BytesIO(), io.BytesIO()
+    upright.save(files[0], "PNG")
+    upright.rotate(90, expand=True).save(files[1], "PNG", exif=tag)
+    (straight,), (turned,) = (look(file.getvalue(), GOOD)[0] for file in files)
+    assert (turned.height, turned.width) == (straight.height, straight.width) == (40, 64)
+    assert turned.image_hash == straight.image_hash and turned.sha256 != straight.sha256
+
+
 def test_the_funnel_closes_for_what_is_kept() -> None:
     kept, drops = look(image_bytes(1), GOOD, "x", "BUY NOW OR NEVER", "another dog runs")
     rows = funnel(tallies([*drops, Drop(KEPT, images=1, texts=len(kept[0].texts))]))
@@ -77,7 +91,7 @@ def test_the_funnel_closes_for_what_is_kept() -> None:
 
 
 def test_nothing_is_decoded_before_the_cheap_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def verify(_: bytes) -> None:
+    def verify(_: bytes, turn: bool) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr(examining, "verify", verify)

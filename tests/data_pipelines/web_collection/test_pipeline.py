@@ -138,7 +138,7 @@ def test_parts_that_a_shuffle_brings_in_any_order() -> None:
 def test_scores_choose_and_drop(source: Path, tmp_path: Path, saved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chosen text of each image, and whether it is kept, agree with direct scores of the model."""
     scorer, loaded = Scorer(str(saved_run)), []
-    monkeypatch.setattr(pipeline, "Scorer", lambda path: loaded.append(path) or scorer)
+    monkeypatch.setattr(pipeline, "Scorer", lambda path, checkpoint: loaded.append((path, checkpoint)) or scorer)
     monkeypatch.setattr(pipeline, "_SCORED_TOGETHER", 1)
     folder, parts = find_parts(source / "0.tar")
     scores = {}
@@ -148,10 +148,12 @@ def test_scores_choose_and_drop(source: Path, tmp_path: Path, saved_run: Path, m
     best = {number: max(of_image) for number, of_image in scores.items()}
     min_score = sorted(best.values())[1]
     assert len(set(best.values())) == 4
-    settings = Settings(min_side=40, model=str(saved_run), min_score=min_score, max_distance=-1, split="val")
+    settings = Settings(
+        min_side=40, model=str(saved_run), checkpoint="last", min_score=min_score, max_distance=-1, split="val"
+    )
     workers = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
     rows = {row.stage: row for row in collect(source / "0.tar", tmp_path / "out", settings, beam_options=workers)}
-    assert loaded == [str(saved_run)]
+    assert loaded == [(str(saved_run), "last")]
     assert (rows["score"].images, rows["score"].dropped_images) == (4, 1)
     path = tmp_path / "out" / "val" / "val-00000-of-00001.tar"
     expected = [
@@ -163,7 +165,7 @@ def test_scores_choose_and_drop(source: Path, tmp_path: Path, saved_run: Path, m
     written = path.read_bytes()
     assert all(f'"score": {score}'.encode() in written for _, score in expected)
     assert json.loads((tmp_path / "out" / "funnel.json").read_text())["text"].startswith(
-        f"the best of each image by {saved_run}, at least "
+        f"the best of each image by {saved_run}/checkpoints/0, step 0, at least "
     )
 
 

@@ -1,5 +1,6 @@
 """Scores of a trained model."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.web_collection import scoring
 from data_pipelines.web_collection.scoring import Scorer, check_model
 from tests.data_pipelines.web_collection.crawl import image_bytes
+from tests.saved_run import save_run
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,18 @@ def test_long_texts_are_scored_by_their_first_words(scorer: Scorer) -> None:
     assert scores[0] == scores[1] != scores[3]
 
 
+def test_best_and_last_checkpoint(saved_run: Path, tmp_path: Path, data_dir: Path) -> None:
+    """The best checkpoint of a run is the default, as in all programs, and scores differently here."""
+    run = tmp_path / "run"
+    shutil.copytree(saved_run / "checkpoints", run / "checkpoints")
+    save_run(tmp_path / "other", data_dir, ema=True)
+    shutil.copytree(tmp_path / "other" / "checkpoints", run / "best")
+    best, last = (Scorer(str(run), which).score(image_bytes(1), ["a red circle"]) for which in ("best", "last"))
+    assert Scorer(str(run)).score(image_bytes(1), ["a red circle"]) == best != last
+    assert last == Scorer(str(saved_run)).score(image_bytes(1), ["a red circle"])
+    assert check_model(str(run)).startswith(f"{run}/best/0, step 0, the best by ")
+
+
 def test_no_number(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer._predictor, "match", lambda *_: np.array([[0.5, np.nan]]))
     with pytest.raises(DataError, match="gives no number"):
@@ -43,7 +57,7 @@ def test_no_number(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_that_cannot_match(tmp_path: Path, saved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=rf"--model: {tmp_path}: neither a run's folder"):
         check_model(str(tmp_path))
-    check_model(str(saved_run))
+    assert check_model(str(saved_run)) == f"{saved_run}/checkpoints/0, step 0"
     import pixelbert_jax.loading
 
     for task, model, message in (
@@ -55,7 +69,7 @@ def test_models_that_cannot_match(tmp_path: Path, saved_run: Path, monkeypatch: 
         ),
     ):
         description = {"task": task, "config": {"model": model}}
-        monkeypatch.setattr(pixelbert_jax.loading, "find_description", lambda path, found=description: (path, found))
+        monkeypatch.setattr(pixelbert_jax.loading, "find_description", lambda path, _, found=description: (path, found))
         for check in (check_model, scoring.Scorer):
             with pytest.raises(DataError, match=message):
                 check("x")

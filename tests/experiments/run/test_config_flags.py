@@ -165,6 +165,13 @@ def test_fields_as_earlier_releases_called_them(config):
     assert build({"pictures": 1}, Nlvr2Config).images == 1
 
 
+def test_a_file_in_the_home_folder(config, monkeypatch):
+    monkeypatch.setenv("HOME", str(CONFIGS))
+    assert load_config("~/pretrain_r50.py", {}) == config
+    with pytest.raises(ConfigError, match=f"--config={CONFIGS}/none.py: no such file"):
+        load_config("~/none.py", {})
+
+
 def test_a_file_may_take_an_argument():
     config = load_config(f"{CONFIGS / 'pretrain_coco_tiny.py'}:coco_captions,flickr8k", {})
     assert [source.name for source in config.data.train] == ["coco_captions", "flickr8k"]

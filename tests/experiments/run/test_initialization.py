@@ -10,7 +10,7 @@ from flax import nnx
 
 import pixelbert_jax
 from data_pipelines.errors import DataError
-from data_pipelines.text.tokenizer import Tokenizer
+from data_pipelines.text.tokenizer import SPECIAL, Tokenizer
 from experiments import pretrain as program
 from experiments.run.build import find_vocabulary, with_vocabulary_size
 from experiments.run.initialization import load_sources
@@ -129,6 +129,25 @@ def test_another_case_is_refused(saved_run, loaded, tmp_path):
         (tmp_path / "model.safetensors").touch()
         with pytest.raises(DataError, match=r"tokenizer_config.json: do_lower_case is false.*data.lowercase=False"):
             load_sources(InitConfig(text=str(name)), loaded.task, loaded.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("word", "lowercase", "said"),
+    [
+        ("Dog", True, "1 of its 6 tokens have upper-case letters"),
+        ("dog", True, ""),
+        ("Dog", False, ""),
+        ("dog", False, "none of its 6 tokens has an upper-case letter"),
+    ],
+)
+def test_a_vocabulary_of_another_case_is_reported(word, lowercase, said, tmp_path, capsys):
+    """No tokenizer_config.json tells the case; the tokens do."""
+    (tmp_path / "vocab.txt").write_text("\n".join((*SPECIAL, word)) + "\n")
+    config = get_config()
+    data = dataclasses.replace(config.data, vocabulary=str(tmp_path / "vocab.txt"), lowercase=lowercase)
+    find_vocabulary(dataclasses.replace(config, data=data), [])
+    printed = capsys.readouterr().out
+    assert said in printed and bool(printed) == bool(said)
 
 
 def test_a_run_begins_where_another_stood(saved_run, saved, data_dir, tmp_path, monkeypatch, capsys):

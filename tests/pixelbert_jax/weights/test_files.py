@@ -1,5 +1,6 @@
 """Weight files: which are read, in which form their tensors come out, and what broken ones say."""
 
+import argparse
 import json
 import os
 import sys
@@ -89,7 +90,7 @@ def test_unknown_type(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "net.pth", "net.pt", "net.ckpt"])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict", "net"])
 def test_torch_files(tmp_path, name, wrapper):
     torch = pytest.importorskip("torch")
     tensors = {"a": torch.arange(3.0), "n": torch.tensor(2), "h": torch.ones(2, dtype=torch.bfloat16)}
@@ -218,6 +219,17 @@ def test_torch_file_without_tensors(tmp_path, content):
     torch = pytest.importorskip("torch")
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(ConfigError, match="no state dict"):
+        read_tensors(tmp_path / "net.pth")
+
+
+def test_two_state_dicts_or_other_objects_beside_them(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {"a": torch.zeros(1)}
+    torch.save({"generator": tensors, "discriminator": tensors}, tmp_path / "net.pth")
+    with pytest.raises(ConfigError, match="no state dict"):
+        read_tensors(tmp_path / "net.pth")
+    torch.save({"model": tensors, "args": argparse.Namespace(lr=1)}, tmp_path / "net.pth")
+    with pytest.raises(ConfigError, match=r"more than tensors \(it holds argparse\.Namespace\); download"):
         read_tensors(tmp_path / "net.pth")
 
 
