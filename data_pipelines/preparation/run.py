@@ -26,7 +26,7 @@ from data_pipelines.storage.destination import ToBucket
 from data_pipelines.storage.detectors import read_detector, same_detector
 from data_pipelines.storage.folder_lock import only_one
 from data_pipelines.storage.index_writer import write_index
-from data_pipelines.storage.paths import AnyPath, as_path, check_writable, is_local
+from data_pipelines.storage.paths import AnyPath, as_path, check_readable, check_writable, is_local
 from data_pipelines.storage.records import has_old_index, read_index, read_summary
 from data_pipelines.storage.shards import MAX_SHARD_BYTES
 from data_pipelines.storage.transfer import upload
@@ -80,6 +80,9 @@ def prepare(
     options = dict(options or {})
     for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
         options[option] = _expand_home(options[option])
+    for path in (source_dir, *(options.get(option) for option in {*builder_type.PATH_OPTIONS, "regions"})):
+        if path:
+            check_readable(as_path(path))
     if unknown := sorted(set(options) - set(builder_type.OPTIONS)):
         takes = ", ".join(f"--{option}" for option in builder_type.OPTIONS) or "no flags of its own"
         raise DataError(f"{name} does not take --{unknown[0]}; it takes {takes}.")
