@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.storage.paths import as_path, check_writable, holds_checkpoints, is_local
+from data_pipelines.storage.paths import as_path, check_readable, check_writable, holds_checkpoints, is_local
 from data_pipelines.storage.transfer import upload
 from data_pipelines.text.tokenizer import Tokenizer
 from data_pipelines.text.tokenizer_files import split_vocabulary
@@ -128,6 +128,7 @@ def find_description(path: epath.PathLike, checkpoint: str = "best") -> tuple[ep
     """Folder of the checkpoint or exported model at `path`, and its description; arguments and errors as in `load`."""
     if checkpoint not in ("best", "last"):
         raise ConfigError(f"load(checkpoint={checkpoint!r}): use 'best' or 'last'.")
+    check_readable(as_path(path))
     found = _checkpoint_folder(epath.Path(as_path(path)), checkpoint)
     if found is not None:
         if not holds_checkpoints(found):

@@ -21,11 +21,12 @@ from data_pipelines.datasets.settings import Settings
 from data_pipelines.errors import DataError
 from data_pipelines.preparation.hub_files import download, is_on_hub
 from data_pipelines.progress import Progress
+from data_pipelines.storage.bucket_lock import only_one_in_bucket
 from data_pipelines.storage.destination import ToBucket
 from data_pipelines.storage.detectors import read_detector, same_detector
 from data_pipelines.storage.folder_lock import only_one
 from data_pipelines.storage.index_writer import write_index
-from data_pipelines.storage.paths import AnyPath, as_path, check_writable, is_local
+from data_pipelines.storage.paths import AnyPath, as_path, check_readable, check_writable, is_local
 from data_pipelines.storage.records import has_old_index, read_index, read_summary
 from data_pipelines.storage.shards import MAX_SHARD_BYTES
 from data_pipelines.storage.transfer import upload
@@ -79,6 +80,9 @@ def prepare(
     options = dict(options or {})
     for option in {*builder_type.PATH_OPTIONS, "regions"} & options.keys():
         options[option] = _expand_home(options[option])
+    for path in (source_dir, *(options.get(option) for option in {*builder_type.PATH_OPTIONS, "regions"})):
+        if path:
+            check_readable(as_path(path))
     if unknown := sorted(set(options) - set(builder_type.OPTIONS)):
         takes = ", ".join(f"--{option}" for option in builder_type.OPTIONS) or "no flags of its own"
         raise DataError(f"{name} does not take --{unknown[0]}; it takes {takes}.")
@@ -106,16 +110,21 @@ def prepare(
         if not is_local(data_dir):
             written_to = finally_remove.enter_context(tempfile.TemporaryDirectory())
             note = progress.note if progress is not None else lambda line: None
-            settings = dataclasses.replace(settings, destination=ToBucket(folder, note))
+            destination = ToBucket(folder, note)
+            settings = dataclasses.replace(settings, destination=destination)
         builder = builder_type(data_dir=written_to, source_dir=source_dir, options=options, settings=settings)
         if not _is_finished(folder):
             if not _has_records(folder):
                 if hub_address:
                     source_dir = _fetch(builder, hub_address)
                 _check_source(builder, source_dir)
-            with only_one(folder.parent, "data_dir") if is_local(folder) else contextlib.nullcontext():
+            with contextlib.ExitStack() as locked:
+                if is_local(folder):
+                    locked.enter_context(only_one(folder.parent, "data_dir"))
+                else:
+                    destination.check = locked.enter_context(only_one_in_bucket(folder.parent, "data_dir", note))
                 if not _has_records(folder):
-                    _generate(builder) if is_local(folder) else _generate_in_bucket(builder, folder, note)
+                    _generate(builder) if is_local(folder) else _generate_in_bucket(builder, folder, destination)
                 if not _is_finished(folder):
                     _index(builder_type, folder, progress)
     _check_same_options(builder_type, folder, options)
@@ -180,9 +189,9 @@ def _generate(builder: ImageTextBuilder) -> None:
         builder.download_and_prepare(download_config=config, download_dir=downloads)
 
 
-def _generate_in_bucket(builder: ImageTextBuilder, folder: epath.Path, note: Callable[[str], None]) -> None:
+def _generate_in_bucket(builder: ImageTextBuilder, folder: epath.Path, destination: ToBucket) -> None:
     """As `_generate`; the builder moves each file of records to `folder`, and the rest follows at the end."""
-    note(
+    destination.note(
         f"{tempfile.gettempdir()} takes each file before it is uploaded: up to {MAX_SHARD_BYTES >> 20} MiB, with "
         "--num_shards two files; TMPDIR names another folder"
     )
@@ -190,9 +199,11 @@ def _generate_in_bucket(builder: ImageTextBuilder, folder: epath.Path, note: Cal
     try:
         _generate(builder)
         for file in sorted(Path(builder.data_dir).iterdir(), key=lambda file: file.name == _INFO_FILE):
+            destination.check()
             upload(file, folder / file.name)
     except BaseException:
         with contextlib.suppress(Exception):
+            destination.check()  # another run's files stay
             folder.rmtree(missing_ok=True)
         raise
 

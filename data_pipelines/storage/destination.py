@@ -29,10 +29,12 @@ class ToBucket:
 
     def __init__(self, folder: epath.Path, note: Callable[[str], None] = lambda line: None) -> None:
         """Args: folder: in the bucket. note: called with a line about each upload."""
-        self._folder, self._note = folder, note
+        self._folder, self.note = folder, note
+        self.check: Callable[[], None] = lambda: None  # raises DataError where this run must not write any more
 
     def put(self, file: Path) -> None:
         """Upload a file that is whole, and remove it here; raises DataError if the bucket does not take it."""
+        self.check()
         size = file.stat().st_size
         try:
             upload(file, self._folder / file.name)
@@ -41,10 +43,11 @@ class ToBucket:
                 f"{file.name} cannot be uploaded to {self._folder} ({reason(error)}); run the same command again."
             ) from error
         file.unlink()
-        self._note(f"uploaded {file.name}: {size / (1 << 20):,.1f} MiB")
+        self.note(f"uploaded {file.name}: {size / (1 << 20):,.1f} MiB")
 
     def fetch(self, file: Path) -> None:
         """Download a file, and remove it in the bucket; raises DataError if that fails."""
+        self.check()
         try:
             download(self._folder / file.name, file)
             (self._folder / file.name).unlink()
@@ -55,4 +58,5 @@ class ToBucket:
 
     def rename(self, file: Path, target: Path) -> None:
         """Rename a file that was put; the bucket copies it without this machine."""
+        self.check()
         move(self._folder / file.name, self._folder / target.name)

@@ -72,13 +72,33 @@ def check_writable(path: AnyPath) -> None:
         return
     if _scheme(path) == "hf":
         raise DataError(f"{path}: hf:// is only read here; write to a file system or to gs://.")
+    _check_bucket(path, needed=False)
+
+
+def check_readable(path: AnyPath) -> None:
+    """Check that a path, or at least its bucket, is there and may be read, before any work that needs it.
+
+    Whether the path itself must be there is left to its reader: not all of them need it.
+
+    Raises:
+      DataError: there is no such bucket, or it cannot be reached or read.
+    """
+    if not is_local(path) and _scheme(path) != "hf":
+        _check_bucket(path, needed=True)
+
+
+def _check_bucket(path: epath.Path, needed: bool) -> None:
     bucket = epath.Path(*path.parts[:3])
     try:
-        found, why = bucket.exists(), "there is no such bucket"
+        # An object may be readable in a bucket that may not be listed.
+        found, why = (needed and path.exists()) or bucket.exists(), "there is no such bucket"
     except Exception as error:  # of several libraries
         found, why = False, reason(error)
     if not found:
-        raise DataError(f"{path}: {bucket} cannot be reached ({why}); check its name, and that you are signed in.")
+        raise DataError(
+            f"{path}: {bucket} cannot be reached ({why}); check its name, that you are signed in, and that your "
+            "account may use it."
+        )
 
 
 def is_file(path: AnyPath) -> bool:

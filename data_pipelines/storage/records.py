@@ -25,7 +25,7 @@ from data_pipelines.errors import BadRecordError, DataError, short_repr
 from data_pipelines.images.orientation import AS_STORED
 from data_pipelines.storage.bucket_copy import local_copies
 from data_pipelines.storage.detectors import DetectorDescription, parse_detector
-from data_pipelines.storage.paths import as_path
+from data_pipelines.storage.paths import as_path, check_readable
 from data_pipelines.storage.regions import Regions, from_feature
 
 INDEX_FORMAT = 2
@@ -251,6 +251,7 @@ def _image(feature: Mapping[str, Any], prefix: str) -> RecordImage:
 
 def find_folder(data_dir: str | Path, name: str) -> epath.Path | None:
     """Folder of the newest version of a data set, such as `data_dir/name/1.2.3`; None if there is none."""
+    check_readable(as_path(data_dir))
     versions = [
         (tuple(map(int, folder.name.split("."))), folder)
         for folder in (epath.Path(as_path(data_dir)) / name).glob("*")

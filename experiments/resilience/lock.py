@@ -13,9 +13,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.bucket_lock import BucketLock
 from data_pipelines.storage.paths import is_local
 from experiments.resilience import distributed
-from experiments.resilience.bucket_lock import BucketLock
 from experiments.resilience.disk_errors import writing
 from experiments.run.progress import say
 from pixelbert_jax.errors import ConfigError
@@ -71,7 +71,7 @@ def _lock(workdir: epath.Path, held: contextlib.ExitStack) -> tuple[bool, str]:
     bucket_lock = None
     if distributed.is_first() and not is_local(workdir):
         if str(workdir).startswith("gs://"):
-            bucket_lock = BucketLock(workdir / FILE)
+            bucket_lock = BucketLock(workdir / FILE, say, _end)
         else:
             say(f"{workdir} is not locked: only gs:// and file systems have locks; start no other run in it")
     while True:
@@ -90,6 +90,12 @@ def _lock(workdir: epath.Path, held: contextlib.ExitStack) -> tuple[bool, str]:
         if has_lock is not None:
             return has_lock, holder
         time.sleep(1)
+
+
+def _end(loss: str) -> None:
+    distributed.end(
+        f"error: {loss} The same command goes on from the last checkpoint, if no other run uses the workdir."
+    )
 
 
 def _hold(workdir: epath.Path, held: contextlib.ExitStack) -> str | None:

@@ -4,7 +4,7 @@ import jax
 from etils import epath
 
 from data_pipelines.config import check_weights
-from data_pipelines.storage.paths import as_path, check_writable, holds_checkpoints
+from data_pipelines.storage.paths import as_path, check_readable, check_writable, holds_checkpoints
 from experiments.run.config import RunConfig, StageConfig, evaluation_rows
 from experiments.tasks.registry import configs_of, recipe_of
 from experiments.tasks.visual_input import visual_input_of
@@ -36,11 +36,11 @@ def validate(config: RunConfig) -> None:
 
     Raises:
       ConfigError: fields that do not fit each other.
-      DataError: a path of a kind that cannot be read.
+      DataError: a path of a kind that cannot be read, or a bucket that is missing or may not be read.
     """
     model, data, init, train = config.model, config.data, config.init, config.train
     for path in (data.data_dir, data.vocabulary, data.answers, init.text, init.backbone, init.checkpoint):
-        as_path(path)
+        check_readable(as_path(path))
     _validate_lengths(config)
     if data.max_text_length > model.text.max_positions:
         raise ConfigError(

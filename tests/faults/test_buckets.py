@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.storage import bucket_lock
 from experiments.pretrain import pretrain
-from experiments.resilience import bucket_lock
 from experiments.run import build
 from pixelbert_jax.errors import ConfigError
 from tests.bucket_proxy import Faults, bucket_proxy
