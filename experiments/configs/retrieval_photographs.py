@@ -5,8 +5,8 @@
     python -m experiments.evaluate --workdir=runs/flickr8k --split=test --num_images=200 --output=scores.npz
 
 The control starts from the published weights alone: init.text, init.backbone and data.vocabulary name them, and
-init.checkpoint is empty. Expected in bfloat16 (docs/results.md), 200 test images and their 1,000 texts: text R@1 0.20 and
-R@10 0.60, image R@1 0.17 and R@10 0.65; ten minutes.
+init.checkpoint is empty. Expected in bfloat16 (docs/results.md), 200 test images and their 1,000 texts: text R@1 0.20
+and R@10 0.60, image R@1 0.17 and R@10 0.65; ten minutes.
 """
 
 import dataclasses
