@@ -16,11 +16,12 @@ import numpy as np
 from data_pipelines.datasets.layout import IMAGE_SUFFIXES, images_below
 from data_pipelines.errors import DataError
 from data_pipelines.storage.atomic_files import open_atomically
-from data_pipelines.storage.paths import AnyPath, as_path
+from data_pipelines.storage.bucket_errors import reason
+from data_pipelines.storage.paths import AnyPath, as_path, is_dir
 from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError, in_short
 from pixelbert_jax.loading import LoadedModel
-from pixelbert_jax.predictor_inputs import listed_images
+from pixelbert_jax.predictor_inputs import checked_top, listed_images
 
 _FORMAT = 1
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -66,13 +67,15 @@ class ImageIndex:
         """Names of the images that match a text best, with their probabilities, best first.
 
         Raises:
-          ConfigError: the model has no image-text matching (ITM) head, or there is not exactly one text.
+          ConfigError: the model has no image-text matching (ITM) head, there is not exactly one text, or `top` is no
+            number of 1 or more.
         """
+        top = checked_top(top)
         ranked = self.predictor.rank(self.encoded, text)
         return [(self.names[i], probability) for i, probability in ranked[:top]]
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz file atomically."""
+        """Write one .npz file atomically; raises ConfigError if its folder does not exist or takes no file."""
         about = {"format": _FORMAT, "model": fingerprint(self.predictor.loaded), "names": self.names}
         arrays = {"about": np.array(json.dumps(about | {"skipped": self.skipped}))}
         for number, (indices, pixels_BxPxD, mask_BxP) in enumerate(self.encoded.chunks):
@@ -80,8 +83,11 @@ class ImageIndex:
             # NumPy's files have no bfloat16; float32 holds it exactly.
             arrays[f"pixels_{number}"] = np.asarray(pixels_BxPxD, np.float32)[: len(indices)]
             arrays[f"mask_{number}"] = np.asarray(mask_BxP)[: len(indices)]
-        with open_atomically(as_path(path)) as file:
-            np.savez(file, **arrays)
+        try:
+            with open_atomically(as_path(path)) as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            raise ConfigError(f"{path}: not written ({reason(error)}); give a file in a folder that exists.") from None
 
     @classmethod
     def load(cls, path: str | Path, predictor: Ranker) -> "ImageIndex":
@@ -161,7 +167,7 @@ def make_index(
 
 def _listed(folder: AnyPath) -> list[AnyPath]:
     """The images of a folder; raises ConfigError if there is none."""
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise ConfigError(f"{folder}: no such folder; give one with image files.")
     files = images_below(folder)
     if not files:

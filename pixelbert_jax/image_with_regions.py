@@ -14,7 +14,7 @@ from data_pipelines.regions.npz_folder import read_npz
 from data_pipelines.regions.rows import MAX_BOXES, BadRowError
 from data_pipelines.regions.usable import usable
 from data_pipelines.storage.detectors import DetectorDescription, read_detector
-from data_pipelines.storage.paths import AnyPath, as_path, is_file, is_local
+from data_pipelines.storage.paths import AnyPath, as_path, is_dir, is_file, is_local
 from data_pipelines.storage.regions import Regions
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.predictor_inputs import AnImage, pixels_of
@@ -92,7 +92,7 @@ class RegionFolder:
     def __init__(self, path: AnyPath) -> None:
         """Raises ConfigError if there is no such folder, DataError if its detector.json is damaged."""
         self.path = as_path(path)
-        if not self.path.is_dir():
+        if not is_dir(self.path):
             raise ConfigError(f"{self.path}: no such folder; give the one with the regions' .npz files.")
         self.description = read_detector(self.path)
 

@@ -18,7 +18,7 @@ from pixelbert_jax.image_with_regions import DetectedRegions, FindRegions, Image
 from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor_inputs import AnImage as ImageAlone
-from pixelbert_jax.predictor_inputs import listed_images, listed_texts, only_text
+from pixelbert_jax.predictor_inputs import checked_top, listed_images, listed_texts, only_text
 from pixelbert_jax.visual_readers import AttentionMap, visual_reader
 
 AnImage = ImageAlone | ImageWithRegions
@@ -169,6 +169,7 @@ class Predictor:
             lists have different lengths.
         """
         self.requires("answer")
+        top = checked_top(top)
         encoded, texts = self._encoded(images), listed_texts(questions)
         pairs = list(zip(*_broadcast(images=len(encoded), questions=len(texts)), strict=True))
         answers = self.loaded.description["answers"]
@@ -236,6 +237,7 @@ class Predictor:
         position = np.flatnonzero(ids_1xT[0] == self.tokenizer.mask)
         if not len(position):
             raise ConfigError(f"fill_mask: {text!r} has no [MASK]; write [MASK] for each token to predict.")
+        top = checked_top(top)
         visual_1xPxD, visual_mask_1xP = self._only(image)
         probability_1xTxV = self._fill(self._state, ids_1xT, mask_1xT, visual_1xPxD, visual_mask_1xP)
         probability_MxV = np.asarray(probability_1xTxV)[0, position]

@@ -131,3 +131,10 @@ def only_text(text: Any) -> str:
 def _shown(value: Any) -> str:
     """A value in an error: short, on one line."""
     return " ".join(reprlib.repr(value).split())[:60]
+
+
+def checked_top(top: int) -> int:
+    """How many results are wanted; raises ConfigError if it is no number of 1 or more."""
+    if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
+        raise ConfigError(f"top={in_short(repr(top))}: give how many results you want, a whole number of 1 or more.")
+    return int(top)

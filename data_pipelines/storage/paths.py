@@ -109,6 +109,14 @@ def is_file(path: AnyPath) -> bool:
         return False
 
 
+def is_dir(path: AnyPath) -> bool:
+    """Whether a path is a folder; False for names that no folder can have, such as too long ones."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def size_of(path: AnyPath) -> int:
     """Bytes of a file."""
     status = path.stat()

@@ -94,3 +94,20 @@ def test_what_is_refused(predictor, folder, tmp_path):
     (tmp_path / "empty" / "a.jpg").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"none of 1 files is a readable image \(first: .*a.jpg: empty file"):
         predictor.index(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("top", [0, -1, "3", 2.5, None, True])
+def test_a_number_of_results_that_is_none(predictor, top):
+    index = predictor.index(IMAGES[:1])
+    with pytest.raises(ConfigError, match=r"top=.*whole number of 1 or more"):
+        index.search(TEXT, top=top)
+    with pytest.raises(ConfigError, match=r"top=.*whole number of 1 or more"):
+        predictor.fill_mask(IMAGES[0], "a [MASK] circle", top=top)
+
+
+def test_places_where_no_file_or_folder_can_be(predictor, tmp_path):
+    index = predictor.index(IMAGES[:1])
+    with pytest.raises(ConfigError, match=r"not written.*a folder that exists"):
+        index.save(tmp_path / "none" / "index.npz")
+    with pytest.raises(ConfigError, match="no such folder"):
+        predictor.index(tmp_path / ("x" * 300))
