@@ -1,5 +1,6 @@
 """Where the files of a data set go once they are whole: they stay, or they are moved to a bucket one by one."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from etils import epath
 from data_pipelines.errors import DataError
 from data_pipelines.storage.bucket_errors import reason
 from data_pipelines.storage.transfer import download, move, upload
+
+LINE_EVERY = 10.0  # seconds
 
 
 class StayHere:
@@ -37,13 +40,29 @@ class ToBucket:
         self.check()
         size = file.stat().st_size
         try:
-            upload(file, self._folder / file.name)
+            upload(file, self._folder / file.name, self._progress_of(file.name, size))
         except OSError as error:
             raise DataError(
                 f"{file.name} cannot be uploaded to {self._folder} ({reason(error)}); run the same command again."
             ) from error
         file.unlink()
         self.note(f"uploaded {file.name}: {size / (1 << 20):,.1f} MiB")
+
+    def _progress_of(self, name: str, size: int) -> Callable[[int], None]:
+        """To be called with the bytes that are uploaded; a line every few seconds says so."""
+        began = last = time.monotonic()
+
+        def sent(count: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= LINE_EVERY and 0 < count < size:
+                last, left = now, (now - began) * (size - count) / count
+                self.note(
+                    f"uploading {name}: {count / (1 << 20):,.1f} of {size / (1 << 20):,.1f} MiB, "
+                    f"{left / 60:,.1f} minutes left"
+                )
+
+        return sent
 
     def fetch(self, file: Path) -> None:
         """Download a file, and remove it in the bucket; raises DataError if that fails."""

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from etils import epath
@@ -13,15 +13,24 @@ from data_pipelines.storage.bucket_errors import as_os_errors
 from data_pipelines.storage.paths import AnyPath, is_local
 
 
-def upload(source: Path, target: epath.Path) -> None:
+def upload(source: Path, target: epath.Path, sent: Callable[[int], None] = lambda size: None) -> None:
     """Copy a file to a bucket. The object appears when all of it is there, also where this is interrupted.
+
+    Args:
+      source: the file.
+      target: the object.
+      sent: called with the bytes that are there, now and then.
 
     Raises:
       OSError: a file cannot be read, or the bucket does not take it.
     """
     # Not through `open`: a file that an exception closes half-written would stay.
     with as_os_errors():
-        backend.fsspec_backend.fs(target).put_file(str(source), os.fspath(target))
+        files = backend.fsspec_backend.fs(target)
+        from fsspec.callbacks import Callback  # not needed without a bucket
+
+        callback = Callback(hooks={"sent": lambda size, value, **_: sent(value)})
+        files.put_file(str(source), os.fspath(target), callback=callback)
 
 
 def download(source: epath.Path, target: Path) -> None:
