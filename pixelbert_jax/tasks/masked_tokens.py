@@ -16,19 +16,19 @@ def token_losses(
     target_NxM: jax.Array,
     counted_NxM: jax.Array,
     *,
-    platform: str,
+    gather: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Cross entropy of each masked token, and whether the token with the highest logit is the right one.
 
-    On the CPU no logits are computed for most positions that do not count. On other platforms they are: the positions
-    are split among devices, and would have to be gathered from all of them.
+    If the positions that count are gathered first, no logits are computed for most of the others.
 
     Args:
       logits_of: gives float32 logits 1xSxV of hidden states 1xSxD.
       hidden_NxMxD: at M positions of N texts.
       target_NxM: the original tokens.
       counted_NxM: True for tokens that count.
-      platform: that the computation is compiled for.
+      gather: gather the positions that count. Not where they are split among devices, which would then all compute
+        the same.
 
     Returns:
       Two arrays NxM; 0 and False where a token does not count.
@@ -46,7 +46,7 @@ def token_losses(
         loss_S, right_S = (jnp.zeros(len(target_S), x_C.dtype).at[index_C].set(x_C) for x_C in losses(index_C))
         return loss_S, right_S
 
-    if platform == "cpu":
+    if gather:
         sizes = [-(-len(target_S) * part // _SIZES) for part in range(1, _SIZES + 1)]
         counted_first_S = jnp.argsort(~counted_S, stable=True)
         smallest = sum(counted_S.sum() > size for size in sizes[:-1])

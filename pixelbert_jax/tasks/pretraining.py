@@ -43,6 +43,7 @@ class MaskedLanguageHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, platform: str | None = None, rngs: nnx.Rngs) -> None:
         self.platform = platform or jax.default_backend()
+        self.gathers = self.platform == "cpu" and jax.device_count() == 1
         width = config.encoder.width
         self.transform = nnx.Linear(width, width, kernel_init=transformer_normal(config), dtype=config.dtype, rngs=rngs)
         self.layer_norm = make_layer_norm(config, rngs=rngs)
@@ -170,7 +171,7 @@ def mlm_and_itm_losses(
     target_NxM = batch["mlm_target"].reshape(pairs, -1)
     counted_NxM = counted_BxKxM.reshape(pairs, -1)
     token_loss_NxM, right_NxM = token_losses(
-        module.logits_of_tokens, hidden_NxMxD, target_NxM, counted_NxM, platform=module.mlm_head.platform
+        module.logits_of_tokens, hidden_NxMxD, target_NxM, counted_NxM, gather=module.mlm_head.gathers
     )
     mlm_sum = token_loss_NxM.sum()
     label_N, pair_mask_N = batch["itm_label"].reshape(pairs), batch["pair_mask"].reshape(pairs)

@@ -43,7 +43,7 @@ class GivenHeads:
     """Heads of pre-training for a forward pass that is given, whose hidden states are the token logits."""
 
     outputs: tuple[Any, ...]
-    platform: str = "cpu"
+    gathers: bool = True
 
     @property
     def mlm_head(self) -> "GivenHeads":

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from pixelbert_jax.tasks.masked_tokens import token_losses
+from pixelbert_jax.tasks.pretraining import MaskedLanguageHead
+from tests.pixelbert_jax.helpers import small_model
 
 PAIRS, MASKED, WIDTH, VOCABULARY = 8, 3, 5, 11
 POSITIONS = PAIRS * MASKED
@@ -23,9 +26,9 @@ def given(counted):
     return hidden, token, target, mask.reshape(PAIRS, MASKED)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("gather", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 16, 17, 24])
-def test_losses_hits_and_gradients(count, platform):
+def test_losses_hits_and_gradients(count, gather):
     hidden, token, target, counted = given(count)
 
     @jax.jit
@@ -36,7 +39,7 @@ def test_losses_hits_and_gradients(count, platform):
                 hidden,
                 jnp.array(target),
                 jnp.array(counted),
-                platform=platform,
+                gather=gather,
             )
             return loss_NxM.sum(), (loss_NxM, right_NxM)
 
@@ -55,7 +58,7 @@ def test_losses_hits_and_gradients(count, platform):
 
 @pytest.mark.parametrize(("count", "computed"), [(8, 8), (9, 16), (16, 16), (17, 24)])
 def test_few_more_logits_than_count(count, computed):
-    """The number of positions that the head is really called for, in a compiled program on the CPU."""
+    """The number of positions that the head is really called for, in a compiled program."""
     hidden, token, target, counted = given(count)
     seen = []
 
@@ -64,16 +67,28 @@ def test_few_more_logits_than_count(count, computed):
         return jnp.einsum("nmd,vd->nmv", x, token)
 
     jax.block_until_ready(
-        jax.jit(lambda x: token_losses(logits_of, x, jnp.array(target), jnp.array(counted), platform="cpu"))(hidden)
+        jax.jit(lambda x: token_losses(logits_of, x, jnp.array(target), jnp.array(counted), gather=True))(hidden)
     )
     jax.effects_barrier()
     assert [int(size) for size in seen] == [computed]
 
 
-def test_other_platforms_do_not_gather():
+def test_nothing_is_gathered_unless_asked():
     """Positions that are split among devices stay where they are."""
     hidden, token, target, counted = given(8)
     program = jax.make_jaxpr(
-        lambda x: token_losses(lambda x: x @ token.T, x, jnp.array(target), jnp.array(counted), platform="tpu")
+        lambda x: token_losses(lambda x: x @ token.T, x, jnp.array(target), jnp.array(counted), gather=False)
     )(hidden)
     assert not {"cond", "sort"} & {str(equation.primitive) for equation in program.eqns}
+
+
+def test_only_one_cpu_gathers(monkeypatch):
+    made = lambda platform: make_head(platform).gathers  # noqa: E731
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert made("cpu") and not made("tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert not made("cpu")
+
+
+def make_head(platform):
+    return nnx.eval_shape(lambda: MaskedLanguageHead(small_model(), platform=platform, rngs=nnx.Rngs(params=0)))

@@ -35,8 +35,8 @@ def test_figures(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     records = open_records(data_dir, "shapes", "train")
     found = collect_quality.usable(records, 32)
     knows = Knows({hashlib.sha256(record.image).hexdigest(): text for record, text, _ in found})
-    monkeypatch.setattr(pipeline, "Scorer", lambda _: knows)
-    monkeypatch.setattr(run, "check_model", lambda _: None)
+    monkeypatch.setattr(pipeline, "Scorer", lambda *_: knows)
+    monkeypatch.setattr(run, "check_model", lambda *_: "a stand-in")
     settings = dataclasses.replace(SETTINGS, model="knows")
     result = collect_quality.measure(records, settings, base=20, wrong=2, folder=tmp_path)
     assert result["funnel"]["right"], result["funnel"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,8 @@ class LastWord(nnx.Module):
 
 
 class LastWordTask:
+    model = SimpleNamespace(dtype="float32")
+
     def predict(self, module: LastWord, batch: dict[str, jax.Array]) -> jax.Array:
         length = batch["text_mask"].sum(-1, keepdims=True)
         return (jnp.take_along_axis(batch["text"], length - 3, -1)[..., 0] + module.shift[...]) % len(ANSWERS)
