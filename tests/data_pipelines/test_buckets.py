@@ -94,7 +94,7 @@ def test_data_is_prepared_in_a_bucket(bucket, tmp_path, monkeypatch, num_shards,
 def test_an_interrupted_run_leaves_nothing_that_looks_finished(bucket, monkeypatch, killed):
     bucket = f"{bucket}/{killed}"
 
-    def fail_at_the_second(source, target, calls=[]):  # noqa: B006
+    def fail_at_the_second(source, target, sent, calls=[]):  # noqa: B006
         calls.append(target)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -25,7 +25,7 @@ import sys, time
 from data_pipelines.preparation.run import prepare
 from data_pipelines.storage import bucket_lock, destination
 bucket_lock.RENEWED_EVERY, bucket_lock.FREE_AFTER = 0.5, 4.0
-def wait(source, target):
+def wait(source, target, sent):
     print("uploads", file=sys.__stdout__, flush=True)  # TFDS is silenced
     time.sleep(600)
 destination.upload = wait
@@ -151,7 +151,7 @@ def test_the_second_prepare_is_refused_until_the_first_is_killed(folder):
 def test_a_prepare_that_lost_its_lock_stops_and_leaves_the_files_of_the_other(folder, monkeypatch):
     other = folder / "shapes" / "1.0.0" / "of_the_other"
 
-    def lose_after(source, target):
+    def lose_after(source, target, sent):
         upload(source, target)
         other.write_text("x")
         (folder / "shapes" / ".lock").unlink()
