@@ -33,8 +33,8 @@ def token_losses(
     Returns:
       Two arrays NxM; 0 and False where a token does not count.
     """
-    hidden_SxD, target_S = hidden_NxMxD.reshape(-1, hidden_NxMxD.shape[-1]), target_NxM.reshape(-1)
-    counted_S = counted_NxM.reshape(-1)
+    hidden_SxD, target_S = hidden_NxMxD.reshape(-1, hidden_NxMxD.shape[-1]), jnp.asarray(target_NxM).reshape(-1)
+    counted_S = jnp.asarray(counted_NxM).reshape(-1)
 
     def losses(index_C: jax.Array | slice) -> tuple[jax.Array, jax.Array]:
         logits_CxV, target_C = logits_of(hidden_SxD[index_C][None])[0], target_S[index_C]
