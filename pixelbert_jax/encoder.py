@@ -21,6 +21,14 @@ _REMAT_POLICIES = {
 }
 
 
+def attention_probabilities(query_NxHxQxd: jax.Array, key_NxHxSxd: jax.Array, mask_NxS: jax.Array) -> jax.Array:
+    """Attention probabilities NxHxQxS of each query over all positions; those where the mask is False get 0."""
+    scores_NxHxQxS = jnp.einsum("nhqd,nhsd->nhqs", query_NxHxQxd, key_NxHxSxd, preferred_element_type=jnp.float32)
+    scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(query_NxHxQxd.shape[-1]))
+    scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(query_NxHxQxd.dtype)
+
+
 class EncoderLayer(nnx.Module):
     """Self-attention and MLP, each followed by a residual sum and LayerNorm."""
 
@@ -76,7 +84,7 @@ class EncoderLayer(nnx.Module):
     def attention(self, x_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
         """Attention probabilities NxHxSxS of each query (row) over all positions (columns)."""
         query, key, _ = self._query_key_value(x_NxSxD.reshape(-1, x_NxSxD.shape[-1]), len(x_NxSxD))
-        return self._probabilities(query, key, mask_NxS)
+        return attention_probabilities(query, key, mask_NxS)
 
     def _query_key_value(self, x_TxD: jax.Array, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Query, key and value of all positions, each NxHxSxd."""
@@ -86,13 +94,6 @@ class EncoderLayer(nnx.Module):
         """A flat list of the tokens of N rows as NxHxSxd."""
         heads = self.config.heads
         return x_TxD.reshape(rows, -1, heads, self.config.width // heads).transpose(0, 2, 1, 3)
-
-    def _probabilities(self, query_NxHxQxd: jax.Array, key_NxHxSxd: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-        """Attention probabilities NxHxQxS of each query over all positions."""
-        scores_NxHxQxS = jnp.einsum("nhqd,nhsd->nhqs", query_NxHxQxd, key_NxHxSxd, preferred_element_type=jnp.float32)
-        scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(query_NxHxQxd.shape[-1]))
-        scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
-        return jax.nn.softmax(scores_NxHxQxS, axis=-1).astype(query_NxHxQxd.dtype)
 
     def _transform(
         self,
@@ -104,7 +105,7 @@ class EncoderLayer(nnx.Module):
         """The layer's output TxD at the query positions, whose input is `x_TxD` (T = N*Q)."""
         keys = (None,) * 3 if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         query_NxHxQxd, key_NxHxSxd, value_NxHxSxd = query_key_value
-        probabilities_NxHxQxS = self._probabilities(query_NxHxQxd, key_NxHxSxd, mask_NxS)
+        probabilities_NxHxQxS = attention_probabilities(query_NxHxQxd, key_NxHxSxd, mask_NxS)
         probabilities_NxHxQxS = dropout(probabilities_NxHxQxS, self.config.attention_dropout, keys[0])
         attended_NxHxQxd = jnp.einsum("nhqs,nhsd->nhqd", probabilities_NxHxQxS, value_NxHxSxd)
         attended_TxD = self.attention_output(attended_NxHxQxd.transpose(0, 2, 1, 3).reshape(x_TxD.shape))

@@ -1,5 +1,6 @@
 """Our attention against the library's forms of it, one by one on the card, for the GPU benchmark."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -8,19 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.gpu.lowerings import RUNS, forward_and_gradients
 from benchmarks.harness.measuring import rounded
 from benchmarks.harness.turns import in_turn
+from pixelbert_jax.encoder import attention_probabilities
 
 # Pairs, tokens with sampled pixels or all pixels (800 x 1333), heads and their width.
 CASES = ((256, 164, 12, 64), (64, 337, 12, 64))
 
 
 def ours(query: jax.Array, key: jax.Array, value: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-    """As in the encoder: scores and probabilities are written to memory."""
-    scores_NxHxQxS = jnp.einsum("nqhd,nshd->nhqs", query, key, preferred_element_type=jnp.float32)
-    scores_NxHxQxS = scores_NxHxQxS / jnp.sqrt(jnp.float32(query.shape[-1]))
-    scores_NxHxQxS = jnp.where(mask_NxS[:, None, None], scores_NxHxQxS, jnp.finfo(jnp.float32).min)
-    return jnp.einsum("nhqs,nshd->nqhd", jax.nn.softmax(scores_NxHxQxS).astype(query.dtype), value)
+    """As in the encoder, with its transpositions: scores and probabilities are written to memory."""
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    probabilities_NxHxQxS = attention_probabilities(query, key, mask_NxS)
+    return jnp.einsum("nhqs,nhsd->nhqd", probabilities_NxHxQxS, value).transpose(0, 2, 1, 3)
 
 
 def library(implementation: str) -> Callable[..., jax.Array]:
@@ -49,31 +51,15 @@ def attention(until: float, cases: tuple[tuple[int, ...], ...] = CASES) -> Itera
             return
         rows, length, heads, width = case
         keys = jax.random.split(jax.random.key(0), 4)
-        inputs = [jax.random.normal(key, (rows, length, heads, width), jnp.bfloat16) for key in keys]
+        *given, dy = (jax.random.normal(key, (rows, length, heads, width), jnp.bfloat16) for key in keys)
         mask_NxS = jnp.arange(length)[None] < length - jnp.arange(rows)[:, None] % 16
         ways, errors = {}, {}
         for name, way in WAYS.items():
-            run = _forward_and_gradients(way, inputs, mask_NxS)
+            run = forward_and_gradients(functools.partial(way, mask_NxS=mask_NxS), *given, dy=dy)
             try:
                 run()
                 ways[name] = run
             except Exception as error:
                 errors[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        milliseconds = {n: rounded(statistics.median(times) * 1e3 / 4) for n, times in in_turn(ways, 7).items()}
+        milliseconds = {n: rounded(statistics.median(times) * 1e3 / RUNS) for n, times in in_turn(ways, 7).items()}
         yield {"attention": list(case), "milliseconds": milliseconds} | ({"errors": errors} if errors else {})
-
-
-def _forward_and_gradients(way: Callable, inputs: list[jax.Array], mask_NxS: jax.Array) -> Callable[[], Any]:
-    """Four runs of a way with the gradients of its inputs, compiled."""
-    *given, dy = inputs
-
-    @jax.jit
-    def both(*given: jax.Array) -> tuple:
-        y, pull = jax.vjp(lambda *arrays: way(*arrays, mask_NxS), *given)
-        return y, pull(dy)
-
-    def run() -> None:
-        found = [both(*given) for _ in range(4)]
-        jax.block_until_ready(found)
-
-    return run

@@ -7,12 +7,20 @@ import jax
 
 from benchmarks.gpu.trials import Attempt, timed
 from benchmarks.harness.measuring import countable, operations, rounded
+from benchmarks.harness.shared_flags import TINY
 from benchmarks.harness.stepping import steps_of, trainer_of
 from benchmarks.pretraining_step import random_batch
 from experiments.run.config import RunConfig
 from pixelbert_jax.config import PixelBertConfig
+from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.training.sharding import MeshConfig, make_mesh
 from pixelbert_jax.training.step import Trainer
+
+
+def check_card() -> None:
+    """Raise ConfigError if JAX sees no card, unless the program is only tried."""
+    if jax.default_backend() == "cpu" and not TINY.value:
+        raise ConfigError("JAX sees no card; pip install 'jax[cuda12]', or give --tiny to try the program.")
 
 
 def _trainer(config: RunConfig, model: PixelBertConfig) -> Trainer:

@@ -20,7 +20,7 @@ from absl import flags
 from benchmarks.gpu.attention import CASES, attention
 from benchmarks.gpu.lowerings import CANVAS, lowerings
 from benchmarks.gpu.models import CONFIGS, REMATS, tiny, with_remat
-from benchmarks.gpu.ours import operations_a_pair, our_attempt
+from benchmarks.gpu.ours import check_card, operations_a_pair, our_attempt
 from benchmarks.gpu.peer import peer_attempt
 from benchmarks.gpu.trials import trials
 from benchmarks.harness.measuring import largest_image, machine, rounded
@@ -66,8 +66,11 @@ def findings(part: str, config: RunConfig | None, until: float) -> Iterator[dict
     Raises:
       ConfigError: something that it needs is missing.
     """
-    if jax.default_backend() == "cpu" and not TINY.value and "torch" not in part:
-        raise ConfigError("JAX sees no card; pip install 'jax[cuda12]', or give --tiny to try the program.")
+    if turns := _TURNS.fullmatch(part):  # before JAX takes memory of the card, which is for the sides
+        yield in_turns(turns[1], int(turns[2]), compiled=not turns[3])
+        return
+    if "torch" not in part:
+        check_card()
     if part == "rates":
         yield from rates()
         return
@@ -78,9 +81,6 @@ def findings(part: str, config: RunConfig | None, until: float) -> Iterator[dict
         return
     if part == "attention":
         yield from attention(until, ((2, 9, 2, 8),) if TINY.value else CASES)
-        return
-    if turns := _TURNS.fullmatch(part):
-        yield in_turns(turns[1], int(turns[2]), compiled=not turns[3])
         return
     _, side, *remat = part.split("_")
     config = with_remat(tiny(config) if TINY.value else config, remat[0] if side == "ours" else "none")

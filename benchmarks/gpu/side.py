@@ -10,7 +10,7 @@ import dataclasses
 from absl import flags
 
 from benchmarks.gpu.models import CONFIGS, tiny, with_remat
-from benchmarks.gpu.ours import our_step
+from benchmarks.gpu.ours import check_card, our_step
 from benchmarks.gpu.peer import peer_step
 from benchmarks.harness.measuring import IMAGES
 from benchmarks.harness.shared_flags import TINY
@@ -29,6 +29,7 @@ def main() -> None:
     config = tiny(config) if TINY.value else config
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, texts_per_image=_TEXTS.value))
     if SIDE.value == "ours":
+        check_card()
         step = our_step(config, IMAGES.value)
     else:
         step = peer_step(config, _MEMORY.value, compiled=_COMPILED.value, tiny=TINY.value)(IMAGES.value)
