@@ -6,7 +6,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-_LINE_EVERY = 10.0  # seconds
+LINE_EVERY = 10.0  # seconds
 
 
 class Progress:
@@ -33,7 +33,7 @@ class Progress:
         self._count += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() - self._last_line_time >= _LINE_EVERY:
+        elif time.monotonic() - self._last_line_time >= LINE_EVERY:
             self._last_line_time = time.monotonic()
             self._print_line()
 

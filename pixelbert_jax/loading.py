@@ -25,6 +25,7 @@ from data_pipelines.storage.transfer import upload
 from data_pipelines.text.tokenizer import Tokenizer
 from data_pipelines.text.tokenizer_files import split_vocabulary
 from pixelbert_jax.errors import ConfigError
+from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.serialization import build
 from pixelbert_jax.tasks.registry import task_of
 from pixelbert_jax.tasks.task import Task
@@ -60,6 +61,11 @@ class LoadedModel:
     data: DataConfig
     description: dict[str, Any]
     path: str
+
+    def split(self) -> tuple[nnx.GraphDef, Any]:
+        """The model's graph, and its arrays with the kernels in the dtype in which they are read."""
+        graphdef, state = nnx.split(in_compute_dtype(self.model, self.task.model.dtype))
+        return graphdef, nnx.as_pure(state)
 
     def origin(self) -> str:
         """Where the model was read from, for a program to print: path, step and how the checkpoint was chosen."""

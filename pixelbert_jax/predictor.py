@@ -15,7 +15,6 @@ from pixelbert_jax.encoded_images import EncodedImages
 from pixelbert_jax.errors import ConfigError
 from pixelbert_jax.image_index import ImageIndex, make_index
 from pixelbert_jax.image_with_regions import DetectedRegions, FindRegions, ImageWithRegions, RegionFolder
-from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel, load
 from pixelbert_jax.predictor_inputs import AnImage as ImageAlone
 from pixelbert_jax.predictor_inputs import checked_top, listed_images, listed_texts, only_text
@@ -76,8 +75,7 @@ class Predictor:
         on_cpu = next(iter(jax.tree.leaves(nnx.as_pure(nnx.state(loaded.model)))[0].devices())).platform == "cpu"
         self.batch_images = batch_images or (1 if on_cpu else 16)
         self.batch_pairs = batch_pairs or (8 if on_cpu else 64)
-        self._graphdef, state = nnx.split(in_compute_dtype(loaded.model, loaded.task.model.dtype))
-        self._state = nnx.as_pure(state)
+        self._graphdef, self._state = loaded.split()
 
     @classmethod
     def load(

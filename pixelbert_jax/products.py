@@ -82,18 +82,15 @@ class Linear(nnx.Linear):
 
 def linear(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array, *, platform: str) -> jax.Array:
     """A product and a bias, TxO, in the form that is fast on the platform it is compiled for."""
-    if uses_amx(platform, x_TxI.dtype):
-        return _amx_linear(x_TxI, kernel_IxO, bias_O)
-    return jnp.dot(x_TxI, kernel_IxO) + bias_O[None]
+    return (_amx_linear if uses_amx(platform, x_TxI.dtype) else _linear)(x_TxI, kernel_IxO, bias_O)
 
 
-@jax.custom_vjp
-def _amx_linear(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array) -> jax.Array:
+def _linear(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array) -> jax.Array:
     return jnp.dot(x_TxI, kernel_IxO) + bias_O[None]
 
 
 def _linear_forward(x_TxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array) -> tuple[jax.Array, tuple]:
-    return _amx_linear(x_TxI, kernel_IxO, bias_O), (x_TxI, kernel_IxO)
+    return _linear(x_TxI, kernel_IxO, bias_O), (x_TxI, kernel_IxO)
 
 
 def _linear_backward(saved: tuple, dy_TxO: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -103,4 +100,5 @@ def _linear_backward(saved: tuple, dy_TxO: jax.Array) -> tuple[jax.Array, jax.Ar
     return jax.lax.optimization_barrier(dx_TxI), dkernel_IxO, dy_TxO.sum(0)
 
 
+_amx_linear = jax.custom_vjp(_linear)
 _amx_linear.defvjp(_linear_forward, _linear_backward)

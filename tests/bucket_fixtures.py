@@ -1,14 +1,16 @@
 """A bucket for the tests of one file: gs:// on fake-gcs-server, or s3:// on moto's server."""
 
 import contextlib
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from etils import epath
 from etils.epath import backend
 
+from data_pipelines.storage import bucket_lock
 from data_pipelines.storage.atomic_files import write_atomically
 from tests.bucket_server import BUCKET, bucket_server, environment
 
@@ -57,6 +59,20 @@ def forget() -> None:
         with contextlib.suppress(ImportError):
             package = __import__(name)
             (package.GCSFileSystem if name == "gcsfs" else package.S3FileSystem).clear_instance_cache()
+
+
+def quick_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks are renewed twice a second, and free after four seconds."""
+    monkeypatch.setattr(bucket_lock, "RENEWED_EVERY", 0.5)
+    monkeypatch.setattr(bucket_lock, "FREE_AFTER", 4.0)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds; it must within that time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def copy_to(bucket: str, folder: Path) -> str:

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from data_pipelines.errors import DataError
+from data_pipelines.progress import LINE_EVERY
 
 DIRECT = "direct"
 _DIRECT_NAMES = (DIRECT, "DirectRunner")
 _REPORTED = re.compile(r"DataError: (.+?)(?: \[while running .*)?$", re.MULTILINE)
-_LINE_EVERY = 10.0  # seconds
 
 
 def is_direct(runner: str) -> bool:
@@ -108,6 +108,6 @@ class WorkerProgress:
     def step(self, location: object) -> None:
         """Count one image at `location`."""
         self._count += 1
-        if time.monotonic() - self._last_line_time >= _LINE_EVERY:
+        if time.monotonic() - self._last_line_time >= LINE_EVERY:
             self._last_line_time = time.monotonic()
             print(f"images {self._done}: {self._count:,}, at {location}", file=sys.stderr, flush=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 from etils import epath
 
 from data_pipelines.errors import DataError
+from data_pipelines.progress import LINE_EVERY
 from data_pipelines.storage.bucket_errors import reason
 from data_pipelines.storage.transfer import download, move, upload
-
-LINE_EVERY = 10.0  # seconds
 
 
 class StayHere:

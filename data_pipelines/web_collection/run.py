@@ -51,8 +51,7 @@ def collect(
         raise DataError(f"{output.parent} does not exist; make it, or give another --output.")
     if image_folder is not None and not image_folder.is_dir():
         raise DataError(f"--image_folder={image_folder} is not a folder; give the one that image_path starts from.")
-    if settings.model:
-        check_model(settings.model, settings.checkpoint)
+    chosen = chosen_by(settings)
     options = pipeline_options(runner, beam_options, "runner", "docs/collect.md")
     folder, parts = find_parts(source)
     unfinished = output.with_name(f".{output.name}.unfinished")
@@ -65,7 +64,7 @@ def collect(
         (unfinished / pipeline_module.TALLIES_FILE).unlink()
         if not rows[-1].images_left:
             raise DataError(_nothing_left(rows, source))
-        _write_funnel(unfinished, rows, settings)
+        _write_funnel(unfinished, rows, settings, chosen)
         unfinished.rename(output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -73,7 +72,7 @@ def collect(
 
 
 def chosen_by(settings: Settings) -> str:
-    """Describe for users how the text of each image was chosen."""
+    """Describe for users how the text of each image is chosen; raises DataError if that model cannot do it."""
     if settings.model:
         model = check_model(settings.model, settings.checkpoint)
         return f"the best of each image by {model}, at least {settings.min_score:g}"
@@ -91,15 +90,15 @@ def _nothing_left(rows: Sequence[Row], source: Path) -> str:
     )
 
 
-def _write_funnel(folder: Path, rows: Sequence[Row], settings: Settings) -> None:
+def _write_funnel(folder: Path, rows: Sequence[Row], settings: Settings, chosen: str) -> None:
     shards = sorted(path.name for path in (folder / settings.split).iterdir())
     content = {
         "images": rows[-1].images_left,
-        "text": chosen_by(settings),
+        "text": chosen,
         "settings": settings.summary(),
         "shards": shards,
         "stages": as_json(rows),
     }
     write_atomically(folder / "funnel.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    title = f"{rows[-1].images_left:,} of {rows[0].images:,} images are left; text: {chosen_by(settings)}"
+    title = f"{rows[-1].images_left:,} of {rows[0].images:,} images are left; text: {chosen}"
     write_atomically(folder / "funnel.png", draw(rows, title))

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
@@ -33,8 +32,7 @@ class PairScorer:
           texts: the texts that every image is scored with.
           block_texts: texts that are scored at once.
         """
-        self._graphdef, state = nnx.split(in_compute_dtype(loaded.model, loaded.task.model.dtype))
-        self._state = nnx.as_pure(state)
+        self._graphdef, self._state = loaded.split()
         self._mesh = jax.tree.leaves(self._state)[0].sharding.mesh
         self._pad, self.longest = loaded.tokenizer.pad, loaded.data.max_text_length
         self._ids = [loaded.tokenizer.encode(text, self.longest) for text in texts]

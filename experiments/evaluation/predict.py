@@ -16,7 +16,6 @@ from data_pipelines.storage.records import Records
 from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
 from experiments.run.progress import Progress, say
-from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.training.sharding import batch_sharding, replicated
 
@@ -67,8 +66,7 @@ def predict(
       DataError: a record or the file of texts is damaged.
     """
     record_texts = list(records.texts())
-    graphdef, state = nnx.split(in_compute_dtype(loaded.model, loaded.task.model.dtype))
-    state = nnx.as_pure(state)
+    graphdef, state = loaded.split()
     mesh = jax.tree.leaves(state)[0].sharding.mesh
     plan = EvaluationPlan(
         [canvas_of(records, config.data)],

@@ -16,7 +16,6 @@ from experiments.run.canvases import canvas_of
 from experiments.run.config import RunConfig, evaluation_rows
 from experiments.run.loop import total_sums
 from experiments.run.progress import Progress
-from pixelbert_jax.inference_weights import in_compute_dtype
 from pixelbert_jax.loading import LoadedModel
 from pixelbert_jax.tasks.task import Sums, Task
 from pixelbert_jax.training.sharding import batch_sharding, replicated
@@ -51,8 +50,7 @@ def evaluate(
     Raises:
       DataError: a record is damaged.
     """
-    graphdef, state = nnx.split(in_compute_dtype(loaded.model, loaded.task.model.dtype))
-    state = nnx.as_pure(state)
+    graphdef, state = loaded.split()
     mesh = jax.tree.leaves(state)[0].sharding.mesh
     rows = -(-evaluation_rows(config) // mesh.size) * mesh.size
     plan = EvaluationPlan([canvas_of(records, config.data)], rows=rows, limit=images)

@@ -46,7 +46,7 @@ def test_skipped_images_are_listed(tmp_path: Path) -> None:
 
 
 def test_progress_prints_lines_where_there_is_no_terminal(monkeypatch) -> None:
-    monkeypatch.setattr(progress_module, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "LINE_EVERY", 0.0)
     stream = io.StringIO()
     progress = Progress("things", stream)
     progress.start("first", 2)

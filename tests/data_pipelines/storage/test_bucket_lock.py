@@ -16,7 +16,7 @@ from data_pipelines.storage import bucket_lock, destination
 from data_pipelines.storage.bucket_lock import BucketLock, only_one_in_bucket
 from data_pipelines.storage.paths import files_below
 from data_pipelines.storage.records import open_records
-from tests.bucket_fixtures import forget, gs_bucket, s3_bucket
+from tests.bucket_fixtures import forget, gs_bucket, quick_locks, s3_bucket, until
 
 ROOT = Path(__file__).parents[3]
 SHAPES = {"num_train": 40, "num_validation": 5, "num_test": 0}
@@ -42,20 +42,12 @@ def bucket(request):
 @pytest.fixture
 def folder(bucket, monkeypatch, request):
     """A folder of its own; locks are renewed twice a second, and free after four."""
-    monkeypatch.setattr(bucket_lock, "RENEWED_EVERY", 0.5)
-    monkeypatch.setattr(bucket_lock, "FREE_AFTER", 4.0)
+    quick_locks(monkeypatch)
     return epath.Path(f"{bucket}/{request.node.name.partition('[')[0]}")
 
 
 def lock_of(folder, losses=None):
     return BucketLock(folder / ".lock", lambda line: None, ([] if losses is None else losses).append)
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def there(folder):

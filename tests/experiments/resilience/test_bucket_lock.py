@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from data_pipelines.storage import bucket_lock
 from experiments.resilience import distributed
 from experiments.resilience.lock import locked
 from pixelbert_jax.errors import ConfigError
-from tests.bucket_fixtures import gs_bucket
+from tests.bucket_fixtures import gs_bucket, quick_locks, until
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
@@ -36,8 +35,7 @@ def gs():
 @pytest.fixture
 def workdir(gs, monkeypatch, request):
     """A workdir of its own in gs://bucket; locks are renewed twice a second, and free after four."""
-    monkeypatch.setattr(bucket_lock, "RENEWED_EVERY", 0.5)
-    monkeypatch.setattr(bucket_lock, "FREE_AFTER", 4.0)
+    quick_locks(monkeypatch)
     return epath.Path(f"{gs}/{request.node.name}")
 
 
@@ -69,9 +67,7 @@ def test_a_run_that_lost_its_lock_ends(workdir, monkeypatch):
     monkeypatch.setattr(distributed, "end", lines.append)
     with locked(workdir):
         (workdir / ".lock").unlink()
-        end = time.monotonic() + 30
-        while not lines and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: lines, seconds=30)
     assert lines[0].startswith(f"error: {workdir}/.lock was deleted") and "goes on from the last checkpoint" in lines[0]
 
 
