@@ -223,7 +223,13 @@ class ExamplesDrawer:
 
 def _forward(run: Run) -> Forward:
     """The logits of the masked tokens and of image-text matching, compiled."""
-    return jax.jit(lambda state, batch: run.task.forward(run.trainer.module(state), batch, None)[:2])
+
+    def logits(state: TrainState, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        module = run.trainer.module(state)
+        hidden_NxMxD, itm_logit_N, *_ = run.task.forward(module, batch, None)
+        return module.logits_of_tokens(hidden_NxMxD), itm_logit_N
+
+    return jax.jit(logits)
 
 
 def _examples(run: Run, state: TrainState, forward: Forward | None = None) -> Iterator[tuple[np.ndarray, list[str]]]:

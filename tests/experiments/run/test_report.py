@@ -65,6 +65,28 @@ def test_examples_are_evaluation_images_with_a_true_and_a_false_caption(finished
         assert any("(right)" in line or "(wrong, " in line for line in lines[1:-2])
 
 
+@pytest.mark.parametrize("kind", ["pixels", "regions"])
+def test_the_drawn_logits_are_those_of_the_losses(kind, finished, region_data, tmp_path):
+    """The losses of evaluation, computed anew from the logits over the vocabulary that predictions are drawn from."""
+    if kind == "pixels":
+        run, state, _ = finished
+    else:
+        run = assemble(regions_config(region_data), tmp_path, Checkpoints(tmp_path / "checkpoints"))
+        state = run.trainer.init()
+    batch = run.evaluation["eval"].make_batch(next(iter(run.evaluation["eval"].plan)))
+    tokens, matching = (np.asarray(x, np.float64) for x in module._forward(run)(state, batch))
+    assert tokens.shape[-1] == len(run.tokenizer.vocabulary) == run.config.model.text.vocabulary_size
+    pairs, label = batch["pair_mask"].reshape(-1), batch["itm_label"].reshape(-1)
+    counted = batch["mlm_mask"].reshape(len(pairs), -1) & (pairs & (label == 1))[:, None]  # as both configs say
+    target = batch["mlm_target"].reshape(len(pairs), -1)
+    loss = np.log(np.exp(tokens).sum(-1)) - np.take_along_axis(tokens, target[..., None], -1)[..., 0]
+    sums = jax.device_get(run.trainer.eval_step(state, batch))
+    assert sums["mlm_loss"][0] == pytest.approx(loss[counted].sum(), rel=1e-4) and counted.sum() == sums["mlm_loss"][1]
+    assert sums["itm_loss"][0] == pytest.approx(
+        np.log1p(np.exp(np.where(label, -matching, matching)))[pairs].sum(), rel=1e-4
+    )
+
+
 def test_the_same_examples_are_drawn_with_what_each_state_predicts(finished):
     run, state, _ = finished
     draw = module.ExamplesDrawer(run)
